@@ -1,0 +1,110 @@
+"""Command lines and errors for people: one line on stderr, exit status 2, no traceback."""
+import argparse
+import os
+import signal
+import sys
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what is wrong, and what would be right."""
+
+
+class Terminated(Exception):
+    """SIGTERM came, and everything that has to be saved is saved."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, no abbreviations, and `--a_b` the same flag as `--a-b`."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_hyphenated(text) for text in args], namespace)
+
+    def error(self, message):
+        self.exit(EXIT_BAD_INPUT, "%s: error: %s (see --help)\n" % (self.prog, message))
+
+
+def _hyphenated(text):
+    if not text.startswith("--"):
+        return text
+    name, equals, value = text.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def positive_int(text):
+    """argparse type: an integer of at least 1."""
+    return _int_from(text, 1)
+
+
+def natural_int(text):
+    """argparse type: an integer of at least 0."""
+    return _int_from(text, 0)
+
+
+def _int_from(text, lowest):
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    if value is None or value < lowest:
+        raise argparse.ArgumentTypeError("%r is not an integer of at least %d" % (text, lowest))
+    return value
+
+
+def boolean(text):
+    """argparse type: true/false, yes/no, on/off or 1/0, in any case."""
+    words = {"true": True, "yes": True, "on": True, "1": True,
+             "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError("%r is neither true nor false" % text)
+    return words[text.lower()]
+
+
+def int_list(text):
+    """argparse type: distinct integers >= 0 separated by commas, returned in ascending order."""
+    try:
+        values = sorted(int(word) for word in text.split(","))
+    except ValueError:
+        values = [-1]
+    if values[0] < 0 or len(set(values)) != len(values):
+        raise argparse.ArgumentTypeError("%r is not a list of distinct device numbers such as 0,1,2,3" % text)
+    return values
+
+
+def run(main):
+    """Call `main()` and end the process with the exit status that its outcome deserves.
+
+    0 done; 2 bad input (UserError); 130 Ctrl-C; 143 SIGTERM after saving. Any other exception keeps its traceback.
+    """
+    sys.exit(status_of(main, complain))
+
+
+def status_of(main, report):
+    """Return the exit status for the outcome of `main()`; `report` is given the text of a UserError."""
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so: Ctrl-C would not reach us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        main()
+        return 0
+    except UserError as error:
+        report(str(error))
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Terminated:
+        return EXIT_TERMINATED
+
+
+def complain(message):
+    """Write one error line to stderr."""
+    sys.stderr.write("%s: error: %s\n" % (os.path.basename(sys.argv[0]), " ".join(message.split())))
+    sys.stderr.flush()
