@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -15,6 +16,10 @@ class UserError(Exception):
 
 class Terminated(Exception):
     """SIGTERM came, and everything that has to be saved is saved."""
+
+
+class RankFailed(Exception):
+    """A rank crashed or was killed; it has said why itself."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +88,7 @@ def int_list(text):
 def run(main):
     """Call `main()` and end the process with the exit status that its outcome deserves.
 
-    0 done; 2 bad input (UserError); 130 Ctrl-C; 143 SIGTERM after saving. Any other exception keeps its traceback.
+    0 done; 1 a rank failed; 2 bad input (UserError); 130 Ctrl-C; 143 SIGTERM after saving. Any other exception keeps its traceback.
     """
     sys.exit(status_of(main, complain))
 
@@ -98,6 +103,9 @@ def status_of(main, report):
     except UserError as error:
         report(str(error))
         return EXIT_BAD_INPUT
+    except RankFailed as error:
+        report(str(error))
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Terminated:

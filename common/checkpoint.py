@@ -1,0 +1,167 @@
+"""Checkpoints: written atomically, read without running code in them, in every layout that upstream has used."""
+import contextlib
+import errno
+import inspect
+import os
+import pickle
+import shutil
+import types
+import zipfile
+
+import torch
+
+from common.cli import UserError
+
+# What a checkpoint may consist of where PyTorch has no weights_only loading of its own (before 1.13).
+_SAFE_GLOBALS = {
+    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("builtins", "set"), ("torch", "Size"),
+    ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
+    ("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("_codecs", "encode"),
+}
+_SAFE_GLOBALS.update(("torch", kind + "Storage") for kind in
+                     "Double Float Half BFloat16 Long Int Short Char Byte Bool".split())
+_SAFE_GLOBALS.update(("torch", kind) for kind in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split())
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+def save(state, path, copy_to=()):
+    """Write `state` to `path` so that whenever the machine stops, either the old file or the new one is there, whole.
+
+    `copy_to`: further paths for the same file, complete before `path` itself changes. Raises UserError where it cannot be
+    written (disk full, no permission), with the old file as it was.
+    """
+    written = path + ".part"
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(written, "wb") as stream:
+            torch.save(state, stream)
+            _flush(stream)
+        for copy in copy_to:
+            _copy(written, copy)
+        _rename(written, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
+        for leftover in [written] + [copy + ".part" for copy in copy_to]:
+            with contextlib.suppress(OSError):
+                os.remove(leftover)
+        if isinstance(error, RuntimeError) and "write" not in str(error) and "enforce fail" not in str(error):
+            raise
+        raise UserError("cannot write checkpoint %s (%s); what was there before is intact" % (path, _reason(error)))
+
+
+def _copy(source, target):
+    with open(source, "rb") as reading, open(target + ".part", "wb") as writing:
+        shutil.copyfileobj(reading, writing, 1 << 20)
+        _flush(writing)
+    _rename(target + ".part", target)
+
+
+def _flush(stream):
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _rename(source, target):
+    os.replace(source, target)
+    folder = os.open(os.path.dirname(os.path.abspath(target)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _reason(error):
+    cause = error if isinstance(error, OSError) else error.__context__
+    if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+        return os.strerror(cause.errno)
+    return str(error).splitlines()[0]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+def load(path):
+    """Return what the checkpoint file holds, on the CPU. Raises UserError for a file that is missing, incomplete, or not
+    plain data (a pickle that names anything else than tensors and containers is refused, and none of it is run)."""
+    if not os.path.isfile(path):
+        raise UserError("no weights file %s" % path)
+    try:
+        if "weights_only" in inspect.signature(torch.load).parameters:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", pickle_module=_safe_pickle())
+    except pickle.UnpicklingError as error:
+        refused = _refused_global(str(error))
+        raise UserError("%s is not a checkpoint of tensors: %s" % (path, refused or "it is no complete PyTorch file"))
+    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, ImportError, IndexError, TypeError,
+            AssertionError, OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))
+
+
+def _refused_global(message):
+    for line in message.splitlines():
+        if "GLOBAL" in line or "global" in line:
+            return "it holds code or objects that are not plain data, and was not run"
+    return None
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) not in _SAFE_GLOBALS:
+            raise pickle.UnpicklingError("GLOBAL %s.%s is refused" % (module, name))
+        return super().find_class(module, name)
+
+
+def _safe_pickle():
+    """Return a stand-in for the pickle module, for PyTorch versions whose torch.load has no weights_only."""
+    module = types.ModuleType("safe_pickle")
+    module.Unpickler = _SafeUnpickler
+    module.load = lambda stream, **options: _SafeUnpickler(stream, **options).load()
+    return module
+
+
+def weights(content):
+    """Return the state_dict inside a loaded checkpoint, without the `module.` of DistributedDataParallel.
+
+    Knows a bare state_dict, and one under `state_dict`, `model_state`, `model` or `ema_state`.
+    """
+    for key in ("state_dict", "model_state", "model", "ema_state"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not any(torch.is_tensor(value) for value in content.values()):
+        raise UserError("the file holds no model weights (wanted: a state_dict, or one under the key state_dict)")
+    return dict((key[len("module."):] if key.startswith("module.") else key, value) for key, value in content.items())
+
+
+def load_weights(model, content, source):
+    """Load the weights in `content` (see `weights`) into `model`; every key and shape has to fit.
+
+    Only `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1. `source` is the file's name, for the
+    UserError that says what does not fit.
+    """
+    state = weights(content)
+    own = model.state_dict()
+    for key in own:
+        if key.endswith("num_batches_tracked"):
+            state.setdefault(key, own[key])
+    complaint = _misfit(own, state)
+    if complaint:
+        raise UserError("%s is not a checkpoint of this network: %s" % (source, complaint))
+    model.load_state_dict(state)
+
+
+def _misfit(own, state):
+    """Say in a few words how the keys and shapes of `state` differ from those of `own`; None when they agree."""
+    parts = []
+    for what, keys in (("missing", [key for key in own if key not in state]),
+                       ("unexpected", [key for key in state if key not in own])):
+        if keys:
+            parts.append("%d keys %s (first: %s)" % (len(keys), what, keys[0]))
+    for key in own:
+        if key in state and tuple(own[key].shape) != tuple(state[key].shape):
+            parts.append("%s is %s in the file and %s in the network" % (key, _shape(state[key]), _shape(own[key])))
+            break
+    return "; ".join(parts) or None
+
+
+def _shape(tensor):
+    return "x".join(str(size) for size in tensor.shape) or "a scalar"

@@ -1,0 +1,270 @@
+"""Images from class folders to normalised batches on the device.
+
+The host only decodes, crops and resizes: batches travel as uint8 and become normalised floats on the device. The
+augmentation of a sample is a pure function of (seed, epoch, index), so results do not depend on the number of workers,
+and a resumed run sees exactly what the interrupted one would have seen.
+"""
+import inspect
+import math
+import os
+import random
+import signal
+import struct
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.cli import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+# --- the data set on disk ---------------------------------------------------------------------------------------------
+
+def check_layout(root, splits=("train", "val")):
+    """Raise UserError unless `root` holds ImageNet's layout: one folder per class in each of `splits`."""
+    if not os.path.isdir(root):
+        raise UserError("data path %s is not a folder; it should hold %s" % (root, " and ".join(s + "/" for s in splits)))
+    classes = {}
+    for split in splits:
+        folder = os.path.join(root, split)
+        if not os.path.isdir(folder):
+            raise UserError("data path %s has no folder %s/ (wanted: %s/<class>/<image>)" % (root, split, split))
+        classes[split] = class_names(folder)
+    if len(splits) > 1 and classes[splits[0]] != classes[splits[1]]:
+        odd = sorted(set(classes[splits[0]]) ^ set(classes[splits[1]]))
+        raise UserError("%s: %s/ and %s/ have different classes (%s is only in one)" % ((root,) + tuple(splits) + (odd[0],)))
+
+
+def class_names(folder):
+    """Return the names of the class folders in ascending order: the position is the class number."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if not names:
+        raise UserError("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder))
+    return names
+
+
+class ImageFolder(torch.utils.data.Dataset):
+    """The images below `root`/<class>/, in the order of class and file names.
+
+    Takes keys (epoch, index) and gives (uint8 array (height, width, 3), class number, unreadable files met), after
+    `transform(PIL image in RGB, random.Random)`. With `skip_bad_images` an unreadable file is replaced by the next
+    readable one in training (`replace`) and left out in evaluation, where the array is None; without it the array is
+    None as well, and `device_batches` stops with a UserError that names the file.
+    """
+
+    def __init__(self, root, transform, seed=0, skip_bad_images=False, replace=False):
+        self.root = root
+        self.classes = class_names(root)
+        self._transform = transform
+        self._seed = seed
+        self._attempts = None if skip_bad_images and replace else 1
+        paths, targets = [], []
+        for number, name in enumerate(self.classes):
+            found = _image_paths(root, name)
+            if not found:
+                raise UserError("class folder %s has no image" % os.path.join(root, name))
+            paths += found
+            targets += [number] * len(found)
+        # Arrays, not lists: a million Python objects would be copied page by page into every worker.
+        self._paths = np.array(paths)
+        self.targets = np.array(targets, dtype=np.int64)
+
+    def __len__(self):
+        return len(self.targets)
+
+    def path(self, index):
+        return os.path.join(self.root, os.fsdecode(bytes(self._paths[index])))
+
+    def __getitem__(self, key):
+        epoch, first = key
+        bad = []
+        for offset in range(self._attempts or len(self)):
+            index = (first + offset) % len(self)
+            try:
+                image = load_rgb(self.path(index))
+            except _UNREADABLE as error:
+                bad.append("%s (%s)" % (self.path(index), error))
+                continue
+            return self._transform(image, sample_rng(self._seed, epoch, index)), int(self.targets[index]), bad
+        return None, -1, bad
+
+
+def _image_paths(root, class_name):
+    found = []
+    for folder, _, names in sorted(os.walk(os.path.join(root, class_name), followlinks=True)):
+        below = os.path.relpath(folder, root)
+        found += [os.fsencode(os.path.join(below, name)) for name in sorted(names) if name.lower().endswith(_EXTENSIONS)]
+    return found
+
+
+def load_rgb(path):
+    """Return the decoded PIL image in RGB. Raises OSError and others for unreadable files."""
+    with open(path, "rb") as stream:
+        image = Image.open(stream)
+        image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def sample_rng(seed, epoch, index):
+    """Return the random.Random from which the augmentation of one sample in one epoch draws."""
+    return random.Random((seed << 80) + (epoch << 48) + index)
+
+
+# --- crops and resizing: PIL images in, PIL images out ----------------------------------------------------------------
+
+def random_resized_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+    """Return a box (left, top, right, bottom) of Inception's crop: uniform in area, log-uniform in aspect ratio.
+
+    As torchvision from 0.3 on, on every version; torchvision 0.2 draws the ratio uniformly.
+    """
+    area = width * height
+    for _ in range(10):
+        target_area = area * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w = int(round(math.sqrt(target_area * aspect)))
+        h = int(round(math.sqrt(target_area / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, int(round(height * ratio[1]))), min(height, int(round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def crop_and_resize(image, box, size):
+    """Cut `box` out and resize it to (size, size), bilinear with Pillow's filter."""
+    return image.crop(box).resize((size, size), Image.BILINEAR)
+
+
+def resize_shorter(image, size):
+    """Resize so that the shorter side is `size`; the longer one is truncated to an integer."""
+    width, height = image.size
+    if min(width, height) == size:
+        return image
+    if width < height:
+        return image.resize((size, int(size * height / width)), Image.BILINEAR)
+    return image.resize((int(size * width / height), size), Image.BILINEAR)
+
+
+def center_crop(image, size):
+    """Cut out the central (size, size); halves are rounded to even."""
+    left, top = int(round((image.size[0] - size) / 2.0)), int(round((image.size[1] - size) / 2.0))
+    return image.crop((left, top, left + size, top + size))
+
+
+# --- which rank sees what, when ---------------------------------------------------------------------------------------
+
+class TrainBatches(object):
+    """A batch sampler: shuffled, sharded, whole batches only, able to start in the middle of an epoch.
+
+    Epoch e's order is the permutation of torch's generator seeded with seed + e (PyTorch's DistributedSampler), and rank
+    r takes every world_size-th of it. N ranks with batches of B/N together see in each step what one rank sees with B.
+    """
+
+    def __init__(self, length, batch_size, rank, seed=0):
+        """`batch_size` is that of one rank. Raises UserError when there is not a single whole batch."""
+        self._length, self._batch_size, self._rank, self._seed = length, batch_size, rank, seed
+        self._epoch = self._first_step = 0
+        if len(self) == 0:
+            raise UserError("a batch of %d is larger than the data set of %d training images"
+                            % (batch_size * rank.world_size, length))
+
+    def set_epoch(self, epoch, first_step=0):
+        """Choose the epoch that the next iteration is of, and the step that it starts with."""
+        self._epoch, self._first_step = epoch, first_step
+
+    def __len__(self):
+        """Return the steps of a whole epoch."""
+        return self._length // (self._batch_size * self._rank.world_size)
+
+    def __iter__(self):
+        generator = torch.Generator()
+        generator.manual_seed(self._seed + self._epoch)
+        order = torch.randperm(self._length, generator=generator).numpy()
+        global_batch = self._batch_size * self._rank.world_size
+        epoch = self._epoch
+        for step in range(self._first_step, len(self)):
+            part = order[step * global_batch:(step + 1) * global_batch]
+            yield [(epoch, int(index)) for index in part[self._rank.rank::self._rank.world_size]]
+
+
+class EvalBatches(object):
+    """A batch sampler: in order, each image once over all ranks, nothing padded; a rank may get one batch fewer."""
+
+    def __init__(self, length, batch_size, rank):
+        self._indices = range(rank.rank, length, rank.world_size)
+        self._batch_size = batch_size
+
+    def __len__(self):
+        return (len(self._indices) + self._batch_size - 1) // self._batch_size
+
+    def __iter__(self):
+        for start in range(0, len(self._indices), self._batch_size):
+            yield [(0, index) for index in self._indices[start:start + self._batch_size]]
+
+
+# --- to the device ----------------------------------------------------------------------------------------------------
+
+def loader(dataset, batches, workers, device):
+    """Return a DataLoader over an ImageFolder that gives (uint8 (N, 3, H, W), int64 (N,), unreadable files)."""
+    options = {}
+    known = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+    if workers > 0 and "persistent_workers" in known:
+        options["persistent_workers"] = True
+    if device.type == "npu" and "pin_memory_device" in known and not hasattr(torch, "accelerator"):
+        options["pin_memory_device"] = "npu"
+    return torch.utils.data.DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=_worker_init,
+        pin_memory=device.type != "cpu", **options)
+
+
+def _collate(samples):
+    bad = [message for _, _, messages in samples for message in messages]
+    good = [(array, target) for array, target, _ in samples if array is not None]
+    if not good:
+        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), bad
+    images = torch.from_numpy(np.stack([array for array, _ in good])).permute(0, 3, 1, 2)
+    return images, torch.tensor([target for _, target in good]), bad
+
+
+def _worker_init(_):
+    # Workers inherit the trainer's handlers: they must not wait for a step that they do not take, and the trainer
+    # alone answers Ctrl-C (it then ends them).
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class DeviceBatches(object):
+    """Iterates a loader and gives (normalised float32 (N, 3, H, W), int64 (N,)) on the device.
+
+    Raises UserError at an unreadable image, unless `skip_bad_images`; then `bad_images` collects their names.
+    """
+
+    def __init__(self, source, device, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
+        self._source, self._device, self._skip_bad_images = source, device, skip_bad_images
+        self._mean = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
+        self._std = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self.bad_images = set()
+
+    def __len__(self):
+        return len(self._source)
+
+    def __iter__(self):
+        for images, targets, bad in self._source:
+            if bad and not self._skip_bad_images:
+                raise UserError("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
+            for message in set(bad) - self.bad_images:
+                print("skipped unreadable image " + message, flush=True)
+            self.bad_images.update(bad)
+            if len(targets):
+                yield self._normalized(images), targets.to(self._device, non_blocking=True)
+
+    def _normalized(self, images):
+        images = images.to(self._device, non_blocking=True).contiguous().float()
+        return images.sub_(self._mean).div_(self._std)

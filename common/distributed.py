@@ -1,0 +1,230 @@
+"""From upstream's flags, or from what torchrun sets, to one initialised process group.
+
+One rank drives one device. The ranks of a machine are started by torch.multiprocessing, unless torchrun (or
+torch.distributed.launch) has already done it. One rank in all needs no process group.
+"""
+import contextlib
+import multiprocessing.connection
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections import namedtuple
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from common import cli, device as devices
+from common.cli import UserError
+
+# How often the ranks tell each other of a SIGTERM: a collective each step would cost as much as the logging of a loss.
+_STEPS_BETWEEN_AGREEMENTS = 10
+
+
+class Rank(namedtuple("Rank", "rank world_size local_rank device")):
+    """One process of a training: `rank` of `world_size`, number `local_rank` on its machine, with its torch.device."""
+
+    @property
+    def is_main(self):
+        return self.rank == 0
+
+
+class Layout(namedtuple("Layout", "device_type indices nnodes node_rank init_method")):
+    """Which devices take part: the device `indices` of this machine, and the same number on each of `nnodes` machines.
+
+    Local rank k drives the k-th smallest index; rank = node_rank * len(indices) + k.
+    """
+
+    @property
+    def world_size(self):
+        return self.nnodes * len(self.indices)
+
+    def rank(self, local_rank):
+        return self.node_rank * len(self.indices) + local_rank
+
+
+def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
+    """Check a user's choice of devices and machines and return the Layout.
+
+    `addr` and `port` are where rank 0 listens; on a single machine they default to 127.0.0.1 and any free port. Raises
+    UserError for absent devices, a node rank out of range, or a port that is taken.
+    """
+    device_type = devices.resolve(device_kind)
+    devices.require(device_type, indices)
+    if not 0 <= node_rank < nnodes:
+        raise UserError("node rank %d: with %d machine(s) it is 0 to %d" % (node_rank, nnodes, nnodes - 1))
+    if nnodes > 1 and not (addr and port):
+        raise UserError("%d machines need the address and the port of the first one (--addr, --master_port)" % nnodes)
+    addr = addr or "127.0.0.1"
+    if node_rank == 0 and nnodes * len(indices) > 1:
+        port = _listenable(addr, port)
+    return Layout(device_type, tuple(sorted(indices)), nnodes, node_rank, "tcp://%s:%s" % (addr, port))
+
+
+def _listenable(addr, port):
+    """Return `port` (or any free one when it is None) after checking that this process can listen there."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((addr, port or 0))
+        except (OSError, OverflowError) as error:
+            raise UserError("cannot listen on %s port %s (%s); give another with --master_port, or another --addr"
+                            % (addr, port, getattr(error, "strerror", None) or error))
+        return probe.getsockname()[1]
+
+
+def launch(worker, args, where):
+    """Run `worker(args, rank)` on every device of the Layout `where`; return when all ranks are done.
+
+    Started by torchrun, this process is one rank already and runs the worker itself; so it does when there is one rank
+    in all. Otherwise one process per device is spawned. When a rank fails, the others are stopped at once. Raises what
+    the failed rank met: UserError, Terminated, KeyboardInterrupt or RankFailed.
+    """
+    if "LOCAL_RANK" in os.environ and "RANK" in os.environ:
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if local_rank >= len(where.indices):
+            raise UserError("local rank %d has no device: %d are listed" % (local_rank, len(where.indices)))
+        _run_rank(worker, args, where, local_rank, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "env://")
+    elif where.world_size == 1:
+        _run_rank(worker, args, where, 0, 0, 1, None)
+    else:
+        _spawn(worker, args, where)
+
+
+def _run_rank(worker, args, where, local_rank, rank, world_size, init_method):
+    device = devices.pick(where.device_type, where.indices[local_rank])
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(where.indices)))
+    if world_size > 1:
+        dist.init_process_group(devices.backend(device.type), init_method=init_method, rank=rank, world_size=world_size)
+    worker(args, Rank(rank, world_size, local_rank, device))
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+def _spawn(worker, args, where):
+    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    processes = torch.multiprocessing.spawn(
+        _spawned_rank, (worker, args, where, errors), nprocs=len(where.indices), join=False).processes
+    previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
+    try:
+        failed = _first_failure(processes)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        for process in processes:
+            process.kill()  # nobody is left unless a rank has failed, or Ctrl-C came
+            process.join()
+    if failed is not None:
+        _raise_for(failed, processes[failed].exitcode, errors, where)
+
+
+def _spawned_rank(local_rank, worker, args, where, errors):
+    def run():
+        _run_rank(worker, args, where, local_rank, where.rank(local_rank), where.world_size, where.init_method)
+
+    try:
+        status = cli.status_of(run, errors.put)
+    except Exception:  # the parent prints no traceback for us, and its own would say nothing
+        sys.stderr.write("rank %d:\n%s" % (where.rank(local_rank), traceback.format_exc()))
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a failed rank must not wait for its collective library or its loader threads
+
+
+def _first_failure(processes):
+    """Wait until all processes have ended well, or one has not; return that one's number, or None."""
+    running = dict((process.sentinel, number) for number, process in enumerate(processes))
+    stopping = None
+    while running:
+        for sentinel in multiprocessing.connection.wait(list(running)):
+            number = running.pop(sentinel)
+            processes[number].join()
+            status = processes[number].exitcode
+            if status == cli.EXIT_TERMINATED:
+                stopping = number  # all ranks have agreed to stop; rank 0 may still be writing
+            elif status != 0:
+                return number
+    return stopping
+
+
+def _raise_for(failed, exitcode, errors, where):
+    if exitcode == cli.EXIT_BAD_INPUT and not errors.empty():
+        raise UserError(errors.get())
+    if exitcode == cli.EXIT_TERMINATED:
+        raise cli.Terminated()
+    if exitcode == cli.EXIT_INTERRUPTED:
+        raise KeyboardInterrupt()
+    how = "ended with status %d" % exitcode if exitcode > 0 else "was killed by signal %d" % -exitcode
+    raise cli.RankFailed("rank %d %s; the other ranks were stopped" % (where.rank(failed), how))
+
+
+def sum_over_ranks(values, rank):
+    """Return the list of numbers `values` with each one summed over all ranks."""
+    if rank.world_size == 1:
+        return list(values)
+    # An NPU has no float64; float32 still counts to 16 million exactly.
+    dtype = torch.float32 if rank.device.type == "npu" else torch.float64
+    tensor = torch.tensor(values, dtype=dtype, device=rank.device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def broadcast_int(value, rank):
+    """Return rank 0's `value` (an integer below 2**31) on every rank."""
+    if rank.world_size == 1:
+        return value
+    tensor = torch.tensor([value], dtype=torch.int32, device=rank.device)
+    dist.broadcast(tensor, 0)
+    return int(tensor.item())
+
+
+def broadcast_buffers(model, rank):
+    """Give every rank the buffers (running statistics) of rank 0, which are those that a checkpoint holds."""
+    if rank.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def barrier(rank):
+    """Wait for all ranks."""
+    sum_over_ranks([0], rank)
+
+
+def data_parallel(model, rank):
+    """Return `model` in DistributedDataParallel where there are several ranks, else as it is.
+
+    Each rank keeps its own running statistics while training, as in the Ascend ports: broadcasting them at each step
+    costs a collective per BatchNorm and changes nothing in what rank 0 saves.
+    """
+    if rank.world_size == 1:
+        return model
+    device_ids = None if rank.device.type == "cpu" else [rank.device.index]
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def unwrapped(model):
+    """Return the model inside DistributedDataParallel, or the model itself."""
+    return getattr(model, "module", model)
+
+
+class Preemption(object):
+    """Notices SIGTERM, so that all ranks can stop after the same step."""
+
+    def __init__(self, rank):
+        self._rank = rank
+        self._seen = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_):
+        self._seen = True
+
+    def at(self, step):
+        """Return whether to save and stop after `step`; every rank must ask at every step, and all get the same answer."""
+        if self._rank.world_size == 1:
+            return self._seen
+        if step % _STEPS_BETWEEN_AGREEMENTS != 0:
+            return False
+        return sum_over_ranks([float(self._seen)], self._rank)[0] > 0

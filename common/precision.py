@@ -1,0 +1,241 @@
+"""Mixed precision at apex's opt levels, with apex where it is installed and with PyTorch's own means elsewhere.
+
+O0  everything in fp32.
+O1  fp32 weights; autocast chooses half precision for the operators that gain from it.
+O2  half weights and inputs, fp32 BatchNorm, fp32 master weights in the optimizer.
+
+Half is fp16 on npu and cuda and bf16 on a CPU. See https://nvidia.github.io/apex/amp.html for the levels.
+"""
+import contextlib
+import functools
+
+import torch
+import torch.nn.functional as functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+OPT_LEVELS = ("O0", "O1", "O2")
+
+
+def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), **apex_options):
+    """Return (model, optimizer, amp) ready to train at `opt_level`; call it before DistributedDataParallel.
+
+    `loss_scale`: a number (static; as in apex, no step is ever skipped), "dynamic", or None for the level's default
+    (dynamic for O1 and O2). `apex_options` (such as combine_grad) go to apex's own initialize. Where the level cannot
+    run on this device with this PyTorch, amp.opt_level is O0 and amp.note says why.
+    `optimizer` may be None for evaluation.
+    """
+    apex_amp = _apex_amp() if device.type != "cpu" else None
+    if apex_amp is not None:
+        return _initialize_apex(apex_amp, model, optimizer, opt_level, loss_scale, apex_options)
+    note = None
+    if opt_level != "O0" and not _runs(opt_level, device):
+        note = "opt level %s cannot run on %s with PyTorch %s without apex: running O0" % (
+            opt_level, device.type, torch.__version__)
+        opt_level = "O0"
+    return model, optimizer, NativeAmp(model, optimizer, opt_level, loss_scale, device, note)
+
+
+def half_dtype(device):
+    """Return the half precision of a device: fp16 on npu and cuda, bf16 on a CPU (which has no fast fp16)."""
+    return torch.bfloat16 if device.type == "cpu" else torch.float16
+
+
+class NativeAmp(object):
+    """Forward in `autocast()`, then `backward(loss)` any number of times, then `step()`.
+
+    Under O2 the model's state_dict holds the fp32 master weights, and loading one sets them: a checkpoint of any level
+    loads at any other, and loses nothing.
+    """
+
+    def __init__(self, model, optimizer, opt_level, loss_scale, device, note=None):
+        self.opt_level = opt_level
+        self.note = note
+        self._optimizer = optimizer
+        self._masters = {}  # name -> (half parameter of the model, fp32 parameter of the optimizer)
+        self._scaler = _scaler(loss_scale, device) if opt_level != "O0" else StaticScaler(1.0)
+        self.autocast = contextlib.suppress  # with no arguments: a context that does nothing, in Python 3.7 too
+        if opt_level == "O1":
+            self.autocast = functools.partial(_autocast, device.type, half_dtype(device))
+        if opt_level == "O2":
+            self._to_half(model, half_dtype(device))
+
+    def backward(self, loss):
+        """Add the gradients of `loss` (a scalar, in fp32) to those of the optimizer's parameters."""
+        self._scaler.scale(loss).backward()
+        for parameter, master in self._masters.values():
+            if parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    def step(self):
+        """Take one optimizer step with the gradients that have been added up, and clear them."""
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        with torch.no_grad():
+            for parameter, master in self._masters.values():
+                parameter.copy_(master)
+
+    def state_dict(self):
+        """Return the loss scaler's state; the master weights are in the model's state_dict."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned."""
+        if state:
+            self._scaler.load_state_dict(state)
+
+    def _to_half(self, model, half):
+        names = dict((parameter, name) for name, parameter in model.named_parameters())
+        masters = {}
+        for module in model.modules():
+            if not isinstance(module, _BatchNorm):
+                _floats_to(module, half, masters)
+        for group in self._optimizer.param_groups if self._optimizer else ():
+            group["params"] = [masters.get(parameter, parameter) for parameter in group["params"]]
+        self._masters = dict((names[parameter], (parameter, master)) for parameter, master in masters.items())
+        model.register_forward_pre_hook(lambda _, inputs: _cast(inputs, half))
+        model.register_forward_hook(lambda _, inputs, output: _cast(output, torch.float32))
+        model._register_state_dict_hook(self._save_masters)
+        model._register_load_state_dict_pre_hook(self._load_masters)
+
+    def _save_masters(self, module, state_dict, prefix, local_metadata):
+        for name, (_, master) in self._masters.items():
+            state_dict[prefix + name] = master.detach()
+
+    def _load_masters(self, state_dict, prefix, *_):
+        with torch.no_grad():
+            for name, (_, master) in self._masters.items():
+                if prefix + name in state_dict and state_dict[prefix + name].shape == master.shape:
+                    master.copy_(state_dict[prefix + name])
+
+
+class StaticScaler(object):
+    """A constant loss scale with GradScaler's methods. Like apex's, it never skips a step."""
+
+    def __init__(self, scale):
+        self._scale = float(scale)
+
+    def scale(self, loss):
+        return loss if self._scale == 1.0 else loss * self._scale
+
+    def step(self, optimizer):
+        if self._scale != 1.0:
+            for group in optimizer.param_groups:
+                _multiply([p.grad for p in group["params"] if p.grad is not None], 1.0 / self._scale)
+        optimizer.step()
+
+    def update(self):
+        pass
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class ApexAmp(object):
+    """The same three calls on top of apex.amp."""
+
+    note = None
+
+    def __init__(self, apex_amp, optimizer, opt_level):
+        self.opt_level = opt_level
+        self.autocast = contextlib.suppress  # apex has patched the model or the functions already
+        self._apex_amp = apex_amp
+        self._optimizer = optimizer
+
+    def backward(self, loss):
+        with self._apex_amp.scale_loss(loss, self._optimizer) as scaled_loss:
+            scaled_loss.backward()
+
+    def step(self):
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state_dict(self):
+        return self._apex_amp.state_dict()
+
+    def load_state_dict(self, state):
+        if state:
+            self._apex_amp.load_state_dict(state)
+
+
+def _apex_amp():
+    try:
+        from apex import amp  # the package of that name on PyPI is another one, and has no amp
+    except ImportError:
+        return None
+    return amp if hasattr(amp, "initialize") else None
+
+
+def _initialize_apex(apex_amp, model, optimizer, opt_level, loss_scale, options):
+    if loss_scale is not None:
+        options = dict(options, loss_scale=loss_scale)
+    if optimizer is None:
+        model = apex_amp.initialize(model, opt_level=opt_level, **options)
+    else:
+        model, optimizer = apex_amp.initialize(model, optimizer, opt_level=opt_level, **options)
+    return model, optimizer, ApexAmp(apex_amp, optimizer, opt_level)
+
+
+def _scaler(loss_scale, device):
+    if loss_scale is not None and loss_scale != "dynamic":
+        return StaticScaler(loss_scale)
+    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device.type)
+    api = getattr(torch, device.type, None)
+    if hasattr(api, "amp"):
+        return api.amp.GradScaler()
+    return StaticScaler(1.0)  # a CPU before torch.amp.GradScaler: bf16 has the range of fp32
+
+
+def _autocast(device_type, dtype):
+    if hasattr(torch, "autocast"):
+        return torch.autocast(device_type, dtype=dtype)
+    return getattr(torch, device_type).amp.autocast()
+
+
+def _runs(opt_level, device):
+    """Return whether this PyTorch can do one convolution and BatchNorm, forward and backward, at this level there."""
+    half = half_dtype(device)
+    try:
+        autocast = _autocast(device.type, half) if opt_level == "O1" else contextlib.suppress()
+        dtype = torch.float32 if opt_level == "O1" else half
+        weight = torch.ones(2, 1, 1, 1, dtype=dtype, device=device, requires_grad=True)
+        statistics = torch.zeros(2, device=device), torch.ones(2, device=device)
+        with autocast:
+            output = functional.conv2d(torch.ones(2, 1, 2, 2, dtype=dtype, device=device), weight)
+            output = functional.batch_norm(output, statistics[0], statistics[1], statistics[1], statistics[0], training=True)
+        output.float().sum().backward()
+        return True
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _floats_to(module, dtype, masters):
+    """Convert a module's own floating-point parameters and buffers in place; note an fp32 copy of each parameter."""
+    for parameter in module.parameters(recurse=False):
+        if parameter.is_floating_point():
+            master = parameter.detach().clone().requires_grad_(parameter.requires_grad)
+            masters[parameter] = master
+            parameter.data = parameter.data.to(dtype)
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.is_floating_point():
+            setattr(module, name, buffer.to(dtype))
+
+
+def _cast(value, dtype):
+    if isinstance(value, (tuple, list)):
+        return type(value)(_cast(item, dtype) for item in value)
+    return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+
+def _multiply(tensors, factor):
+    if tensors and hasattr(torch, "_foreach_mul_"):
+        torch._foreach_mul_(tensors, factor)
+        return
+    for tensor in tensors:
+        tensor.mul_(factor)

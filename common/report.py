@@ -1,0 +1,82 @@
+"""The result of a run, read from its records: the block on stdout, <CaseName>.log and report.json.
+
+A training script hands over by its last record, the summary with step (): `train.total_ips`, `train.loss` (of the last
+step), `val.top1` (last evaluation), `val.best_top1`, `val.loss`, and whatever else is worth a line in report.json. A key that
+is absent or None was not measured, and is reported as such.
+"""
+import json
+import os
+import platform
+
+from common import records
+
+NOT_MEASURED = "not measured"
+
+# kind -> (accuracy's title, duration's title, name of ms per step, of the accuracy, of the duration)
+_NAMES = {
+    "train": ("Final Train Accuracy", "E2E Training Duration sec", "TrainingTime", "TrainAccuracy", "E2ETrainingTime"),
+    "finetune": ("Final Finetune Accuracy", "E2E Finetuning Duration sec",
+                 "FinetuningTime", "FinetuneAccuracy", "E2EFinetuningTime"),
+}
+_NAMES["eval"] = _NAMES["train"]
+
+
+def summary(path):
+    """Return (parameters, summary) of the newest run in a record file; the summary is None when it did not reach its end."""
+    parameters, last = {}, None
+    for record in records.read(path):
+        if record.get("step") == "PARAMETER":
+            parameters, last = record["data"], None
+        elif record.get("type") == "LOG" and record.get("step") == []:
+            last = record["data"]
+    return parameters, last
+
+
+def write(case, metrics_path, output_path, seconds):
+    """Write the three forms of the report and return the block's lines.
+
+    `case`: dictionary with network, batch_size, ranks, suffix (acc, perf, eval), kind (train, finetune, eval).
+    """
+    parameters, measured = summary(metrics_path)
+    name = case_name(case)
+    lines = _case_lines(case, name, measured, seconds)
+    with open(os.path.join(output_path, name + ".log"), "w") as stream:
+        stream.write("".join("%s = %s\n" % line for line in lines))
+    typed = {"case": dict(case, name=name), "duration_sec": round(seconds, 3), "summary": measured, "parameters": parameters,
+             "host": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}}
+    with open(os.path.join(output_path, "report.json"), "w") as stream:
+        json.dump(typed, stream, indent=2, sort_keys=True)
+        stream.write("\n")
+    return _block(case["kind"], measured, seconds)
+
+
+def case_name(case):
+    return "{network}_bs{batch_size}_{ranks}p_{suffix}".format(**case)
+
+
+def _case_lines(case, name, measured, seconds):
+    _, _, time_name, accuracy_name, duration_name = _NAMES[case["kind"]]
+    fps = measured.get("train.total_ips")
+    loss = measured.get("val.loss" if case["kind"] == "eval" else "train.loss")
+    lines = [("Network", case["network"]), ("RankSize", case["ranks"]), ("BatchSize", case["batch_size"]),
+             ("DeviceType", platform.machine()), ("CaseName", name)]
+    if case["kind"] != "eval":
+        lines += [("ActualFPS", _number(fps, "%.3f")),
+                  (time_name, _number(case["batch_size"] * 1000.0 / fps if fps else None, "%.2f"))]
+    return lines + [(accuracy_name, _number(measured.get("val.top1"), "%.3f")),
+                    ("ActualLoss", _number(loss, "%.5f")), (duration_name, "%d" % seconds)]
+
+
+def _block(kind, measured, seconds):
+    accuracy_title, duration_title = _NAMES[kind][:2]
+    lines = ["------------------ Final result ------------------"]
+    if kind != "eval":
+        lines.append("Final Performance images/sec : " + _number(measured.get("train.total_ips"), "%.3f"))
+    lines.append("%s : %s" % (accuracy_title, _number(measured.get("val.top1"), "%.3f")))
+    if kind != "eval":
+        lines.append("%s : %s" % (accuracy_title.replace("Final", "Best"), _number(measured.get("val.best_top1"), "%.3f")))
+    return lines + ["%s : %d" % (duration_title, seconds)]
+
+
+def _number(value, form):
+    return NOT_MEASURED if value is None else form % value

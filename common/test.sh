@@ -1,0 +1,183 @@
+# shellcheck shell=bash
+# What every test/*.sh shares: options, --help, the NPU environment, and the hand-over to common/run.py.
+# A script says what makes its case this case:
+#
+#   source ".../common/test.sh"
+#   about "one sentence on the case"
+#   defaults batch_size=512 train_epochs=90 …      # gives a common option its default here; without one it is unset
+#   option NAME DEFAULT CHECK "help"               # an option of this script alone
+#   parse "$@"                                     # sets $NAME for each of them
+#   run_case NETWORK SUFFIX KIND python3 main.py …
+set -euo pipefail
+
+# The common options, as the variables that `parse` sets.
+data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
+precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
+
+model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
+common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case_ranks=1
+option_names=()
+declare -A option_default=() option_check=() option_help=()
+
+fail() {
+    printf '%s: error: %s\n' "$(basename "$0")" "$1" >&2
+    exit 2
+}
+
+about() { case_about=$1; }
+
+# option NAME DEFAULT CHECK HELP. CHECK: text, natural, positive, number, list, switch or a|b|c.
+option() {
+    [[ -n ${option_check[$1]:-} ]] || option_names+=("$1")
+    option_default[$1]=$2 option_check[$1]=$3 option_help[$1]=$4
+}
+
+defaults() {
+    local pair
+    for pair in "$@"; do option_default[${pair%%=*}]=${pair#*=}; done
+}
+
+common_options() {
+    option data_path "" text "dataset root"
+    option device auto "auto|npu|gpu|cuda|cpu" "where to run; auto: npu, else gpu, else cpu"
+    option device_id "${ASCEND_DEVICE_ID:-0}" natural "the device of a 1p run; names the log and the output folder"
+    option device_list 0,1,2,3,4,5,6,7 list "the devices of an 8p or multi-node run, one rank each"
+    option batch_size "" positive "images per step over all ranks"
+    option train_epochs "" positive "epochs"
+    option workers "" natural "loader processes of this machine, divided among its ranks"
+    option learning_rate "" number "learning rate (empty: the recipe's)"
+    option opt_level "" "O0|O1|O2" "mixed precision level; same as precision_mode"
+    option precision_mode "" "O0|O1|O2|allow_mix_precision|must_keep_origin_dtype" "mixed precision; must_keep_origin_dtype is O0"
+    option pth_path "" text "weights to start from, or to evaluate"
+    option max_steps "" positive "end each epoch after this many steps"
+    option image_size "" positive "input resolution instead of the recipe's"
+    option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
+    option resume "" switch "continue from the newest checkpoint of the output path"
+    option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
+}
+
+# at_most_cores N: N, or the number of CPUs where that is smaller (more decoding processes than CPUs only cost memory).
+at_most_cores() {
+    local cores
+    cores=$(nproc)
+    echo $(($1 < cores ? $1 : cores))
+}
+
+usage() {
+    local name
+    printf '%s\n\nUsage: bash test/%s [--name=value ...]\n\nOptions:\n' "$case_about" "$(basename "$0")"
+    for name in "${option_names[@]}"; do
+        printf '  --%-18s %s%s\n' "$name" "${option_help[$name]}" "${option_default[$name]:+ [${option_default[$name]}]}"
+    done
+    printf '  --%-18s %s\n\nExample:\n  bash test/%s %s\n' help "this text" "$(basename "$0")" "${case_example:---data_path=/data/imagenet}"
+}
+
+parse() {
+    local word name value
+    for name in "${option_names[@]}"; do printf -v "$name" %s "${option_default[$name]}"; done
+    for word in "$@"; do
+        [[ $word != --help && $word != -h ]] || { usage; exit 0; }
+        [[ $word == --* ]] || fail "$word is no option; options have the form --name=value (see --help)"
+        name=${word%%=*} && name=${name#--} && name=${name//-/_}
+        [[ -n ${option_check[$name]:-} ]] || fail "unknown option --$name (see --help)"
+        if [[ $word == *=* ]]; then value=${word#*=}; elif [[ ${option_check[$name]} == switch ]]; then value=1
+        else fail "--$name has no value; write --$name=..."; fi
+        check_value "$name" "${option_check[$name]}" "$value"
+        printf -v "$name" %s "$value"
+    done
+    settle_options
+}
+
+check_value() {
+    local pattern
+    case $2 in
+        natural) pattern='^[0-9]+$' ;;
+        positive) pattern='^0*[1-9][0-9]*$' ;;
+        number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$' ;;
+        list) pattern='^[0-9]+(,[0-9]+)*$' ;;
+        switch) pattern='^[01]$' ;;
+        text) pattern='.' ;;
+        *) pattern="^(${2//|/|})\$" ;;
+    esac
+    [[ $3 =~ $pattern ]] || fail "--$1=$3 is not right: it takes $(describe_check "$2")"
+}
+
+describe_check() {
+    case $1 in
+        natural) echo "an integer of at least 0" ;;
+        positive) echo "an integer of at least 1" ;;
+        number) echo "a positive number" ;;
+        list) echo "device numbers separated by commas, such as 0,1,2,3" ;;
+        switch) echo "no value" ;;
+        text) echo "a value" ;;
+        *) echo "one of ${1//|/, }" ;;
+    esac
+}
+
+settle_options() {
+    case_fp32=""
+    case $precision_mode in
+        "") ;;
+        allow_mix_precision) precision_mode="" ;;
+        must_keep_origin_dtype) opt_level=O0 case_fp32=fp32_ ;;
+        *) opt_level=$precision_mode ;;
+    esac
+    [[ -z $pth_path || -e $pth_path ]] || fail "--pth_path=$pth_path does not exist"
+    output_path=${output_path:-$model_path/test/output/$device_id}
+    [[ -z $data_path ]] || data_path=$(absolute "$data_path")
+    [[ -z $pth_path ]] || pth_path=$(absolute "$pth_path")
+    output_path=$(absolute "$output_path")
+}
+
+absolute() { case $1 in /*) printf %s "$1" ;; *) printf %s "$PWD/$1" ;; esac; }
+
+require() { [[ -n ${!1} ]] || fail "--$1 is missing: ${option_help[$1]} (see --help)"; }
+
+# one_rank_per_listed_device: the case has as many ranks as --device_list has entries.
+one_rank_per_listed_device() {
+    local listed
+    IFS=, read -r -a listed <<<"$device_list"
+    case_ranks=${#listed[@]}
+    ((batch_size >= case_ranks)) || fail "--batch_size=$batch_size is smaller than the number of ranks ($case_ranks)"
+}
+
+# demo_data_unless_given KIND: without --data_path, the demo data set (imagenet or cifar-10-batches-py's folder), made if need be.
+demo_data_unless_given() {
+    [[ -z $data_path ]] || return 0
+    local demo_path=$common_path/../demo_data
+    python3 "$common_path/../tools/make_demo_data.py" --out "$demo_path" >&2 || fail "no --data_path, and the demo data set could not be made"
+    data_path=$(cd "$demo_path" && pwd)
+    [[ $1 != imagenet ]] || data_path=$data_path/imagenet
+}
+
+# CANN's own environment, where there is one; a caller that has set it up says so with etp_running_flag=true.
+use_npu_environment() {
+    local install=/usr/local/Ascend info=/etc/Ascend/ascend_cann_install.info candidate
+    [[ ${etp_running_flag:-} != true ]] || return 0
+    [[ ! -f $info ]] || install=$(sed -n 's/^Install_Path=//p' "$info")
+    for candidate in "$install/ascend-toolkit/set_env.sh" "$install/nnae/set_env.sh"; do
+        if [[ -f $candidate ]]; then
+            set +u # CANN's script uses variables that it has not set
+            # shellcheck disable=SC1090
+            source "$candidate"
+            set -u
+            break
+        fi
+    done
+    export ASCEND_SLOG_PRINT_TO_STDOUT=0 ASCEND_GLOBAL_LOG_LEVEL=3 ASCEND_GLOBAL_EVENT_ENABLE=0
+    export TASK_QUEUE_ENABLE=1 COMBINED_ENABLE=1 HCCL_WHITELIST_DISABLE=1 HCCL_CONNECT_TIMEOUT=1800
+}
+
+# run_case NETWORK SUFFIX KIND COMMAND…: become common/run.py, in the model's directory.
+run_case() {
+    local network=$1 suffix=$2 kind=$3
+    shift 3
+    case $device in npu | auto) use_npu_environment ;; esac
+    cd "$model_path"
+    exec python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
+        --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
+        ${resume:+--resume} -- "$@"
+}
+
+common_options
