@@ -1,0 +1,4 @@
+"""Gather-Excite networks for CIFAR."""
+from .wideresnet import WideResNet
+
+__all__ = ["WideResNet"]
