@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common import distributed
 from common.cli import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -167,9 +168,11 @@ class TrainBatches(object):
     r takes every world_size-th of it. N ranks with batches of B/N together see in each step what one rank sees with B.
     """
 
-    def __init__(self, length, batch_size, rank, seed=0):
-        """`batch_size` is that of one rank. Raises UserError when there is not a single whole batch."""
+    def __init__(self, length, batch_size, rank, seed=0, max_steps=None):
+        """`batch_size` is that of one rank; `max_steps` ends each epoch early. Raises UserError when there is not a single
+        whole batch."""
         self._length, self._batch_size, self._rank, self._seed = length, batch_size, rank, seed
+        self._max_steps = max_steps
         self._epoch = self._first_step = 0
         if len(self) == 0:
             raise UserError("a batch of %d is larger than the data set of %d training images"
@@ -181,7 +184,8 @@ class TrainBatches(object):
 
     def __len__(self):
         """Return the steps of a whole epoch."""
-        return self._length // (self._batch_size * self._rank.world_size)
+        steps = self._length // (self._batch_size * self._rank.world_size)
+        return min(steps, self._max_steps or steps)
 
     def __iter__(self):
         generator = torch.Generator()
@@ -197,7 +201,10 @@ class TrainBatches(object):
 class EvalBatches(object):
     """A batch sampler: in order, each image once over all ranks, nothing padded; a rank may get one batch fewer."""
 
-    def __init__(self, length, batch_size, rank):
+    def __init__(self, length, batch_size, rank, max_steps=None):
+        """`batch_size` is that of one rank; `max_steps` leaves the rest of the images out."""
+        if max_steps:
+            length = min(length, max_steps * batch_size * rank.world_size)
         self._indices = range(rank.rank, length, rank.world_size)
         self._batch_size = batch_size
 
@@ -253,7 +260,13 @@ class DeviceBatches(object):
         self.bad_images = set()
 
     def __len__(self):
+        """Return the steps of a whole epoch."""
         return len(self._source)
+
+    def of_epoch(self, epoch, first_step=0):
+        """Return an iterator over the training batches of an epoch from `first_step` on."""
+        self._source.batch_sampler.set_epoch(epoch, first_step)
+        return iter(self)
 
     def __iter__(self):
         for images, targets, bad in self._source:
@@ -264,6 +277,10 @@ class DeviceBatches(object):
             self.bad_images.update(bad)
             if len(targets):
                 yield self._normalized(images), targets.to(self._device, non_blocking=True)
+
+    def count_bad(self, rank):
+        """Return how many unreadable images all ranks have met (evaluation and training of a file count once each)."""
+        return int(distributed.sum_over_ranks([len(self.bad_images)], rank)[0])
 
     def _normalized(self, images):
         images = images.to(self._device, non_blocking=True).contiguous().float()

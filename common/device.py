@@ -74,14 +74,24 @@ def set_current(device):
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are fixed, so the search pays
         return
+    npu_modes(device)
+    # Let Python run ahead of the device.
+    os.environ.setdefault("TASK_QUEUE_ENABLE", "1")
+
+
+def npu_modes(device, graph_mode=False, private_formats=True):
+    """Set how an NPU executes; does nothing on other devices, and leaves out what a plug-in does not have."""
+    if device.type != "npu":
+        return
+    api = _api("npu")
     # Use the precompiled operators: compiling each shape on line makes the first steps take minutes.
     if hasattr(api, "set_compile_mode"):
         api.set_compile_mode(jit_compile=False)
     # The device's private formats save a transposition in every convolution.
     if hasattr(api, "config") and hasattr(api.config, "allow_internal_format"):
-        api.config.allow_internal_format = True
-    # Let Python run ahead of the device.
-    os.environ.setdefault("TASK_QUEUE_ENABLE", "1")
+        api.config.allow_internal_format = private_formats
+    if graph_mode and hasattr(api, "enable_graph_mode"):
+        api.enable_graph_mode()
 
 
 def seed(value, device):

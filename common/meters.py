@@ -76,6 +76,11 @@ class Throughput(object):
         """The rate, or None when no steady step was measured."""
         return self.images / self.seconds if self.steps and self.seconds else None
 
+    def summary(self):
+        """Return what the summary of a run says about its speed."""
+        return {"train.total_ips": self.images_per_second, "steady_steps": self.steps, "warmup_steps": self.warmup_steps,
+                "peak_memory_bytes": devices.peak_memory(self._device)}
+
     def _now(self):
         devices.synchronize(self._device)
         return time.perf_counter()

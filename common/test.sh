@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What every test/*.sh shares: options, --help, the NPU environment, and the hand-over to common/run.py.
 # A script says what makes its case this case:
 #
@@ -10,7 +10,7 @@
 #   run_case NETWORK SUFFIX KIND python3 main.py …
 set -euo pipefail
 
-# The common options, as the variables that `parse` sets.
+# The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
 

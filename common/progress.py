@@ -1,0 +1,90 @@
+"""How far a training is, and how that survives an interruption.
+
+`kill -9` at any moment and the same command with --resume give bit for bit the weights of an uninterrupted run (CPU, fp32):
+batches and augmentation are functions of (seed, epoch, step), and everything else that a step depends on is in the checkpoint.
+"""
+import torch
+
+from common import checkpoint, cli, distributed
+
+
+class Progress(object):
+    """The epoch and step that come next, the results so far, and the checkpoint that holds them.
+
+    `parts`: what has a state_dict, by its key in the checkpoint; the model is the part named `model_key`. `constants`: plain
+    values that go into the checkpoint as they are (architecture, seed). `results`: the latest of each number that the summary
+    of a run reports. The checkpoint at `path` is written at the end of each epoch, after every `every_steps` steps (0: not),
+    and when SIGTERM comes; `best_path` is a copy of it from the epoch with the best top-1.
+    """
+
+    def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1"):
+        self.epoch = self.step = 0
+        self.best = None
+        self.results = {}
+        self._rank, self._model_key, self._parts = rank, model_key, parts
+        self._path, self._best_path, self._best_key = path, best_path, best_key
+        self._constants, self._every_steps = constants or {}, every_steps
+        self._preemption = distributed.Preemption(rank)
+
+    def end_step(self, resumable=True):
+        """Count a step; save when it is time to. Raises Terminated after saving when SIGTERM has come.
+
+        `resumable`: False between the batches of one update, whose gradients no checkpoint holds.
+        """
+        self.step += 1
+        stop = self._preemption.at(self.step)
+        if stop or (resumable and self._every_steps and self.step % self._every_steps == 0):
+            if resumable:
+                self.save()
+        if stop:
+            distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
+            raise cli.Terminated()
+
+    def end_epoch(self, top1, copy_to=()):
+        """Count an epoch that reached `top1` (per cent, None where it was not evaluated), and save."""
+        self.epoch, self.step = self.epoch + 1, 0
+        copies = list(copy_to)
+        if top1 is not None:
+            self.results["val.top1"] = top1
+            if self.best is None or top1 > self.best:
+                self.best = top1
+                copies.append(self._best_path)
+            self.results["val.best_top1"] = self.best
+        self.save(copies)
+
+    def save(self, copy_to=()):
+        """Write the checkpoint (rank 0)."""
+        if self._rank.is_main:
+            state = dict(self._constants, epoch=self.epoch, step=self.step, results=self.results)
+            state[self._best_key] = self.best
+            state.update((key, part.state_dict()) for key, part in self._parts.items())
+            checkpoint.save(state, self._path, copy_to)
+
+    def resume(self, content, source):
+        """Continue where the loaded checkpoint `content` was written; `source` is its file's name, for errors.
+
+        Weights and epoch suffice: checkpoints of upstream hold no more. Returns the keys that were not there.
+        """
+        self.epoch, self.step = int(content.get("epoch", 0)), int(content.get("step", 0))
+        best = content.get(self._best_key)
+        self.best = None if best is None else float(best)
+        self.results = dict(content.get("results", {}))
+        checkpoint.load_weights(self._parts[self._model_key], content, source)
+        absent = []
+        for key, part in self._parts.items():
+            if key == self._model_key:
+                continue
+            if key not in content:
+                absent.append(key)
+                continue
+            try:
+                part.load_state_dict(content[key])
+            except (ValueError, KeyError) as error:
+                raise cli.UserError("%s was written by another kind of run: its %s does not fit (%s)" % (source, key, error))
+        return absent
+
+
+def seed_step(seed, rank, epoch, step):
+    """Make torch's draws in a step (dropout and the like) a function of (seed, rank, epoch, step), so that they survive a
+    resume without saving generators."""
+    torch.manual_seed((seed * 1000003 + rank.rank) * 1000003 ** 2 + epoch * 1000003 + step & 0x7FFFFFFFFFFFFFFF)
