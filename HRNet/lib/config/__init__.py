@@ -1,0 +1,6 @@
+"""The configuration tree. `config` is the tree that upstream's programs share; `new_config` gives a separate one."""
+from lib.config.default import new_config, unread_settings, update_config
+
+config = new_config()
+
+__all__ = ["config", "new_config", "unread_settings", "update_config"]

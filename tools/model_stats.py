@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Count the parameters and the multiply-adds of a network, with forward hooks.
+
+    python tools/model_stats.py HRNet/experiments/*.yaml
+    python tools/model_stats.py ResNet50:resnet:resnet50
+    python tools/model_stats.py --image_size 300 DIRECTORY:MODULE:CALLABLE
+
+A network is named by a YAML file of HRNet/experiments, or by DIRECTORY:MODULE:CALLABLE, where calling CALLABLE of MODULE, imported
+from DIRECTORY, without arguments returns the network. The table that is printed is Markdown.
+"""
+import copy
+import importlib
+import os
+import sys
+from argparse import Namespace
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+import torch  # noqa: E402
+import torch.nn as nn  # noqa: E402
+
+from common import cli  # noqa: E402
+
+GIBI = 1024.0 ** 3
+
+
+class ModelStats:
+    """What one forward pass of one image costs.
+
+    parameters: number of trainable and other parameters; multiply_adds: of the convolution and linear weights, without
+    biases, normalisation and additions; calls: {name of a layer class: number of its calls}, layers without children only.
+    """
+
+    def __init__(self, parameters, multiply_adds, calls):
+        self.parameters = parameters
+        self.multiply_adds = multiply_adds
+        self.calls = calls
+
+    @property
+    def giga_multiply_adds(self):
+        """Multiply-adds / 1024**3, the unit in which HRNet's tables say GFLOPs."""
+        return self.multiply_adds / GIBI
+
+    def summary(self):
+        """Return a few lines for a log."""
+        counts = ", ".join("%s %d" % item for item in sorted(self.calls.items()))
+        return ("Total Parameters: {:,}\nTotal Multiply Adds (for Convolution and Linear Layers only): {:.4f} GFLOPs (/ 1024^3)\n"
+                "Number of Layers: {}").format(self.parameters, self.giga_multiply_adds, counts)
+
+
+def model_stats(model, height, width, channels=3):
+    """Return the ModelStats of one image (channels, height, width).
+
+    The pass is made by a copy on the CPU, in evaluation mode, on zeros: the model's mode, its BatchNorm statistics and the random
+    state stay as they are.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    multiply_adds, calls = [], {}
+
+    def count(module, _, output):
+        name = type(module).__name__
+        calls[name] = calls.get(name, 0) + 1
+        multiply_adds.append(layer_multiply_adds(module, output))
+
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, channels, height, width))
+    return ModelStats(sum(p.numel() for p in model.parameters()), sum(multiply_adds), calls)
+
+
+def layer_multiply_adds(module, output):
+    """Return the multiply-adds of a convolution or linear layer that gave `output` for one image, 0 for other layers."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return module.weight.numel() * output[0, 0].numel()
+    if isinstance(module, nn.Linear):
+        return module.weight.numel() * (output.numel() // module.out_features)
+    return 0
+
+
+def build(spec):
+    """Return the network named by a YAML file of HRNet or by DIRECTORY:MODULE:CALLABLE. Raises UserError for another text."""
+    if spec.endswith((".yaml", ".yml")):
+        return _from_yaml(spec)
+    words = spec.split(":")
+    if len(words) != 3 or not os.path.isdir(os.path.join(ROOT, words[0])):
+        raise cli.UserError("%s is neither a YAML file of HRNet/experiments nor DIRECTORY:MODULE:CALLABLE" % spec)
+    sys.path.insert(0, os.path.join(ROOT, words[0]))
+    try:
+        return getattr(importlib.import_module(words[1]), words[2])()
+    except (ImportError, AttributeError) as error:
+        raise cli.UserError("%s: %s" % (spec, error))
+
+
+def _from_yaml(path):
+    sys.path.insert(0, os.path.join(ROOT, "HRNet"))
+    from lib.config import new_config, update_config
+    from lib.models import build_model
+    config = new_config()
+    update_config(config, Namespace(cfg=path, modelDir="", logDir="", dataDir="", testModel="", opts=[]))
+    return build_model(config)
+
+
+def main():
+    parser = cli.Parser(description="Count parameters and multiply-adds. A network is a YAML file of HRNet/experiments or "
+                                    "DIRECTORY:MODULE:CALLABLE, such as ResNet50:resnet:resnet50.")
+    parser.add_argument("network", nargs="+", help="which networks")
+    parser.add_argument("--image-size", type=cli.positive_int, default=224, help="height and width of the image in pixels")
+    args = parser.parse_args()
+    print("| network | parameters | multiply-adds | / 1024³ |\n|---|---|---|---|")
+    for spec in args.network:
+        stats = model_stats(build(spec), args.image_size, args.image_size)
+        print("| {} | {:,} | {:,} | {:.2f} |".format(os.path.basename(spec), stats.parameters, stats.multiply_adds,
+                                                    stats.giga_multiply_adds), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
