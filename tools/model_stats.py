@@ -53,10 +53,16 @@ class ModelStats:
 def model_stats(model, height, width, channels=3):
     """Return the ModelStats of one image (channels, height, width).
 
-    The pass is made by a copy on the CPU, in evaluation mode, on zeros: the model's mode, its BatchNorm statistics and the random
-    state stay as they are.
+    The pass is made by a copy in evaluation mode, on zeros: the model's mode, its BatchNorm statistics and the random state stay
+    as they are. Where PyTorch can, the copy is on the meta device, which knows shapes only and computes nothing.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
+    try:
+        return _trace(copy.deepcopy(model).to("meta"), torch.zeros(1, channels, height, width, device="meta"))
+    except (RuntimeError, NotImplementedError):  # older PyTorch: no meta device, or not for every layer
+        return _trace(copy.deepcopy(model).cpu().float(), torch.zeros(1, channels, height, width))
+
+
+def _trace(model, image):
     multiply_adds, calls = [], {}
 
     def count(module, _, output):
@@ -68,7 +74,7 @@ def model_stats(model, height, width, channels=3):
         if not list(module.children()):
             module.register_forward_hook(count)
     with torch.no_grad():
-        model(torch.zeros(1, channels, height, width))
+        model.float().eval()(image)
     return ModelStats(sum(p.numel() for p in model.parameters()), sum(multiply_adds), calls)
 
 
