@@ -230,7 +230,7 @@ def train(batches, model, criterion, optimizer, amp, progress, throughput, args,
         throughput.step(args.batch_per_rank * rank.world_size)
         if step % args.print_freq == 0:
             show("Epoch: [%d]" % epoch, step, steps, batch_time, data_time, losses, top1, top5)
-            recorder.log((epoch, step), {"train.loss": float(loss), "train.data_time": data_time.avg,
+            recorder.log((epoch, step), {"train.loss": float(losses.val), "train.data_time": data_time.avg,
                                          "lr": optimizer.param_groups[0]["lr"]}, epoch * steps + step)
         progress.end_step(resumable=step == last)
     throughput.stop()

@@ -224,6 +224,8 @@ def loader(dataset, batches, workers, device):
     known = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
     if workers > 0 and "persistent_workers" in known:
         options["persistent_workers"] = True
+    if workers > 0:  # a spawned rank would spawn its workers too: slow to start, and the memory of the data set in each
+        options["multiprocessing_context"] = "fork"
     if device.type == "npu" and "pin_memory_device" in known and not hasattr(torch, "accelerator"):
         options["pin_memory_device"] = "npu"
     return torch.utils.data.DataLoader(

@@ -4,6 +4,7 @@ One rank drives one device. The ranks of a machine are started by torch.multipro
 torch.distributed.launch) has already done it. One rank in all needs no process group.
 """
 import contextlib
+import inspect
 import multiprocessing.connection
 import os
 import signal
@@ -201,8 +202,11 @@ def data_parallel(model, rank):
     """
     if rank.world_size == 1:
         return model
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    new_name = "forward_sync_buffers"
+    option = new_name if new_name in inspect.signature(wrapper.__init__).parameters else "broadcast_buffers"
     device_ids = None if rank.device.type == "cpu" else [rank.device.index]
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    return wrapper(model, device_ids=device_ids, **{option: False})
 
 
 def unwrapped(model):

@@ -13,6 +13,7 @@ set -euo pipefail
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
+checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -53,6 +54,7 @@ common_options() {
     option max_steps "" positive "end each epoch after this many steps"
     option image_size "" positive "input resolution instead of the recipe's"
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
+    option checkpoint_steps 0 natural "also write the checkpoint every so many steps; 0: after each epoch only"
     option resume "" switch "continue from the newest checkpoint of the output path"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
@@ -60,7 +62,7 @@ common_options() {
 # at_most_cores N: N, or the number of CPUs where that is smaller (more decoding processes than CPUs only cost memory).
 at_most_cores() {
     local cores
-    cores=$(nproc)
+    cores=$(unset OMP_NUM_THREADS && nproc)
     echo $(($1 < cores ? $1 : cores))
 }
 
@@ -128,27 +130,29 @@ settle_options() {
     [[ -z $data_path ]] || data_path=$(absolute "$data_path")
     [[ -z $pth_path ]] || pth_path=$(absolute "$pth_path")
     output_path=$(absolute "$output_path")
+    [[ -z $resume || ! -f $output_path/checkpoint.pth.tar ]] || resume_from=$output_path/checkpoint.pth.tar
 }
 
 absolute() { case $1 in /*) printf %s "$1" ;; *) printf %s "$PWD/$1" ;; esac; }
 
 require() { [[ -n ${!1} ]] || fail "--$1 is missing: ${option_help[$1]} (see --help)"; }
 
-# one_rank_per_listed_device: the case has as many ranks as --device_list has entries.
+# one_rank_per_listed_device [MACHINES]: the case has as many ranks as --device_list has entries, on each machine.
 one_rank_per_listed_device() {
     local listed
     IFS=, read -r -a listed <<<"$device_list"
-    case_ranks=${#listed[@]}
+    case_ranks=$((${#listed[@]} * ${1:-1}))
     ((batch_size >= case_ranks)) || fail "--batch_size=$batch_size is smaller than the number of ranks ($case_ranks)"
 }
 
-# demo_data_unless_given KIND: without --data_path, the demo data set (imagenet or cifar-10-batches-py's folder), made if need be.
+# demo_data_unless_given SET: without --data_path, the demo data (imagenet or cifar10), made if need be, and a batch that fits it.
 demo_data_unless_given() {
     [[ -z $data_path ]] || return 0
-    local demo_path=$common_path/../demo_data
-    python3 "$common_path/../tools/make_demo_data.py" --out "$demo_path" >&2 || fail "no --data_path, and the demo data set could not be made"
-    data_path=$(cd "$demo_path" && pwd)
+    echo "no --data_path: using the demo data set" >&2
+    python3 "$common_path/../tools/make_demo_data.py" --what "$1" >&2 || fail "no --data_path, and the demo data could not be made"
+    data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
+    [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((32 * case_ranks))
 }
 
 # CANN's own environment, where there is one; a caller that has set it up says so with etp_running_flag=true.
