@@ -1,0 +1,1 @@
+"""What at least two of the three phases share: networks, transforms, the learning rate, start weights."""

@@ -1,0 +1,1 @@
+"""Phase 2: the classifier and the last BatchNorm, adapted to a higher resolution."""

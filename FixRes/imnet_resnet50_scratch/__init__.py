@@ -1,0 +1,1 @@
+"""Phase 1: ResNet-50 from scratch at a low resolution."""
