@@ -1,0 +1,1 @@
+"""The part of pycls that trains EfficientNet. https://github.com/facebookresearch/pycls"""

@@ -1,0 +1,384 @@
+"""The configuration tree: every key with its default, the checks, and reading a YAML file and KEY VALUE pairs into it.
+
+`cfg` is one global tree, as in upstream. The keys and defaults are upstream's; a value has to have the type of its
+default (a list and a tuple count as the same), so a float is written with a point: `OPTIM.BASE_LR 1.0`.
+"""
+import os
+
+from yacs.config import CfgNode
+
+from common.cli import UserError
+from pycls.datasets.augment import parse_spec
+
+_C = CfgNode()
+cfg = _C
+
+# ---------------------------------------------------------------- MODEL
+_C.MODEL = CfgNode()
+
+# Family of networks; effnet is the one there is
+_C.MODEL.TYPE = ""
+
+# Number of classes
+_C.MODEL.NUM_CLASSES = 10
+
+# Loss; cross_entropy (against soft targets) is the one there is
+_C.MODEL.LOSS_FUN = "cross_entropy"
+
+# Activation: relu, silu, or swish, which is another name of silu
+_C.MODEL.ACTIVATION_FUN = "relu"
+
+# Let ReLU overwrite its input (SiLU never does: its gradient needs the input)
+_C.MODEL.ACTIVATION_INPLACE = True
+
+# ---------------------------------------------------------------- EfficientNet
+_C.EN = CfgNode()
+
+# Width of the stem
+_C.EN.STEM_W = 32
+
+# Blocks in each stage
+_C.EN.DEPTHS = []
+
+# Output width of each stage
+_C.EN.WIDTHS = []
+
+# Width inside the blocks of each stage, as a multiple of the block's input width
+_C.EN.EXP_RATIOS = []
+
+# Stride of the first block of each stage
+_C.EN.STRIDES = []
+
+# Kernel size of the depth-wise convolutions of each stage (odd)
+_C.EN.KERNELS = []
+
+# Squeeze-and-excitation width, as a fraction of the block's input width (not of the expanded width)
+_C.EN.SE_R = 0.25
+
+# Width of the head
+_C.EN.HEAD_W = 1280
+
+# Probability of dropping a block's branch, the same in every block
+_C.EN.DC_RATIO = 0.0
+
+# Dropout before the classifier
+_C.EN.DROPOUT_RATIO = 0.0
+
+# ---------------------------------------------------------------- Batch normalisation
+_C.BN = CfgNode()
+
+# Added to the variance
+_C.BN.EPS = 1e-5
+
+# Weight of the newest batch in the moving averages (PyTorch's meaning)
+_C.BN.MOM = 0.1
+
+# Recompute the statistics from training batches after each epoch; evaluation and checkpoints then hold these
+_C.BN.USE_PRECISE_STATS = True
+
+# Pictures to recompute them from, over all ranks
+_C.BN.NUM_SAMPLES_PRECISE = 8192
+
+# Start the last BN of a residual block at zero; EfficientNet's blocks mark none, so it changes nothing here
+_C.BN.ZERO_INIT_FINAL_GAMMA = False
+
+# Give the BN tensors a weight decay of their own
+_C.BN.USE_CUSTOM_WEIGHT_DECAY = False
+_C.BN.CUSTOM_WEIGHT_DECAY = 0.0
+
+# ---------------------------------------------------------------- Optimizer
+_C.OPTIM = CfgNode()
+
+# Peak learning rate, for the total batch
+_C.OPTIM.BASE_LR = 0.1
+
+# Schedule over the epochs: cos, exp, lin or steps
+_C.OPTIM.LR_POLICY = "cos"
+
+# Where the schedule ends, as a fraction of BASE_LR
+_C.OPTIM.MIN_LR = 0.0
+
+# steps: the 0-based epochs where a new rate begins (the first is 0), and the factor at each
+_C.OPTIM.STEPS = []
+_C.OPTIM.LR_MULT = 0.1
+
+# Number of epochs
+_C.OPTIM.MAX_EPOCH = 200
+
+# SGD
+_C.OPTIM.MOMENTUM = 0.9
+_C.OPTIM.DAMPENING = 0.0
+_C.OPTIM.NESTEROV = True
+
+# L2 penalty on every tensor, BN and biases too
+_C.OPTIM.WEIGHT_DECAY = 5e-4
+
+# Linear warm-up: factor at the start, and how many epochs it takes (0: none)
+_C.OPTIM.WARMUP_FACTOR = 0.1
+_C.OPTIM.WARMUP_EPOCHS = 0
+
+# Exponential moving average of the weights: update it every so many steps (0: no average; newer pycls uses 32), with
+# the weight EMA_ALPHA * TRAIN.BATCH_SIZE / MAX_EPOCH * period for the newest weights
+_C.OPTIM.EMA_UPDATE_PERIOD = 0
+_C.OPTIM.EMA_ALPHA = 1e-5
+
+# ---------------------------------------------------------------- Training
+_C.TRAIN = CfgNode()
+
+# Kind of data set (imagenet: one folder of pictures for each class), and the part of it to train on
+_C.TRAIN.DATASET = ""
+_C.TRAIN.SPLIT = "train"
+
+# Pictures in a step, over all ranks
+_C.TRAIN.BATCH_SIZE = 128
+
+# Side of the training crop, and of the evaluation crop
+_C.TRAIN.IM_SIZE = 224
+
+# Continue from the newest checkpoint in OUT_DIR, when there is one
+_C.TRAIN.AUTO_RESUME = True
+
+# Weights to start from (a file)
+_C.TRAIN.WEIGHTS = ""
+
+# Weights to start from, but for the classifier, which starts anew (a file)
+_C.TRAIN.PRETRAINED = ""
+
+# Mixed precision as upstream has it: autocast with a dynamic loss scale. The same as OPT_LEVEL O1 with LOSS_SCALE 0
+_C.TRAIN.MIXED_PRECISION = False
+
+# Precision, with apex's meaning: O0 float32, O1 mixed, O2 half weights with float32 BN and master weights
+_C.TRAIN.OPT_LEVEL = "O0"
+
+# Factor on the loss in O1 and O2, 0 for one that adapts
+_C.TRAIN.LOSS_SCALE = 0.0
+
+# Share of the target that is spread evenly over the classes
+_C.TRAIN.LABEL_SMOOTHING = 0.0
+
+# Mixup: parameter of the Beta distribution (0: no mixup)
+_C.TRAIN.MIXUP_ALPHA = 0.0
+
+# Standard deviation of the colour jitter along the principal components of RGB
+_C.TRAIN.PCA_STD = 0.1
+
+# Further augmentation: "", AutoAugment, or RandAugment with its parameters, such as RandAugment_N2_M0.5
+_C.TRAIN.AUGMENT = ""
+
+# Stop each epoch after so many steps (0: train on everything)
+_C.TRAIN.MAX_STEPS = 0
+
+# Write a checkpoint every so many steps too, besides the one after each epoch (0: only that one)
+_C.TRAIN.SAVE_STEPS = 0
+
+# ---------------------------------------------------------------- Evaluation
+_C.TEST = CfgNode()
+
+# Kind of data set, and the part of it to evaluate on
+_C.TEST.DATASET = ""
+_C.TEST.SPLIT = "val"
+
+# Pictures in a step, over all ranks
+_C.TEST.BATCH_SIZE = 200
+
+# Length of a picture's short side before the central crop of TRAIN.IM_SIZE is taken
+_C.TEST.IM_SIZE = 256
+
+# Weights to evaluate (a file, or a folder that holds model.pyth)
+_C.TEST.WEIGHTS = ""
+
+# ---------------------------------------------------------------- Data loader
+_C.DATA_LOADER = CfgNode()
+
+# Processes that read pictures, for each rank
+_C.DATA_LOADER.NUM_WORKERS = 8
+
+# Put batches into page-locked memory, from where they are copied to the device faster
+_C.DATA_LOADER.PIN_MEMORY = True
+
+# ---------------------------------------------------------------- cuDNN
+_C.CUDNN = CfgNode()
+
+# Measure which algorithm is fastest for each shape (CUDA only)
+_C.CUDNN.BENCHMARK = True
+
+# ---------------------------------------------------------------- Timing
+_C.PREC_TIME = CfgNode()
+
+# Steps that are dropped, and steps that are measured (0: no timing at the start of training)
+_C.PREC_TIME.WARMUP_ITER = 3
+_C.PREC_TIME.NUM_ITER = 30
+
+# ---------------------------------------------------------------- The rest
+# A note on the run
+_C.DESC = ""
+
+# Log the configuration and the model
+_C.VERBOSE = True
+
+# Number of ranks
+_C.NUM_GPUS = 1
+
+# Where checkpoints and logs go
+_C.OUT_DIR = "/tmp"
+
+# File in OUT_DIR that the effective configuration is written to
+_C.CFG_DEST = "config.yaml"
+
+# Seed of the weights and of every random draw
+_C.RNG_SEED = 1
+
+# Log to stdout, or to OUT_DIR/stdout.log (file)
+_C.LOG_DEST = "stdout"
+
+# Log every so many steps
+_C.LOG_PERIOD = 10
+
+# Keys that configuration files of pycls hold and that mean nothing here: taken with a note, and ignored. The collective
+# library follows the device, its address MASTER_ADDR and MASTER_PORT; weights are local files; EfficientNet needs no
+# key of another family; the rest pycls itself had retired.
+IGNORED_KEYS = (
+    "DIST_BACKEND", "HOST", "PORT", "PORT_RANGE", "DOWNLOAD_CACHE", "MEM", "MEM.RELU_INPLACE", "MODEL.DEPTH",
+    "OPTIM.GAMMA", "PREC_TIME.BATCH_SIZE", "PREC_TIME.ENABLED", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD",
+    "RESNET", "RESNET.TRANS_FUN", "RESNET.NUM_GROUPS", "RESNET.WIDTH_PER_GROUP", "RESNET.STRIDE_1X1",
+    "ANYNET", "ANYNET.STEM_TYPE", "ANYNET.STEM_W", "ANYNET.BLOCK_TYPE", "ANYNET.DEPTHS", "ANYNET.WIDTHS",
+    "ANYNET.STRIDES", "ANYNET.BOT_MULS", "ANYNET.GROUP_WS", "ANYNET.SE_ON", "ANYNET.SE_R",
+    "REGNET", "REGNET.STEM_TYPE", "REGNET.STEM_W", "REGNET.BLOCK_TYPE", "REGNET.STRIDE", "REGNET.SE_ON",
+    "REGNET.SE_R", "REGNET.DEPTH", "REGNET.W0", "REGNET.WA", "REGNET.WM", "REGNET.GROUP_W", "REGNET.BOT_MUL",
+)
+for _key in IGNORED_KEYS:
+    _C.register_deprecated_key(_key)
+
+_DEFAULTS = _C.clone()
+_DEFAULTS.freeze()
+
+
+def reset_cfg():
+    """Put every key back to its default."""
+    cfg.defrost()
+    cfg.merge_from_other_cfg(_DEFAULTS)
+
+
+def load_cfg(path, opts=()):
+    """Merge the YAML file `path`, then the words KEY VALUE KEY VALUE … of `opts`, over the defaults; check and freeze.
+
+    Raises UserError for a file that is not there or not YAML, an unknown key, a value of another type, an odd number
+    of words, and a combination that cannot work.
+    """
+    if not os.path.isfile(path):
+        raise UserError("--cfg %s: no such file; configs/dds_baselines/effnet holds some" % path)
+    reset_cfg()
+    _merge(path, lambda: cfg.merge_from_file(path))
+    if len(opts) % 2:
+        raise UserError("the words after the options have to be pairs KEY VALUE, and one is left over: %s" % opts[-1])
+    _merge("command line", lambda: cfg.merge_from_list(list(opts)))
+    check_cfg()
+    cfg.freeze()
+
+
+def _merge(source, merge):
+    try:
+        merge()
+    except Exception as error:  # yacs: KeyError, ValueError and AssertionError; PyYAML its own
+        words = " ".join(str(error).strip("'\"").split())
+        if "Type mismatch" in words:
+            words += "; write a value of the type of the default: floats with a point, booleans as True or False"
+        raise UserError("%s: %s" % (source, words or "not a configuration"))
+
+
+def check_cfg():
+    """Raise UserError when keys contradict one another or ask for something that there is not."""
+    for holds, complaint in _checks():
+        if not holds:
+            raise UserError(complaint)
+
+
+def _checks():
+    _check_types_that_yacs_lets_pass()
+    return _model_checks() + _optimizer_checks() + _data_checks() + _run_checks()
+
+
+def _check_types_that_yacs_lets_pass():
+    """Lists hold any type for yacs; a word inside EN.DEPTHS would otherwise fail deep in the model."""
+    for key in ("DEPTHS", "WIDTHS", "STRIDES", "KERNELS", "EXP_RATIOS"):
+        if not all(isinstance(number, (int, float)) and number > 0 for number in cfg.EN[key]):
+            raise UserError("EN.%s %s: has to be a list of positive numbers" % (key, cfg.EN[key]))
+
+
+def _model_checks():
+    lengths = {len(cfg.EN[key]) for key in ("DEPTHS", "WIDTHS", "EXP_RATIOS", "STRIDES", "KERNELS")}
+    return [
+        (cfg.MODEL.TYPE == "effnet", "MODEL.TYPE %r: has to be effnet" % cfg.MODEL.TYPE),
+        (cfg.MODEL.LOSS_FUN == "cross_entropy", "MODEL.LOSS_FUN %r: has to be cross_entropy" % cfg.MODEL.LOSS_FUN),
+        (cfg.MODEL.ACTIVATION_FUN.lower() in ("relu", "silu", "swish"),
+         "MODEL.ACTIVATION_FUN %r: choose relu, silu or swish" % cfg.MODEL.ACTIVATION_FUN),
+        (cfg.MODEL.NUM_CLASSES > 0, "MODEL.NUM_CLASSES %d: has to be at least 1" % cfg.MODEL.NUM_CLASSES),
+        (lengths != {0} and len(lengths) == 1,
+         "EN.DEPTHS, WIDTHS, EXP_RATIOS, STRIDES and KERNELS have to hold one entry for each stage"),
+        (all(kernel % 2 for kernel in cfg.EN.KERNELS), "EN.KERNELS %s: kernel sizes have to be odd" % cfg.EN.KERNELS),
+        (0 <= cfg.EN.DC_RATIO < 1, "EN.DC_RATIO %s: has to be in [0, 1)" % cfg.EN.DC_RATIO),
+        (0 <= cfg.EN.DROPOUT_RATIO < 1, "EN.DROPOUT_RATIO %s: has to be in [0, 1)" % cfg.EN.DROPOUT_RATIO),
+    ]
+
+
+def _optimizer_checks():
+    optim = cfg.OPTIM
+    return [
+        (optim.LR_POLICY in ("cos", "exp", "lin", "steps"),
+         "OPTIM.LR_POLICY %r: choose cos, exp, lin or steps" % optim.LR_POLICY),
+        (not optim.STEPS or optim.STEPS[0] == 0, "OPTIM.STEPS %s: the first has to be 0" % optim.STEPS),
+        (optim.LR_POLICY != "steps" or optim.STEPS, "OPTIM.LR_POLICY steps: OPTIM.STEPS is empty"),
+        (optim.LR_POLICY != "exp" or optim.MIN_LR > 0, "OPTIM.LR_POLICY exp: OPTIM.MIN_LR has to be above 0"),
+        (optim.MAX_EPOCH > 0, "OPTIM.MAX_EPOCH %d: has to be at least 1" % optim.MAX_EPOCH),
+        (not optim.NESTEROV or (optim.MOMENTUM > 0 and optim.DAMPENING == 0),
+         "OPTIM.NESTEROV True: OPTIM.MOMENTUM has to be above 0 and OPTIM.DAMPENING 0.0"),
+        (optim.EMA_UPDATE_PERIOD >= 0, "OPTIM.EMA_UPDATE_PERIOD %d: has to be 0 or more" % optim.EMA_UPDATE_PERIOD),
+    ]
+
+
+def _data_checks():
+    parse_spec(cfg.TRAIN.AUGMENT)
+    splits = ("train", "val")
+    return [
+        (cfg.TRAIN.SPLIT in splits, "TRAIN.SPLIT %r: choose train or val" % cfg.TRAIN.SPLIT),
+        (cfg.TEST.SPLIT in splits, "TEST.SPLIT %r: choose train or val" % cfg.TEST.SPLIT),
+        (cfg.TRAIN.DATASET == "imagenet", "TRAIN.DATASET %r: has to be imagenet" % cfg.TRAIN.DATASET),
+        (cfg.TEST.DATASET == "imagenet", "TEST.DATASET %r: has to be imagenet" % cfg.TEST.DATASET),
+        (0 < cfg.TRAIN.IM_SIZE <= cfg.TEST.IM_SIZE,
+         "TRAIN.IM_SIZE %d, TEST.IM_SIZE %d: the evaluation crop (TRAIN.IM_SIZE) has to be at least 1 and cannot be "
+         "larger than the resized picture (TEST.IM_SIZE)" % (cfg.TRAIN.IM_SIZE, cfg.TEST.IM_SIZE)),
+        (0 <= cfg.TRAIN.LABEL_SMOOTHING < 1,
+         "TRAIN.LABEL_SMOOTHING %s: has to be in [0, 1)" % cfg.TRAIN.LABEL_SMOOTHING),
+        (cfg.TRAIN.MIXUP_ALPHA >= 0, "TRAIN.MIXUP_ALPHA %s: has to be 0 or more" % cfg.TRAIN.MIXUP_ALPHA),
+        (cfg.TRAIN.PCA_STD >= 0, "TRAIN.PCA_STD %s: has to be 0 or more" % cfg.TRAIN.PCA_STD),
+        (cfg.DATA_LOADER.NUM_WORKERS >= 0,
+         "DATA_LOADER.NUM_WORKERS %d: has to be 0 or more" % cfg.DATA_LOADER.NUM_WORKERS),
+    ]
+
+
+def _run_checks():
+    return [
+        (cfg.NUM_GPUS > 0, "NUM_GPUS %d: has to be at least 1" % cfg.NUM_GPUS),
+        (_divides(cfg.TRAIN.BATCH_SIZE), "TRAIN.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
+         "multiple of that" % (cfg.TRAIN.BATCH_SIZE, cfg.NUM_GPUS)),
+        (_divides(cfg.TEST.BATCH_SIZE), "TEST.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
+         "multiple of that" % (cfg.TEST.BATCH_SIZE, cfg.NUM_GPUS)),
+        (cfg.TRAIN.OPT_LEVEL in ("O0", "O1", "O2"), "TRAIN.OPT_LEVEL %r: choose O0, O1 or O2" % cfg.TRAIN.OPT_LEVEL),
+        (not (cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.OPT_LEVEL != "O0"),
+         "TRAIN.MIXED_PRECISION True and TRAIN.OPT_LEVEL %s: give one of the two" % cfg.TRAIN.OPT_LEVEL),
+        (cfg.LOG_DEST in ("stdout", "file"), "LOG_DEST %r: choose stdout or file" % cfg.LOG_DEST),
+        (cfg.LOG_PERIOD > 0, "LOG_PERIOD %d: has to be at least 1" % cfg.LOG_PERIOD),
+        (min(cfg.TRAIN.MAX_STEPS, cfg.TRAIN.SAVE_STEPS, cfg.PREC_TIME.NUM_ITER, cfg.PREC_TIME.WARMUP_ITER) >= 0,
+         "TRAIN.MAX_STEPS, TRAIN.SAVE_STEPS, PREC_TIME.NUM_ITER and PREC_TIME.WARMUP_ITER have to be 0 or more"),
+    ]
+
+
+def _divides(batch_size):
+    return batch_size > 0 and batch_size % max(cfg.NUM_GPUS, 1) == 0
+
+
+def dump_cfg():
+    """Write the effective configuration to OUT_DIR/CFG_DEST."""
+    os.makedirs(cfg.OUT_DIR, exist_ok=True)
+    with open(os.path.join(cfg.OUT_DIR, cfg.CFG_DEST), "w") as file:
+        cfg.dump(stream=file)
