@@ -1,0 +1,29 @@
+"""For tests that use the simulated NPU: where its launcher is, and whether this machine can run it."""
+
+import os
+import shutil
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUN = os.path.join(HERE, "run")
+
+
+def compiler_command():
+    """The C++ compiler as a list of arguments: $CXX, which may hold options, or g++."""
+    return (os.environ.get("CXX") or "g++").split()
+
+
+def skip_reason():
+    """None where the simulated NPU can run, else one line that says what is missing. Imports neither torch nor torch_npu."""
+    try:
+        from importlib.metadata import PackageNotFoundError, version  # Python 3.8
+    except ImportError:
+        return "the simulated NPU needs Python 3.10"
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:
+        return "the simulated NPU needs PyTorch"
+    if tuple(int(part) for part in torch_version.split(".")[:2]) < (2, 10):
+        return "the simulated NPU needs PyTorch 2.10 or newer, not %s" % torch_version
+    if shutil.which(compiler_command()[0]) is None:
+        return "the simulated NPU needs a C++ compiler: %s is not there" % compiler_command()[0]
+    return None

@@ -1,0 +1,41 @@
+"""A simulated torch_npu: the device "npu" over host memory and the backend "hccl" over gloo, for tests.
+
+What it offers and what it does not: ../README.md.
+"""
+
+import os
+
+# A real torch_npu does the same: importing torch must not load the plug-in a second time.
+_autoload_setting = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+import torch
+import torch.distributed  # the extension's hccl class derives from one of torch.distributed's
+
+if _autoload_setting is None:
+    del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
+else:
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = _autoload_setting
+
+from torch_npu import _build, _settings
+
+__version__ = torch.__version__.split("+")[0] + "+sim"
+_C = _build.load()
+_C._sim_configure(_settings.device_count(), _settings.memory_bytes(), _settings.strict())
+torch.utils.rename_privateuse1_backend("npu")
+
+from torch_npu import npu
+from torch_npu import contrib, distributed
+from torch_npu import _registration
+
+_registration.register(npu)
+
+if _settings.strict():
+    from torch_npu import _strict
+
+    _strict.install()
+
+
+def __getattr__(name):
+    raise AttributeError(
+        f"module 'torch_npu' has no attribute {name!r}: it is not simulated (see ci/npu_sim/README.md)"
+    )

@@ -1,0 +1,49 @@
+"""The environment variables of the simulated NPU, and those of the Ascend runtime that it honours."""
+
+import os
+
+
+def _integer(name, default, low, high):
+    text = os.environ.get(name) or str(default)
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {text!r}")
+    return int(text)
+
+
+def installed_devices():
+    """How many NPUs the simulated host has: NPU_SIM_DEVICE_COUNT, 8 by default."""
+    return _integer("NPU_SIM_DEVICE_COUNT", 8, 0, 16)
+
+
+def memory_bytes():
+    """The memory of one NPU: NPU_SIM_MEMORY_GIB, 64 GiB by default."""
+    return _integer("NPU_SIM_MEMORY_GIB", 64, 1, 1024) << 30
+
+
+def strict():
+    """True where the launcher, or the user, has set NPU_SIM_STRICT to anything but 0 or nothing."""
+    return os.environ.get("NPU_SIM_STRICT", "0") not in ("", "0")
+
+
+def visible_devices(text, installed):
+    """The devices that ASCEND_RT_VISIBLE_DEVICES=text leaves visible, out of `installed`, as torch_npu 2.13 reads it.
+
+    Only digits and commas count: the text ends at the first other character. Device ids must ascend, else no device is
+    visible; the list ends before the first id that does not exist. None means that the variable is not set.
+    """
+    if text is None:
+        return list(range(installed))
+    end = next((i for i, c in enumerate(text) if c not in "0123456789,"), len(text))
+    visible = []
+    for item in text[:end].split(","):
+        if not item:
+            break
+        if visible and int(item) <= visible[-1]:
+            return []
+        visible.append(int(item))
+    return [device for device in visible if device < installed]
+
+
+def device_count():
+    """How many NPUs this process sees; they are numbered from 0, whatever their ids."""
+    return len(visible_devices(os.environ.get("ASCEND_RT_VISIBLE_DEVICES"), installed_devices()))

@@ -1,0 +1,69 @@
+"""Strict mode: CUDA calls that would silently do nothing on an NPU host raise where a training script makes them.
+
+On a host without CUDA, `if torch.cuda.is_available():` quietly skips what it guards, torch.cuda.manual_seed_all seeds
+nothing and torch.cuda.max_memory_allocated() is 0. Calls from PyTorch itself, the standard library and installed
+packages pass: they ask in order to adapt. So do all calls where no NPU is visible.
+"""
+
+import functools
+import os
+import sys
+import sysconfig
+
+import torch
+
+from torch_npu import _C
+
+_SILENT = (
+    "device_count", "empty_cache", "get_rng_state_all", "is_available", "is_bf16_supported", "is_initialized",
+    "manual_seed", "manual_seed_all", "max_memory_allocated", "max_memory_cached", "max_memory_reserved",
+    "memory_allocated", "memory_cached", "memory_reserved", "memory_stats", "seed", "seed_all", "set_rng_state_all",
+    "set_stream", "stream",
+)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def install():
+    for name in _SILENT:
+        if hasattr(torch.cuda, name):
+            setattr(torch.cuda, name, _guarded(getattr(torch.cuda, name), f"torch.cuda.{name}()"))
+    torch.cuda.device.__init__ = _guarded(torch.cuda.device.__init__, "torch.cuda.device()")
+    autocast, scaler = torch.amp.autocast_mode.autocast, torch.amp.GradScaler
+    autocast.__init__ = _guarded_amp(autocast.__init__, "autocast", None)
+    scaler.__init__ = _guarded_amp(scaler.__init__, "GradScaler", "cuda")
+
+
+def _guarded(function, name):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        _refuse_for(sys._getframe(1), f"{name} does nothing, or answers for CUDA, on an NPU host; ask torch.npu")
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _guarded_amp(init, name, default_device):
+    @functools.wraps(init)
+    def wrapper(self, *args, **kwargs):
+        device = kwargs.get("device_type", kwargs.get("device", args[0] if args else default_device))
+        if str(device).startswith("cuda") and kwargs.get("enabled", True):
+            _refuse_for(_outside_torch(sys._getframe(1)), f"{name}('cuda') has no effect on an NPU; use torch.amp's "
+                        f"{name}('npu') or torch.npu.amp.{name}()")
+        init(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _outside_torch(frame):
+    """The nearest frame that is neither PyTorch's nor the wrapper that typing_extensions puts around deprecated names."""
+    while frame.f_back and (frame.f_code.co_filename.startswith(_TORCH)
+                            or os.path.basename(frame.f_code.co_filename) == "typing_extensions.py"):
+        frame = frame.f_back
+    return frame
+
+
+def _refuse_for(frame, message):
+    path = frame.f_code.co_filename
+    if _C._npu_getDeviceCount() > 0 and not path.startswith((_TORCH, "<frozen", *_LIBRARIES)):
+        raise RuntimeError(f"{message} (npu_sim, strict; called at {path}:{frame.f_lineno})")

@@ -1,0 +1,239 @@
+// The 'hccl' backend of torch.distributed: gloo on zero-copy host views of the NPU tensors.
+#include "npu_sim.h"
+
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Work.hpp>
+#include <torch/csrc/utils/pybind.h>
+
+namespace npu_sim {
+namespace {
+
+using c10d::OpType;
+using Tensors = std::vector<at::Tensor>;
+using TensorLists = std::vector<Tensors>;
+using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+using FuturePtr = c10::intrusive_ptr<c10::ivalue::Future>;
+
+// ---- tensors -----------------------------------------------------------------------------------------------------
+
+at::Tensor host(const at::Tensor& t) {
+  TORCH_CHECK(t.device().type() == kNPU, "hccl: tensors must be on an NPU, but found one on ", t.device());
+  TORCH_CHECK(t.is_contiguous(t.suggest_memory_format()), "hccl: tensors must be contiguous");
+  TORCH_CHECK(!t.is_complex(), "hccl: complex tensors are not supported");
+  return host_view(t.detach());
+}
+
+Tensors host(const Tensors& tensors) {
+  Tensors views;
+  for (const auto& t : tensors) views.push_back(host(t));
+  return views;
+}
+
+TensorLists host(const TensorLists& lists) {
+  TensorLists views;
+  for (const auto& list : lists) views.push_back(host(list));
+  return views;
+}
+
+Tensors flat(const TensorLists& lists) {
+  Tensors all;
+  for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
+  return all;
+}
+
+void check_reducible(const Tensors& tensors) {
+  for (const auto& t : tensors)
+    TORCH_CHECK(t.scalar_type() != at::kDouble, "hccl: reductions of float64 (double) tensors are not supported");
+}
+
+// ---- work --------------------------------------------------------------------------------------------------------
+
+FuturePtr tensor_list_future() {
+  return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+}
+
+// A gloo work whose result and future hold the NPU tensors: DDP builds views of its buckets from the future's value.
+class HcclWork final : public c10d::Work {
+ public:
+  HcclWork(WorkPtr gloo, Tensors outputs, OpType op, int rank)
+      : c10d::Work(rank, op), gloo_(std::move(gloo)), outputs_(std::move(outputs)) {
+    if (op == OpType::SEND || op == OpType::RECV || op == OpType::RECVANYSOURCE || op == OpType::BARRIER) return;
+    try {
+      auto future = tensor_list_future();
+      gloo_->getFuture()->addCallback([future, outputs = outputs_](c10::ivalue::Future& done) {
+        if (done.hasError())
+          future->setError(done.exception_ptr());
+        else
+          future->markCompleted(c10::IValue(outputs));
+      });
+      future_ = future;
+    } catch (const c10::Error&) {  // gloo has no futures for some collectives: getFuture() below waits instead
+    }
+  }
+  bool isCompleted() override { return gloo_->isCompleted(); }
+  bool isSuccess() const override { return true; }
+  int sourceRank() const override { return gloo_->sourceRank(); }
+  Tensors result() override { return outputs_; }
+  void synchronize() override { gloo_->wait(); }
+  bool wait(std::chrono::milliseconds timeout = kNoTimeout) override {
+    const bool done = gloo_->wait(timeout);
+    if (future_) future_->wait();
+    return done;
+  }
+  FuturePtr getFuture() override {
+    if (!future_) {
+      gloo_->wait();
+      future_ = tensor_list_future();
+      future_->markCompleted(c10::IValue(outputs_));
+    }
+    return future_;
+  }
+
+ private:
+  WorkPtr gloo_;
+  Tensors outputs_;
+  FuturePtr future_;
+};
+
+} // namespace
+
+// ---- the backend -------------------------------------------------------------------------------------------------
+
+class ProcessGroupHCCL final : public c10d::Backend {
+ public:
+  explicit ProcessGroupHCCL(c10::intrusive_ptr<c10d::Backend> gloo)
+      : c10d::Backend(gloo->getRank(), gloo->getSize()), gloo_(std::move(gloo)) {}
+
+  const std::string getBackendName() const override { return "hccl"; }
+  void setSequenceNumberForGroup() override { gloo_->setSequenceNumberForGroup(); }
+  uint64_t getSequenceNumberForGroup() override { return gloo_->getSequenceNumberForGroup(); }
+
+  WorkPtr broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override {
+    auto views = host(tensors);
+    return work(gloo_->broadcast(views, options), tensors, OpType::BROADCAST);
+  }
+  WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
+    auto views = host(tensors);
+    return reduction(tensors, views, options, OpType::ALLREDUCE,
+                     [&](const c10d::AllreduceOptions& o) { return gloo_->allreduce(views, o); });
+  }
+  WorkPtr allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) override {
+    auto views = host(tensors);
+    return reduction(tensors, views, options, OpType::ALLREDUCE_COALESCED,
+                     [&](const c10d::AllreduceCoalescedOptions& o) { return gloo_->allreduce_coalesced(views, o); });
+  }
+  WorkPtr reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
+    auto views = host(tensors);
+    return reduction(tensors, views, options, OpType::REDUCE,
+                     [&](const c10d::ReduceOptions& o) { return gloo_->reduce(views, o); });
+  }
+
+  WorkPtr allgather(TensorLists& outputs, Tensors& inputs, const c10d::AllgatherOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return work(gloo_->allgather(to, from, options), flat(outputs), OpType::ALLGATHER);
+  }
+  WorkPtr _allgather_base(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions& options) override {
+    auto to = host(output).view(-1), from = host(input).view(-1);  // gloo splits along dimension 0
+    return work(gloo_->_allgather_base(to, from, options), {output}, OpType::_ALLGATHER_BASE);
+  }
+  WorkPtr allgather_coalesced(TensorLists& outputs, Tensors& inputs, const c10d::AllgatherOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return work(gloo_->allgather_coalesced(to, from, options), flat(outputs), OpType::ALLGATHER_COALESCED);
+  }
+  WorkPtr allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                          const c10d::AllgatherOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return work(gloo_->allgather_into_tensor_coalesced(to, from, options), outputs, OpType::ALLGATHER_COALESCED);
+  }
+
+  WorkPtr reduce_scatter(Tensors& outputs, TensorLists& inputs, const c10d::ReduceScatterOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return reduction(outputs, to, options, OpType::REDUCE_SCATTER,
+                     [&](const c10d::ReduceScatterOptions& o) { return gloo_->reduce_scatter(to, from, o); });
+  }
+  WorkPtr _reduce_scatter_base(at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& options) override {
+    auto to = host(output).view(-1), from = host(input).view(-1);
+    return reduction({output}, {to}, options, OpType::_REDUCE_SCATTER_BASE,
+                     [&](const c10d::ReduceScatterOptions& o) { return gloo_->_reduce_scatter_base(to, from, o); });
+  }
+  WorkPtr reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                          const c10d::ReduceScatterOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return reduction(outputs, to, options, OpType::REDUCE_SCATTER, [&](const c10d::ReduceScatterOptions& o) {
+      return gloo_->reduce_scatter_tensor_coalesced(to, from, o);
+    });
+  }
+
+  WorkPtr gather(TensorLists& outputs, Tensors& inputs, const c10d::GatherOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return work(gloo_->gather(to, from, options), flat(outputs), OpType::GATHER);
+  }
+  WorkPtr scatter(Tensors& outputs, TensorLists& inputs, const c10d::ScatterOptions& options) override {
+    auto to = host(outputs);
+    auto from = host(inputs);
+    return work(gloo_->scatter(to, from, options), outputs, OpType::SCATTER);
+  }
+  WorkPtr alltoall_base(at::Tensor& output, at::Tensor& input, std::vector<int64_t>& output_splits,
+                        std::vector<int64_t>& input_splits, const c10d::AllToAllOptions& options) override {
+    auto to = host(output), from = host(input);
+    return work(gloo_->alltoall_base(to, from, output_splits, input_splits, options), {output}, OpType::ALLTOALL_BASE);
+  }
+
+  WorkPtr send(Tensors& tensors, int destination, int tag) override {
+    auto views = host(tensors);
+    return work(gloo_->send(views, destination, tag), tensors, OpType::SEND);
+  }
+  WorkPtr recv(Tensors& tensors, int source, int tag) override {
+    auto views = host(tensors);
+    return work(gloo_->recv(views, source, tag), tensors, OpType::RECV);
+  }
+  WorkPtr recvAnysource(Tensors& tensors, int tag) override {
+    auto views = host(tensors);
+    return work(gloo_->recvAnysource(views, tag), tensors, OpType::RECVANYSOURCE);
+  }
+  WorkPtr barrier(const c10d::BarrierOptions& options) override {
+    c10d::BarrierOptions host_options;  // without the device ids, which gloo does not know
+    host_options.timeout = options.timeout;
+    return work(gloo_->barrier(host_options), {}, OpType::BARRIER);
+  }
+
+ private:
+  WorkPtr work(WorkPtr gloo, Tensors outputs, OpType op) {
+    return c10::make_intrusive<HcclWork>(std::move(gloo), std::move(outputs), op, rank_);
+  }
+
+  // gloo has no AVG: sum, wait, divide.
+  template <class Options, class Run>
+  WorkPtr reduction(const Tensors& outputs, const Tensors& views, Options options, OpType op, const Run& run) {
+    check_reducible(views);
+    const bool average = options.reduceOp == c10d::ReduceOp::AVG;
+    if (average) options.reduceOp = c10d::ReduceOp::SUM;
+    WorkPtr gloo = run(options);
+    if (average) {
+      gloo->wait();
+      for (at::Tensor view : views) view.div_(size_);
+    }
+    return work(std::move(gloo), outputs, op);
+  }
+
+  c10::intrusive_ptr<c10d::Backend> gloo_;
+};
+
+} // namespace npu_sim
+
+void bind_hccl(pybind11::module& m) {
+  namespace py = pybind11;
+  using npu_sim::ProcessGroupHCCL;
+  const py::object base = py::module::import("torch._C._distributed_c10d").attr("Backend");
+  py::class_<ProcessGroupHCCL, c10::intrusive_ptr<ProcessGroupHCCL>>(m, "ProcessGroupHCCL", base)
+      .def(py::init([](c10::intrusive_ptr<c10d::Backend> gloo) {
+             return c10::make_intrusive<ProcessGroupHCCL>(std::move(gloo));
+           }),
+           py::call_guard<py::gil_scoped_release>());
+}

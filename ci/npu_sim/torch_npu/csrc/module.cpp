@@ -1,0 +1,53 @@
+// torch_npu._C: what the Python side of the simulated NPU calls.
+#include "npu_sim.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/Generator.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/utils/pybind.h>
+
+namespace py = pybind11;
+
+void bind_hccl(py::module& m);
+
+// After backward() returns, the autograd thread of a device still releases the finished graph, for which it takes the
+// GIL; if the interpreter finalises meanwhile, the process aborts ("terminate called without an active exception").
+// Each such thread serves a queue, so one more task that has come through it, of C++ objects only, says it is done.
+static void drain_autograd_threads() {
+  using namespace npu_sim;
+  if (!driver_entered_by_this_process()) return;
+  py::gil_scoped_release no_gil;
+  at::AutoGradMode grad(true);
+  for (int i = 0; i < settings().device_count; ++i) {
+    if (memory_use(i).allocations == 0) continue;
+    const c10::Device device(kNPU, i);
+    const at::Tensor x = at::ones({1}, at::TensorOptions().device(device)).requires_grad_(true);
+    torch::autograd::backward({x * 2}, {at::ones({1}, at::TensorOptions().device(device))});
+  }
+}
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using namespace npu_sim;
+  m.def("_sim_configure", [](int device_count, int64_t memory_bytes, bool strict) {
+    TORCH_CHECK(device_count >= 0 && device_count <= kMaxDevices, "npu_sim: 0 to ", kMaxDevices, " devices, not ", device_count);
+    settings() = {device_count, memory_bytes, strict};
+  });
+  m.def("_sim_op_counts", &op_counts);
+  m.def("_sim_drain_autograd_threads", &drain_autograd_threads);
+  m.def("_sim_memory", [](int device) {
+    const MemoryUse use = memory_use(device);
+    return py::make_tuple(use.allocated, use.peak, settings().memory_bytes);
+  });
+  m.def("_sim_reset_peak_memory", &reset_peak_memory);
+  m.def("_npu_init", &enter_driver);
+  m.def("_npu_getDeviceCount", [] { return settings().device_count; });
+  m.def("_npu_getDevice", [] { return int(current_device()); });
+  m.def("_npu_setDevice", [](int64_t device) {
+    enter_driver();
+    set_current_device(device);
+  });
+  m.def("_npu_getDefaultGenerator", [](int device) {
+    return py::reinterpret_steal<py::object>(THPGenerator_initDefaultGenerator(default_generator(device)));
+  });
+  bind_hccl(m);
+}

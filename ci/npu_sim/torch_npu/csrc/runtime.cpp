@@ -1,0 +1,349 @@
+// Devices, streams, events, memory and generators of the simulated NPU, as PyTorch's core asks for them.
+#include "npu_sim.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/GeneratorForPrivateuseone.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/StorageImpl.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include <unistd.h>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace npu_sim {
+
+// ---- devices ----------------------------------------------------------------------------------------------------
+
+// As on the device, the current device and streams belong to a thread.
+static thread_local c10::DeviceIndex t_device = 0;
+static thread_local c10::StreamId t_stream[kMaxDevices] = {0};
+static std::atomic<c10::StreamId> g_next_stream{1};
+static std::atomic<pid_t> g_driver_pid{0};
+
+Settings& settings() {
+  static Settings s;
+  return s;
+}
+
+c10::DeviceIndex current_device() {
+  return t_device;
+}
+
+void check_index(int64_t index) {
+  const int count = settings().device_count;
+  TORCH_CHECK(count > 0, "npu:", index, " was asked for, but this process sees no NPU");
+  TORCH_CHECK(index >= 0 && index < count, "NPU device index ", index, " is out of range: this process sees ", count,
+              " NPU(s), npu:0 to npu:", count - 1);
+}
+
+void set_current_device(int64_t index) {
+  check_index(index);
+  t_device = static_cast<c10::DeviceIndex>(index);
+}
+
+void enter_driver() {
+  const pid_t me = getpid(), owner = g_driver_pid.load(std::memory_order_relaxed);
+  if (owner == me) return;
+  TORCH_CHECK(owner == 0, "Cannot re-initialize NPU in forked subprocess. To use NPU with multiprocessing, "
+              "you must use the 'spawn' start method");
+  g_driver_pid.store(me);
+}
+
+bool driver_entered_by_this_process() {
+  return g_driver_pid.load() == getpid();
+}
+
+// ---- memory -----------------------------------------------------------------------------------------------------
+
+struct Account {
+  std::atomic<int64_t> allocated{0}, peak{0}, allocations{0};
+};
+static Account g_accounts[kMaxDevices];
+
+static void charge(c10::DeviceIndex device, int64_t bytes) {
+  Account& a = g_accounts[device];
+  const int64_t now = a.allocated.fetch_add(bytes) + bytes;
+  if (now > settings().memory_bytes) {
+    a.allocated.fetch_sub(bytes);
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "NPU out of memory. Tried to allocate ", bytes, " bytes (NPU ", int(device),
+                     "; ", settings().memory_bytes, " bytes total capacity; ", now - bytes, " bytes already allocated)");
+  }
+  a.allocations.fetch_add(1);
+  int64_t peak = a.peak.load();
+  while (now > peak && !a.peak.compare_exchange_weak(peak, now)) {}
+}
+
+static void refund(c10::DeviceIndex device, int64_t bytes) {
+  g_accounts[device].allocated.fetch_sub(bytes);
+}
+
+MemoryUse memory_use(c10::DeviceIndex device) {
+  check_index(device);
+  const Account& a = g_accounts[device];
+  return {a.allocated.load(), a.peak.load(), a.allocations.load()};
+}
+
+void reset_peak_memory(c10::DeviceIndex device) {
+  check_index(device);
+  g_accounts[device].peak.store(g_accounts[device].allocated.load());
+}
+
+static void* host_malloc(size_t bytes) {
+  void* memory = nullptr;
+  TORCH_CHECK(posix_memalign(&memory, 64, bytes) == 0, "npu_sim: the host is out of memory");
+  return memory;
+}
+
+// Memory of one NPU storage: either malloc'ed here, or taken over from a CPU storage.
+struct Block {
+  c10::DeviceIndex device;
+  int64_t bytes;
+  void* owned = nullptr;
+  c10::DataPtr taken;
+};
+
+static void free_block(void* context) {
+  auto* block = static_cast<Block*>(context);
+  refund(block->device, block->bytes);
+  free(block->owned);
+  delete block;
+}
+
+static c10::DataPtr allocate_on(size_t bytes, c10::DeviceIndex index) {
+  enter_driver();
+  check_index(index);
+  const c10::Device device(kNPU, index);
+  if (bytes == 0) return {nullptr, device};
+  charge(index, bytes);
+  auto* block = new Block{index, static_cast<int64_t>(bytes)};
+  block->owned = host_malloc(bytes);
+  return {block->owned, block, &free_block, device};
+}
+
+c10::DataPtr take_over(c10::StorageImpl* host, c10::DeviceIndex index) {
+  void* memory = host->mutable_data();
+  charge(index, host->nbytes());
+  auto* block = new Block{index, static_cast<int64_t>(host->nbytes())};
+  block->taken = host->set_data_ptr(c10::DataPtr(memory, c10::Device(c10::kCPU)));
+  return {memory, block, &free_block, c10::Device(kNPU, index)};
+}
+
+// A DeviceAllocator, because torch.accelerator.memory_* asserts on anything less.
+struct NpuAllocator final : c10::DeviceAllocator {
+  c10::DataPtr allocate(size_t bytes) override { return allocate_on(bytes, t_device); }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t = {0, 0}) override {}
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  void resetAccumulatedStats(c10::DeviceIndex) override {}
+  void resetPeakStats(c10::DeviceIndex device) override { reset_peak_memory(device); }
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    const MemoryUse use = memory_use(device);
+    c10::CachingDeviceAllocator::DeviceStats stats;
+    for (auto* figure : {&stats.allocated_bytes, &stats.reserved_bytes}) {
+      (*figure)[0].current = use.allocated;
+      (*figure)[0].peak = use.peak;
+    }
+    return stats;
+  }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    return {settings().memory_bytes - memory_use(device).allocated, settings().memory_bytes};
+  }
+};
+static NpuAllocator g_allocator;
+
+c10::Allocator* allocator() {
+  return &g_allocator;
+}
+
+c10::Storage new_storage(size_t bytes, c10::DeviceIndex device) {
+  return c10::Storage(c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
+                                                            allocate_on(bytes, device), &g_allocator, true));
+}
+
+// Pinned host memory is ordinary memory whose base address is remembered.
+struct PinnedAllocator final : c10::Allocator {
+  static std::mutex& mutex() {
+    static auto* m = new std::mutex;  // never destroyed: tensors may outlive static objects
+    return *m;
+  }
+  static std::unordered_map<const void*, size_t>& live() {
+    static auto* blocks = new std::unordered_map<const void*, size_t>;
+    return *blocks;
+  }
+  static void release(void* memory) {
+    {
+      std::lock_guard<std::mutex> lock(mutex());
+      live().erase(memory);
+    }
+    free(memory);
+  }
+  static bool owns(const void* storage_base) {
+    std::lock_guard<std::mutex> lock(mutex());
+    return live().count(storage_base) > 0;
+  }
+  c10::DataPtr allocate(size_t bytes) override {
+    enter_driver();
+    void* memory = bytes ? host_malloc(bytes) : nullptr;
+    if (memory) {
+      std::lock_guard<std::mutex> lock(mutex());
+      live()[memory] = bytes;
+    }
+    return {memory, memory, &release, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+static PinnedAllocator g_pinned;
+
+// ---- streams and events: work is done when the call returns ------------------------------------------------------
+
+static double now_ms() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct NpuGuard final : c10::impl::DeviceGuardImplInterface {
+  static c10::DeviceIndex index_of(c10::Device d) { return d.has_index() ? d.index() : t_device; }
+  static c10::Stream stream(c10::Device d, c10::StreamId id) {
+    return c10::Stream(c10::Stream::UNSAFE, c10::Device(kNPU, index_of(d)), id);
+  }
+
+  c10::DeviceType type() const override { return kNPU; }
+  c10::DeviceIndex deviceCount() const noexcept override { return settings().device_count; }
+  c10::Device getDevice() const override { return c10::Device(kNPU, t_device); }
+  void setDevice(c10::Device d) const override {
+    if (d.has_index()) set_current_device(d.index());
+  }
+  void uncheckedSetDevice(c10::Device d) const noexcept override {
+    if (d.has_index()) t_device = d.index();
+  }
+  c10::Device exchangeDevice(c10::Device d) const override {
+    const c10::Device before = getDevice();
+    setDevice(d);
+    return before;
+  }
+
+  c10::Stream getStream(c10::Device d) const noexcept override { return stream(d, t_stream[index_of(d)]); }
+  c10::Stream getDefaultStream(c10::Device d) const override { return stream(d, 0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device d, bool = false) const override { return stream(d, g_next_stream++); }
+  c10::Stream getNewStream(c10::Device d, int = 0) const override { return stream(d, g_next_stream++); }
+  c10::Stream exchangeStream(c10::Stream s) const noexcept override {
+    const c10::Stream before = getStream(s.device());
+    t_stream[s.device_index()] = s.id();
+    return before;
+  }
+  bool queryStream(const c10::Stream&) const override { return true; }
+  void synchronizeStream(const c10::Stream&) const override {}
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
+
+  // An event is the time at which it was recorded.
+  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
+    if (!*event) *event = new double;
+    *static_cast<double*>(*event) = now_ms();
+  }
+  void block(void*, const c10::Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+  void synchronizeEvent(void*) const override {}
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override { delete static_cast<double*>(event); }
+  double elapsedTime(void* from, void* to, const c10::DeviceIndex) const override {
+    TORCH_CHECK(from && to, "Both events must be recorded before calculating elapsed time.");
+    return *static_cast<double*>(to) - *static_cast<double*>(from);
+  }
+};
+C10_REGISTER_GUARD_IMPL(PrivateUse1, NpuGuard)
+
+// ---- generators -------------------------------------------------------------------------------------------------
+
+// Wraps a CPU generator of its own, so that drawing on the NPU does not move the CPU's stream.
+struct NpuGenerator final : c10::GeneratorImpl {
+  at::Generator host;
+
+  explicit NpuGenerator(c10::DeviceIndex index)
+      : c10::GeneratorImpl(c10::Device(kNPU, index), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+        host(at::detail::createCPUGenerator(c10::default_rng_seed_val)) {}
+
+  static c10::DeviceType device_type() { return kNPU; }
+  void set_current_seed(uint64_t seed) override { host.set_current_seed(seed); }
+  uint64_t current_seed() const override { return host.current_seed(); }
+  uint64_t seed() override { return host.seed(); }
+  void set_offset(uint64_t) override { TORCH_CHECK_NOT_IMPLEMENTED(false, "npu_sim: generator offsets are not simulated"); }
+  uint64_t get_offset() const override { return 0; }
+  void set_state(const c10::TensorImpl& state) override { host.unsafeGetGeneratorImpl()->set_state(state); }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return host.unsafeGetGeneratorImpl()->get_state(); }
+  NpuGenerator* clone_impl() const override {
+    auto* copy = new NpuGenerator(device().index());
+    copy->host = host.clone();
+    return copy;
+  }
+};
+
+at::Generator& default_generator(c10::DeviceIndex device) {
+  static auto* generators = [] {
+    auto* all = new std::vector<at::Generator>;
+    for (int i = 0; i < kMaxDevices; ++i) all->push_back(at::make_generator<NpuGenerator>(i));
+    return all;
+  }();
+  if (device < 0) device = t_device;
+  check_index(device);
+  return (*generators)[device];
+}
+
+at::Generator host_generator(const at::Generator& npu) {
+  return static_cast<NpuGenerator*>(npu.unsafeGetGeneratorImpl())->host;
+}
+
+// ---- hooks ------------------------------------------------------------------------------------------------------
+
+struct NpuHooks final : at::PrivateUse1HooksInterface {
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return settings().device_count > 0; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  void init() const override { enter_driver(); }
+
+  c10::DeviceIndex deviceCount() const override { return settings().device_count; }
+  c10::DeviceIndex getCurrentDevice() const override { return t_device; }
+  void setCurrentDevice(c10::DeviceIndex d) const override { set_current_device(d); }
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex d) const override {
+    const auto before = t_device;
+    set_current_device(d);
+    return before;
+  }
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex d) const override { return d < 0 ? t_device : exchangeDevice(d); }
+
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex d) const override { return default_generator(d); }
+  at::Generator getNewGenerator(c10::DeviceIndex d = -1) const override {
+    return at::make_generator<NpuGenerator>(d < 0 ? t_device : d);
+  }
+
+  at::Device getDeviceFromPtr(void*) const override { return at::Device(kNPU, t_device); }
+  bool isPinnedPtr(const void* storage_base) const override { return PinnedAllocator::owns(storage_base); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &g_pinned; }
+  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
+    auto* impl = storage.unsafeGetStorageImpl();
+    c10::DataPtr memory = allocate_on(bytes, impl->device().index());
+    if (memory.get() && impl->data()) std::memcpy(memory.get(), impl->data(), std::min(bytes, impl->nbytes()));
+    impl->set_data_ptr_noswap(std::move(memory));
+    impl->set_nbytes(bytes);
+  }
+};
+
+struct Registration {
+  Registration() {
+    c10::SetAllocator(kNPU, &g_allocator, 0);
+    at::RegisterPrivateUse1HooksInterface(new NpuHooks());
+  }
+};
+static Registration g_registration;
+
+} // namespace npu_sim

@@ -1,0 +1,120 @@
+"""torch.npu: the functions of the real module that a training script calls, under their real names.
+
+ci/test_npu_sim_names.py holds the names against the real package; ../../README.md says what is not simulated.
+"""
+
+import os
+from multiprocessing.util import register_after_fork
+
+from torch_npu import _C
+
+default_generators = ()
+_initialized = False
+_initialized_in = None  # process id
+_in_bad_fork = False
+
+
+def _make_default_generators():
+    global default_generators
+    default_generators = tuple(_C._npu_getDefaultGenerator(i) for i in range(device_count()))
+
+
+def is_available():
+    return device_count() > 0
+
+
+def device_count():
+    return _C._npu_getDeviceCount()
+
+
+def is_initialized():
+    return _initialized and not _in_bad_fork
+
+
+def init():
+    _lazy_init()
+
+
+def _lazy_init():
+    global _initialized, _initialized_in
+    if _initialized:
+        return
+    _C._npu_init()  # raises in a forked child of a process that has used an NPU
+    _initialized, _initialized_in = True, os.getpid()
+
+
+def _lazy_call(callback):
+    callback()
+
+
+def _is_in_bad_fork():
+    return _in_bad_fork
+
+
+def _after_fork(_):
+    global _initialized, _in_bad_fork
+    if _initialized and _initialized_in != os.getpid():
+        _initialized, _in_bad_fork = False, True
+
+
+register_after_fork(_after_fork, _after_fork)
+
+from torch_npu.npu import amp, autocast_utils, memory, npu_config, random, streams, utils
+from torch_npu.npu.autocast_utils import (
+    get_amp_supported_dtype,
+    get_autocast_dtype,
+    is_autocast_enabled,
+    set_autocast_dtype,
+    set_autocast_enabled,
+)
+from torch_npu.npu.memory import (
+    empty_cache,
+    max_memory_allocated,
+    max_memory_reserved,
+    mem_get_info,
+    memory_allocated,
+    memory_reserved,
+    memory_stats,
+    memory_summary,
+    reset_max_memory_allocated,
+    reset_peak_memory_stats,
+)
+from torch_npu.npu.npu_config import is_jit_compile_false, set_compile_mode, set_option
+from torch_npu.npu.random import (
+    get_rng_state,
+    get_rng_state_all,
+    initial_seed,
+    manual_seed,
+    manual_seed_all,
+    seed,
+    seed_all,
+    set_rng_state,
+    set_rng_state_all,
+)
+from torch_npu.npu.streams import Event, Stream
+from torch_npu.npu.utils import (
+    StreamContext,
+    _get_device_index,
+    current_device,
+    current_stream,
+    default_stream,
+    device,
+    device_of,
+    get_device_capability,
+    get_device_name,
+    get_device_properties,
+    get_soc_version,
+    is_bf16_supported,
+    set_device,
+    set_stream,
+    stream,
+    synchronize,
+)
+
+config = npu_config._Config()
+matmul = npu_config._AllowHf32(False)
+conv = npu_config._AllowHf32(True)
+
+
+def __getattr__(name):
+    raise AttributeError(f"module 'torch.npu' has no attribute {name!r}: it is not simulated (see ci/npu_sim/README.md)")
