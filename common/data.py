@@ -162,17 +162,18 @@ def center_crop(image, size):
 # --- which rank sees what, when ---------------------------------------------------------------------------------------
 
 class TrainBatches(object):
-    """A batch sampler: shuffled, sharded, whole batches only, able to start in the middle of an epoch.
+    """A batch sampler: shuffled, sharded, able to start in the middle of an epoch.
 
     Epoch e's order is the permutation of torch's generator seeded with seed + e (PyTorch's DistributedSampler), and rank
     r takes every world_size-th of it. N ranks with batches of B/N together see in each step what one rank sees with B.
     """
 
-    def __init__(self, length, batch_size, rank, seed=0, max_steps=None):
-        """`batch_size` is that of one rank; `max_steps` ends each epoch early. Raises UserError when there is not a single
-        whole batch."""
+    def __init__(self, length, batch_size, rank, seed=0, max_steps=None, drop_last=True):
+        """`batch_size` is that of one rank; `max_steps` ends each epoch early. Without `drop_last` an epoch ends with a smaller
+        batch, for which the order is repeated from its start until all ranks have equally many. Raises UserError when there is
+        not a single batch."""
         self._length, self._batch_size, self._rank, self._seed = length, batch_size, rank, seed
-        self._max_steps = max_steps
+        self._max_steps, self._drop_last = max_steps, drop_last
         self._epoch = self._first_step = 0
         if len(self) == 0:
             raise UserError("a batch of %d is larger than the data set of %d training images"
@@ -184,13 +185,16 @@ class TrainBatches(object):
 
     def __len__(self):
         """Return the steps of a whole epoch."""
-        steps = self._length // (self._batch_size * self._rank.world_size)
+        global_batch = self._batch_size * self._rank.world_size
+        steps = self._length // global_batch if self._drop_last else -(-self._length // global_batch)
         return min(steps, self._max_steps or steps)
 
     def __iter__(self):
         generator = torch.Generator()
         generator.manual_seed(self._seed + self._epoch)
         order = torch.randperm(self._length, generator=generator).numpy()
+        if not self._drop_last:
+            order = np.resize(order, -(-self._length // self._rank.world_size) * self._rank.world_size)
         global_batch = self._batch_size * self._rank.world_size
         epoch = self._epoch
         for step in range(self._first_step, len(self)):

@@ -14,7 +14,7 @@ class Progress(object):
     `parts`: what has a state_dict, by its key in the checkpoint; the model is the part named `model_key`. `constants`: plain
     values that go into the checkpoint as they are (architecture, seed). `results`: the latest of each number that the summary
     of a run reports. The checkpoint at `path` is written at the end of each epoch, after every `every_steps` steps (0: not),
-    and when SIGTERM comes; `best_path` is a copy of it from the epoch with the best top-1.
+    and when SIGTERM comes; `best_path` is a copy of it from the epoch with the best top-1 (None: no copy).
     """
 
     def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1"):
@@ -48,7 +48,7 @@ class Progress(object):
             self.results["val.top1"] = top1
             if self.best is None or top1 > self.best:
                 self.best = top1
-                copies.append(self._best_path)
+                copies += [self._best_path] if self._best_path else []
             self.results["val.best_top1"] = self.best
         self.save(copies)
 
@@ -56,9 +56,15 @@ class Progress(object):
         """Write the checkpoint (rank 0)."""
         if self._rank.is_main:
             state = dict(self._constants, epoch=self.epoch, step=self.step, results=self.results)
-            state[self._best_key] = self.best
+            state[self._best_key] = self._accuracy_or_error(self.best)
             state.update((key, part.state_dict()) for key, part in self._parts.items())
             checkpoint.save(state, self._path, copy_to)
+
+    def _accuracy_or_error(self, value):
+        """Turn the one into the other where the checkpoint holds errors."""
+        if value is None or "err" not in self._best_key:
+            return value if value is None else float(value)
+        return 100.0 - float(value)
 
     def resume(self, content, source):
         """Continue where the loaded checkpoint `content` was written; `source` is its file's name, for errors.
@@ -66,9 +72,9 @@ class Progress(object):
         Weights and epoch suffice: checkpoints of upstream hold no more. Returns the keys that were not there.
         """
         self.epoch, self.step = int(content.get("epoch", 0)), int(content.get("step", 0))
-        best = content.get(self._best_key)
-        self.best = None if best is None else float(best)
         self.results = dict(content.get("results", {}))
+        stored = self._accuracy_or_error(content.get(self._best_key))
+        self.best = self.results.get("val.best_top1", stored)  # an error need not give the very same accuracy
         checkpoint.load_weights(self._parts[self._model_key], content, source)
         absent = []
         for key, part in self._parts.items():

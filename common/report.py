@@ -35,7 +35,8 @@ def summary(path):
 def write(case, metrics_path, output_path, seconds):
     """Write the three forms of the report and return the block's lines.
 
-    `case`: dictionary with network, batch_size, ranks, suffix (acc, perf, eval), kind (train, finetune, eval).
+    `case`: dictionary with network, batch_size (as the model's scripts count it), images_per_step (of all ranks; without it, batch_size),
+    ranks, suffix (acc, perf, eval), kind (train, finetune, eval).
     """
     parameters, measured = summary(metrics_path)
     name = case_name(case)
@@ -62,7 +63,7 @@ def _case_lines(case, name, measured, seconds):
              ("DeviceType", platform.machine()), ("CaseName", name)]
     if case["kind"] != "eval":
         lines += [("ActualFPS", _number(fps, "%.3f")),
-                  (time_name, _number(case["batch_size"] * 1000.0 / fps if fps else None, "%.2f"))]
+                  (time_name, _number(case.get("images_per_step", case["batch_size"]) * 1000.0 / fps if fps else None, "%.2f"))]
     return lines + [(accuracy_name, _number(measured.get("val.top1"), "%.3f")),
                     ("ActualLoss", _number(loss, "%.5f")), (duration_name, "%d" % seconds)]
 

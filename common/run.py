@@ -36,7 +36,8 @@ def main():
         sys.exit(status)
     if report.summary(metrics_path)[1] is None:
         raise cli.UserError("the run left no summary in %s; its log: %s" % (metrics_path, log_path))
-    case = {"network": args.network, "batch_size": args.batch_size, "ranks": args.ranks,
+    images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
+    case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,
             "suffix": args.suffix, "kind": args.kind}
     print("\n".join(report.write(case, metrics_path, args.output_path, time.time() - started)), flush=True)
 
@@ -45,6 +46,7 @@ def _parser():
     parser = cli.Parser(description=__doc__)
     parser.add_argument("--network", required=True)
     parser.add_argument("--batch-size", type=cli.positive_int, required=True, help="over all ranks")
+    parser.add_argument("--batch-per-rank", action="store_true", help="the batch size is that of one rank")
     parser.add_argument("--ranks", type=cli.positive_int, required=True)
     parser.add_argument("--suffix", required=True, help="acc, perf or eval: the end of the case's name")
     parser.add_argument("--kind", choices=("train", "finetune", "eval"), default="train")

@@ -8,6 +8,8 @@
 #   option NAME DEFAULT CHECK "help"               # an option of this script alone
 #   parse "$@"                                     # sets $NAME for each of them
 #   run_case NETWORK SUFFIX KIND python3 main.py …
+#
+# Where a model's --batch_size counts the images of one rank, its scripts set batch_per_rank=1 before `parse`.
 set -euo pipefail
 
 # The common options, as the variables that `parse` sets for the scripts to use.
@@ -17,7 +19,7 @@ checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-case_ranks=1
+case_ranks=1 batch_per_rank=""
 option_names=()
 declare -A option_default=() option_check=() option_help=()
 
@@ -77,6 +79,7 @@ usage() {
 
 parse() {
     local word name value
+    [[ -z $batch_per_rank ]] || option_help[batch_size]="images per step of each rank"
     for name in "${option_names[@]}"; do printf -v "$name" %s "${option_default[$name]}"; done
     for word in "$@"; do
         [[ $word != --help && $word != -h ]] || { usage; exit 0; }
@@ -142,7 +145,7 @@ one_rank_per_listed_device() {
     local listed
     IFS=, read -r -a listed <<<"$device_list"
     case_ranks=$((${#listed[@]} * ${1:-1}))
-    ((batch_size >= case_ranks)) || fail "--batch_size=$batch_size is smaller than the number of ranks ($case_ranks)"
+    [[ -n $batch_per_rank ]] || ((batch_size >= case_ranks)) || fail "--batch_size=$batch_size is smaller than the number of ranks ($case_ranks)"
 }
 
 # demo_data_unless_given SET: without --data_path, the demo data (imagenet or cifar10), made if need be, and a batch that fits it.
@@ -152,7 +155,7 @@ demo_data_unless_given() {
     python3 "$common_path/../tools/make_demo_data.py" --what "$1" >&2 || fail "no --data_path, and the demo data could not be made"
     data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
-    [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((32 * case_ranks))
+    [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((batch_per_rank ? 32 : 32 * case_ranks))
 }
 
 # CANN's own environment, where there is one; a caller that has set it up says so with etp_running_flag=true.
@@ -181,7 +184,7 @@ run_case() {
     cd "$model_path"
     exec python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
         --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
-        ${resume:+--resume} -- "$@"
+        ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} -- "$@"
 }
 
 common_options
