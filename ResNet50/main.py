@@ -97,10 +97,7 @@ def parser():
 def main():
     args = settled(parser().parse_args())
     where = layout(args)
-    args.batch_per_rank = args.batch_size // where.world_size
-    args.workers_per_rank = (args.workers + len(where.indices) - 1) // len(where.indices)
-    if args.batch_per_rank == 0:
-        raise cli.UserError("batch size %d is smaller than the number of ranks, %d" % (args.batch_size, where.world_size))
+    divide(args, where)
     data.check_layout(args.data, ("val",) if args.evaluate else ("train", "val"))
     distributed.launch(train_or_evaluate, args, where)
 
@@ -144,6 +141,14 @@ def layout(args):
     return where
 
 
+def divide(args, where):
+    """Give each rank its share of the batch and of the loader processes."""
+    args.batch_per_rank = args.batch_size // where.world_size
+    args.workers_per_rank = (args.workers + len(where.indices) - 1) // len(where.indices)
+    if args.batch_per_rank == 0:
+        raise cli.UserError("batch size %d is smaller than the number of ranks, %d" % (args.batch_size, where.world_size))
+
+
 def train_or_evaluate(args, rank):
     """What each rank does."""
     resumed = checkpoint.load(args.resume) if args.resume else {}
@@ -166,7 +171,7 @@ def train_or_evaluate(args, rank):
                         os.path.join(args.save_ckpt_path, "model_best.pth.tar"),
                         constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps)
     progress.epoch = args.start_epoch
-    show = Printer(args, rank)
+    show = Printer(rank)
     show.note(amp.note)
     if resumed:
         absent = progress.resume(resumed, args.resume)
@@ -278,7 +283,7 @@ def mixup(images, target, args, rank, epoch, step):
 class Printer(object):
     """Prints rank 0's progress lines; with several ranks they begin with the device, as the eight-card Ascend port's do."""
 
-    def __init__(self, args, rank):
+    def __init__(self, rank):
         self._prefix = "[%s id: %d ] " % (rank.device.type, rank.device.index or 0) if rank.world_size > 1 else ""
         self._is_main = rank.is_main
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import types
+import warnings
 import zipfile
 
 import torch
@@ -84,10 +85,12 @@ def load(path):
     plain data (a pickle that names anything else than tensors and containers is refused, and none of it is run)."""
     if not os.path.isfile(path):
         raise UserError("no weights file %s" % path)
+    known = inspect.signature(torch.load).parameters
+    options = {"weights_only": True} if "weights_only" in known else {"pickle_module": _safe_pickle()}
     try:
-        if "weights_only" in inspect.signature(torch.load).parameters:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        return torch.load(path, map_location="cpu", pickle_module=_safe_pickle())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on old formats, which are fine
+            return torch.load(path, map_location="cpu", **options)
     except pickle.UnpicklingError as error:
         refused = _refused_global(str(error))
         raise UserError("%s is not a checkpoint of tensors: %s" % (path, refused or "it is no complete PyTorch file"))

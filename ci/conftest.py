@@ -1,0 +1,103 @@
+"""What the tests share: import paths, loading of entry scripts, small data sets on disk, running of test/*.sh."""
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CI = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(CI)
+MODELS = ("ResNet50", "HRNet", "GENet", "EfficientNet-B3", "FixRes")
+
+sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what takes minutes and proves the same on bigger networks")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: runs only with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs --slow"))
+
+
+def load_script(path):
+    """Import a script of the repository (`GENet/train.py`) as a module with a name of its own, and return it."""
+    name = "script_" + path.replace("/", "_").replace("-", "_").replace(".", "_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, path))
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def write_images(folder, classes=4, per_class=4, size=(48, 40), seed=0):
+    """Write `classes` folders of noisy JPEG files, each class with a colour of its own."""
+    rng = np.random.RandomState(seed)
+    for number in range(classes):
+        below = os.path.join(str(folder), "n%08d" % number)
+        os.makedirs(below)
+        colour = 255.0 * np.array([number % 2, number // 2 % 2, number / max(classes - 1, 1)])
+        for index in range(per_class):
+            pixels = np.clip(0.6 * colour + rng.randint(0, 100, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(os.path.join(below, "n%08d_%d.JPEG" % (number, index)), quality=90)
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet(tmp_path_factory):
+    """ImageNet's layout with 4 classes: 64 training and 20 validation images, in a folder with a space and a $ in its name."""
+    root = tmp_path_factory.mktemp("tiny data $HOME")
+    write_images(root / "train", per_class=16)
+    write_images(root / "val", per_class=5, seed=1)
+    return root
+
+
+def script_command(script, *options):
+    """Return the command line of a model's script, `ResNet50/test/train_full_1p.sh`."""
+    return ["bash", os.path.join(ROOT, script)] + [str(option) for option in options]
+
+
+def environment(**extra):
+    """Return the environment for a child: one thread per process, and this interpreter first on the path."""
+    env = dict(os.environ, OMP_NUM_THREADS="1", PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+    env.update(extra)
+    return env
+
+
+def run_script(script, *options, timeout=600, cwd=None, env=None):
+    """Run a model's script and return the finished process with its stdout and stderr as text."""
+    return subprocess.run(script_command(script, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=timeout, cwd=cwd, env=env or environment())
+
+
+def start_script(script, *options, env=None):
+    """Start a model's script with its output discarded, and return the Popen."""
+    return subprocess.Popen(script_command(script, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            env=env or environment())
+
+
+def wait_until(condition, timeout=180, interval=0.02):
+    """Wait until `condition()` is true; fail after `timeout` seconds."""
+    end = time.time() + timeout
+    while not condition():
+        assert time.time() < end, "waited %d s in vain" % timeout
+        time.sleep(interval)
+
+
+def assert_bad_input(done, *words):
+    """The process ended with status 2 and exactly one line on stderr, which holds all `words`."""
+    assert done.returncode == 2, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert str(word) in done.stderr, done.stderr

@@ -1,0 +1,631 @@
+"""Unit tests of common/: where the logic is subtle."""
+import inspect
+import json
+import os
+import pickle
+import random
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from common import checkpoint, cli, data, device as devices, distributed, meters, precision, progress, records, report
+from conftest import ROOT, environment, write_images
+
+CPU = torch.device("cpu")
+ALONE = distributed.Rank(0, 1, 0, CPU)
+
+
+# --- command lines ----------------------------------------------------------------------------------------------------
+
+def test_hyphen_and_underscore_are_one_flag():
+    """`--a-b` and `--a_b`, with `=` or without, and values keep their underscores."""
+    parser = cli.Parser()
+    parser.add_argument("--dist-url")
+    for words in (["--dist_url=a_b"], ["--dist-url", "a_b"], ["--dist_url", "a_b"]):
+        assert parser.parse_args(words).dist_url == "a_b"
+
+
+@pytest.mark.parametrize("words", [["--learn", "1"], ["--unknown"], ["--batch", "x"], ["--batch", "0"], ["--batch"]])
+def test_wrong_flags_are_one_line_and_status_2(words, capsys):
+    """Abbreviations, unknown flags, wrong and missing values: one line, status 2."""
+    parser = cli.Parser(prog="prog")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--batch", type=cli.positive_int)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(words)
+    assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_booleans_mean_what_they_say():
+    """`False` is false (the ports take any text as true)."""
+    assert [cli.boolean(text) for text in ("True", "false", "0", "ON")] == [True, False, False, True]
+    with pytest.raises(cli.argparse.ArgumentTypeError):
+        cli.boolean("maybe")
+
+
+def test_device_list_is_sorted_and_checked():
+    """A device list is ascending and without repetition."""
+    assert cli.int_list("7,5,6") == [5, 6, 7]
+    for text in ("", "1,1", "a", "-1"):
+        with pytest.raises(cli.argparse.ArgumentTypeError):
+            cli.int_list(text)
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+def test_torchvision_imports_without_its_compiled_part():
+    """`import torchvision` works beside a CPU or NPU build of torch, and twice."""
+    code = ("from common import device; device.import_torchvision(); import torchvision.models, torchvision.datasets; "
+            "device.import_torchvision(); print(torchvision.models.resnet18().fc.out_features)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
+    assert done.stdout.strip() == "1000"
+
+
+def test_absent_devices_are_named():
+    """A device that is not there is an error that says what is there."""
+    if not torch.cuda.is_available():
+        with pytest.raises(cli.UserError, match="no such device"):
+            devices.pick("gpu")
+    assert devices.pick("auto" if not torch.cuda.is_available() else "cpu") == CPU
+
+
+def test_too_few_devices_are_counted(monkeypatch):
+    """Eight ranks on four NPUs: an error that says how many there are and names the option."""
+    monkeypatch.setattr(devices, "count", lambda kind: 4)
+    with pytest.raises(cli.UserError, match="has 4 npu .*--device_list"):
+        distributed.layout("npu", list(range(8)))
+
+
+# --- several ranks ----------------------------------------------------------------------------------------------------
+
+def test_layout_refuses_a_taken_port():
+    """A port in use is found before anything starts."""
+    import socket
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        with pytest.raises(cli.UserError, match="cannot listen"):
+            distributed.layout("cpu", [0, 1], addr="127.0.0.1", port=taken.getsockname()[1])
+
+
+def test_layout_checks_machines():
+    """The number of a machine lies below the number of machines, and several need a meeting point."""
+    with pytest.raises(cli.UserError, match="node rank 2"):
+        distributed.layout("cpu", [0], nnodes=2, node_rank=2, addr="127.0.0.1", port=1)
+    with pytest.raises(cli.UserError, match="--addr"):
+        distributed.layout("cpu", [0], nnodes=2, node_rank=0)
+
+
+RANKS = """
+import os, signal, sys, time
+import torch
+sys.path.insert(0, {root!r})
+from common import cli, distributed
+
+def worker(what, rank):
+    total = distributed.sum_over_ranks([rank.rank, 1], rank)
+    assert total == [sum(range(rank.world_size)), rank.world_size], total
+    assert distributed.broadcast_int(rank.rank + 7, rank) == 7
+    model = torch.nn.BatchNorm1d(2)
+    model.running_mean += rank.rank + 1
+    distributed.broadcast_buffers(model, rank)
+    assert model.running_mean.tolist() == [1, 1]
+    if what == "bad" and rank.rank == 2:
+        raise cli.UserError("the fault of rank 2")
+    if what == "crash" and rank.rank == 1:
+        raise RuntimeError("boom in rank 1")
+    if what == "killed" and rank.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what != "well":
+        time.sleep(60)  # the others are at work, or wait in a collective
+    if rank.is_main:
+        print("sum", total)
+
+def main():
+    distributed.launch(worker, sys.argv[1], distributed.layout("cpu", [0, 1, 2]))
+
+if __name__ == "__main__":
+    cli.run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def ranks_script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ranks") / "ranks.py"
+    path.write_text(RANKS.format(root=ROOT))
+    return str(path)
+
+
+@pytest.mark.parametrize("what, status, words", [
+    ("well", 0, ""), ("bad", 2, "the fault of rank 2"), ("crash", 1, "boom in rank 1"), ("killed", 1, "rank 1 was killed by signal 9")])
+def test_one_rank_ends_all(ranks_script, what, status, words):
+    """Collectives agree; bad input, a crash or a kill in one rank ends all of them at once, with its status and its reason."""
+    done = subprocess.run([sys.executable, ranks_script, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, env=environment(), timeout=50)
+    assert done.returncode == status and words in done.stderr
+    assert (done.stdout == "sum [3.0, 3.0]\n") == (status == 0)
+    if status == 2:
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_torchrun_starts_the_ranks(ranks_script):
+    """Started by PyTorch's own launcher, each process is one rank and spawns nothing."""
+    launcher = "torch.distributed.run" if hasattr(torch.distributed, "run") or _importable("torch.distributed.run") else None
+    if launcher is None:
+        pytest.skip("this PyTorch has no torchrun")
+    done = subprocess.run([sys.executable, "-m", launcher, "--nproc_per_node=3", "--master_port=29517", ranks_script, "well"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment(), timeout=120)
+    assert done.returncode == 0 and done.stdout.count("sum") == 1, done.stderr
+
+
+def _importable(name):
+    import importlib.util
+    return importlib.util.find_spec(name) is not None
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+def rank_of(rank, world_size):
+    return distributed.Rank(rank, world_size, rank, CPU)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_training_batches_do_not_depend_on_the_ranks(world_size):
+    """In each step N ranks with B/N together see what one rank sees with B; each image at most once an epoch."""
+    alone = [set(batch) for batch in data.TrainBatches(101, 8, ALONE, seed=3)]
+    parts = [list(data.TrainBatches(101, 8 // world_size, rank_of(r, world_size), seed=3)) for r in range(world_size)]
+    assert len(alone) == 12 and [set().union(*step) for step in zip(*parts)] == alone
+    assert len(set().union(*alone)) == 96
+
+
+def test_epochs_differ_and_can_start_in_the_middle():
+    """Every epoch has an order of its own (defect 12), a function of seed and epoch, from any step on."""
+    batches = data.TrainBatches(64, 8, ALONE, seed=1)
+    orders = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        orders.append([index for batch in batches for _, index in batch])
+    assert orders[0] != orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2])
+    batches.set_epoch(1, first_step=5)
+    assert [index for batch in batches for _, index in batch] == orders[1][40:]
+
+
+@pytest.mark.parametrize("world_size, length", [(1, 10), (3, 10), (8, 5), (8, 50)])
+def test_evaluation_sees_each_image_once(world_size, length):
+    """Nothing is padded, nothing left out, whatever the number of ranks."""
+    seen = [index for r in range(world_size) for batch in data.EvalBatches(length, 4, rank_of(r, world_size)) for _, index in batch]
+    assert sorted(seen) == list(range(length))
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    """Without a single whole batch there would be nothing to train."""
+    with pytest.raises(cli.UserError, match="larger than the data set"):
+        data.TrainBatches(10, 4, rank_of(0, 3))
+
+
+def random_crop(image, rng):
+    box = data.random_resized_crop_box(image.size[0], image.size[1], rng)
+    return np.asarray(data.crop_and_resize(image, box, 16))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_augmentation_does_not_depend_on_the_workers(tiny_imagenet, workers):
+    """A sample is a function of (seed, epoch, index): the same batches from 0, 1 and 3 loader processes."""
+    dataset = data.ImageFolder(str(tiny_imagenet / "train"), random_crop, seed=5)
+    source = data.loader(dataset, data.TrainBatches(len(dataset), 16, ALONE, seed=5), workers, CPU)
+    wanted = [(dataset[(0, index)][0].sum(), dataset[(0, index)][1]) for batch in data.TrainBatches(64, 16, ALONE, seed=5)
+              for _, index in batch]
+    got = [(int(image.sum()), int(label)) for images, labels, _ in source for image, label in zip(images, labels)]
+    assert got == wanted
+    assert (dataset[(0, 3)][0] != dataset[(1, 3)][0]).any()
+
+
+def test_crop_boxes_have_inceptions_distribution():
+    """Area uniform in 8 % to 100 %, aspect ratio log-uniform in 3/4 to 4/3, inside the image; a fall-back for odd shapes."""
+    rng = random.Random(0)
+    boxes = [data.random_resized_crop_box(400, 400, rng) for _ in range(4000)]
+    assert all(0 <= l < r <= 400 and 0 <= t < b <= 400 for l, t, r, b in boxes)
+    areas = np.array([(r - l) * (b - t) / 160000.0 for l, t, r, b in boxes])
+    ratios = np.log([(r - l) / float(b - t) for l, t, r, b in boxes])
+    assert 0.07 < areas.min() < 0.1 and areas.max() > 0.9 and abs(ratios.mean()) < 0.02
+    assert ratios.min() > np.log(0.74) and ratios.max() < np.log(1.35)
+    assert data.random_resized_crop_box(1000, 10, rng) == (493, 0, 506, 10)
+
+
+def break_image(path, how):
+    if how == "truncated":
+        content = open(path, "rb").read()
+        open(path, "wb").write(content[:len(content) // 2])
+    else:
+        open(path, "w").write("no image")
+
+
+@pytest.mark.parametrize("how", ["truncated", "text"])
+def test_unreadable_images(tmp_path, how):
+    """A bad file is named; with skip_bad_images it is replaced in training, left out in evaluation, and counted once."""
+    write_images(tmp_path / "d", classes=2, per_class=4)
+    dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image))
+    break_image(dataset.path(2), how)
+    batches = data.EvalBatches(8, 4, ALONE)
+    with pytest.raises(cli.UserError, match="n00000000_2.JPEG.*--skip_bad_images"):
+        list(data.DeviceBatches(data.loader(dataset, batches, 0, CPU), CPU))
+    for replace, images in ((False, 7), (True, 8)):
+        dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image), skip_bad_images=True, replace=replace)
+        source = data.DeviceBatches(data.loader(dataset, batches, 0, CPU), CPU, skip_bad_images=True)
+        assert sum(len(target) for _ in range(2) for _, target in source) == 2 * images
+        assert source.count_bad(ALONE) == 1
+
+
+def test_odd_modes_become_rgb(tmp_path):
+    """Grey, palette, CMYK and transparent pictures are decoded to three channels."""
+    for number, mode in enumerate(["L", "P", "CMYK", "RGBA", "1"]):
+        path = str(tmp_path / ("%d.%s" % (number, "jpg" if mode in ("L", "CMYK") else "png")))
+        Image.new(mode, (5, 4)).save(path)
+        assert np.asarray(data.load_rgb(path)).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda root: None, "not a folder"), (lambda root: root.mkdir(), "no folder train"),
+    (lambda root: write_images(root / "train"), "no folder val"),
+    (lambda root: (write_images(root / "train"), (root / "val").mkdir()), "no class folders"),
+    (lambda root: (write_images(root / "train", classes=3), write_images(root / "val", classes=2)), "different classes")])
+def test_layout_of_the_data_set(tmp_path, make, words):
+    """Each way in which a data set is not ImageNet's layout is told apart."""
+    make(tmp_path / "set")
+    with pytest.raises(cli.UserError, match=words):
+        data.check_layout(str(tmp_path / "set"))
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5))
+
+
+def train_at(level, loss_scale=None, steps=4, accumulate=1):
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model, optimizer, amp = precision.initialize(model, optimizer, level, loss_scale)
+    losses = []
+    for step in range(steps):
+        images = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        with amp.autocast():
+            output = model(images)
+        loss = nn.functional.cross_entropy(output.float(), torch.arange(8) % 5)
+        amp.backward(loss / accumulate)
+        if (step + 1) % accumulate == 0:
+            amp.step()
+        losses.append(loss.item())
+    return model, optimizer, amp, losses
+
+
+can_run = {level: precision._runs(level, CPU) for level in ("O1", "O2")}
+
+
+@pytest.mark.parametrize("level, loss_scale", [("O0", None), ("O1", 128.0), ("O1", "dynamic"), ("O2", 1024.0), ("O2", "dynamic"), ("O2", None)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_levels_train_alike(level, loss_scale, accumulate):
+    """Each level and kind of loss scale trains like fp32 up to the rounding of bf16, accumulation included."""
+    _, _, amp, losses = train_at(level, loss_scale, accumulate=accumulate)
+    assert amp.opt_level == (level if can_run.get(level, True) else "O0")
+    assert (amp.note is None) == (amp.opt_level == level)
+    assert np.allclose(losses, train_at("O0", accumulate=accumulate)[3], rtol=0.03)
+
+
+def test_static_scale_changes_nothing_in_exact_arithmetic():
+    """A power of two as loss scale leaves an O0 training bit for bit as it is."""
+    assert train_at("O0", 1024.0)[3] == train_at("O0")[3]
+
+
+@pytest.mark.skipif(not can_run["O2"], reason="this PyTorch has no bf16 convolution on a CPU")
+def test_o2_saves_and_restores_fp32_masters():
+    """Under O2 weights are half, BatchNorm is fp32, and a checkpoint holds the fp32 masters, which a resume gets back."""
+    model, optimizer, amp, _ = train_at("O2", 128.0)
+    assert model[0].weight.dtype == torch.bfloat16 and model[1].weight.dtype == torch.float32
+    state = model.state_dict()
+    assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
+    assert (state["0.weight"] != model[0].weight.float()).any() and (state["0.weight"].bfloat16() == model[0].weight).all()
+    other = small_network()
+    other, other_optimizer, _ = precision.initialize(other, torch.optim.SGD(other.parameters(), 0.1), "O2", 128.0)
+    other.load_state_dict(state)
+    masters = [p for group in other_optimizer.param_groups for p in group["params"]]
+    assert all((ours == theirs).all() for ours, theirs in zip(masters, [p for g in optimizer.param_groups for p in g["params"]]))
+
+
+def test_levels_that_cannot_run_say_so(monkeypatch):
+    """Where a level cannot run, O0 runs and a note says why."""
+    monkeypatch.setattr(precision, "_runs", lambda level, device: False)
+    _, _, amp, losses = train_at("O2")
+    assert amp.opt_level == "O0" and "running O0" in amp.note and losses == train_at("O0")[3]
+
+
+class FakeApexAmp(object):
+    """apex.amp's documented signatures, on plain fp32."""
+
+    def __init__(self):
+        self.calls = []
+
+    def initialize(self, models, optimizers=None, enabled=True, opt_level="O1", cast_model_type=None, patch_torch_functions=None,
+                   keep_batchnorm_fp32=None, master_weights=None, loss_scale=None, combine_grad=None):
+        self.calls.append((opt_level, loss_scale, combine_grad))
+        return models if optimizers is None else (models, optimizers)
+
+    def scale_loss(self, loss, optimizers, loss_id=0, model=None, delay_unscale=False):
+        import contextlib
+        self.calls.append("scale_loss")
+
+        @contextlib.contextmanager
+        def scaled():
+            yield loss
+        return scaled()
+
+    def state_dict(self, destination=None):
+        return {"loss_scaler0": {"loss_scale": 128.0, "unskipped": 3}}
+
+    def load_state_dict(self, state_dict):
+        self.calls.append(state_dict)
+
+
+def test_apex_is_called_as_documented(monkeypatch):
+    """Where apex is installed, its own amp trains: initialize, scale_loss, state."""
+    fake = FakeApexAmp()
+    monkeypatch.setattr(precision, "_apex_amp", lambda: fake)
+    gpu = type("Device", (), {"type": "cuda"})()
+    model = small_network()
+    model, optimizer, amp = precision.initialize(model, torch.optim.SGD(model.parameters(), 0.1), "O2", 1024, gpu, combine_grad=False)
+    with amp.autocast():
+        loss = model(torch.randn(2, 3, 4, 4)).pow(2).sum()
+    before = model[0].weight.clone()
+    amp.backward(loss)
+    amp.step()
+    assert (model[0].weight != before).any() and not any(p.grad is not None and p.grad.abs().sum() for p in model.parameters())
+    amp.load_state_dict(amp.state_dict())
+    assert fake.calls == [("O2", 1024, False), "scale_loss", fake.state_dict()]
+    assert precision.initialize(model, None, "O2", None, gpu)[0] is model
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+class RunsCode(object):
+    def __reduce__(self):
+        return os.system, ("touch %s" % os.environ.get("PROOF", "/dev/null"),)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, monkeypatch):
+    """A checkpoint that would run code is refused, and the code is not run."""
+    proof = tmp_path / "ran"
+    monkeypatch.setenv("PROOF", str(proof))
+    torch.save({"state_dict": RunsCode()}, str(tmp_path / "new.pth"))
+    with open(str(tmp_path / "bare.pth"), "wb") as stream:
+        pickle.dump(RunsCode(), stream)
+    for name in ("new.pth", "bare.pth"):
+        with pytest.raises(cli.UserError):
+            checkpoint.load(str(tmp_path / name))
+    assert not proof.exists()
+
+
+def test_safe_pickle_of_old_pytorch(tmp_path):
+    """The unpickler for PyTorch without weights_only reads checkpoints and refuses code, on this version too."""
+    state = {"state_dict": small_network().state_dict(), "epoch": 3, "best_acc1": torch.tensor(2.5), "h": torch.ones(2).half()}
+    options = {"weights_only": False} if "weights_only" in inspect.signature(torch.load).parameters else {}
+    torch.save(state, str(tmp_path / "good.pth"))
+    loaded = torch.load(str(tmp_path / "good.pth"), pickle_module=checkpoint._safe_pickle(), **options)
+    assert loaded["epoch"] == 3 and (loaded["state_dict"]["0.weight"] == state["state_dict"]["0.weight"]).all()
+    torch.save(RunsCode(), str(tmp_path / "bad.pth"))
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(str(tmp_path / "bad.pth"), pickle_module=checkpoint._safe_pickle(), **options)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+def test_truncated_checkpoints_are_recognised(tmp_path, kept):
+    """Whatever part of a file is left, the error is one line that names it."""
+    path = str(tmp_path / "c.pth")
+    torch.save(small_network().state_dict(), path)
+    size = os.path.getsize(path)
+    with open(path, "rb+") as stream:
+        stream.truncate(int(kept * size) if isinstance(kept, float) else kept)
+    with pytest.raises(cli.UserError, match="c.pth") as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 1},
+                                    lambda s: {"model_state": s}, lambda s: {"state_dict": {"module." + k: v for k, v in s.items()}},
+                                    lambda s: {k: v for k, v in s.items() if "num_batches" not in k}])
+def test_layouts_of_checkpoints(layout):
+    """Bare, wrapped, with `module.`, and from before num_batches_tracked: all load."""
+    state = small_network().state_dict()
+    state["0.weight"] = state["0.weight"] + 1
+    model = small_network()
+    checkpoint.load_weights(model, layout(state), "file")
+    assert (model[0].weight == state["0.weight"]).all()
+
+
+def test_another_architecture_is_described():
+    """What does not fit is said: how many keys, the first of them, the shapes. Nothing is loaded (defects 8 and 20)."""
+    state = small_network().state_dict()
+    model = small_network()
+    for change, words in (({"0.weight": torch.zeros(4, 3, 5, 5)}, "4x3x5x5 in the file and 4x3x3x3"), ({"extra": torch.ones(1)}, "unexpected .first: extra"),
+                          ({"4.bias": None}, "missing .first: 4.bias")):
+        changed = {k: v for k, v in dict(state, **change).items() if v is not None}
+        with pytest.raises(cli.UserError, match=words):
+            checkpoint.load_weights(model, changed, "file")
+    with pytest.raises(cli.UserError, match="no model weights"):
+        checkpoint.load_weights(model, {"epoch": 3}, "file")
+    assert (model[0].weight == small_network()[0].weight).all()
+
+
+def test_disk_full_leaves_the_old_checkpoint(tmp_path):
+    """When the disk is full the error is one line, the old file is intact and nothing half-written stays."""
+    path = str(tmp_path / "c.pth")
+    checkpoint.save({"weights": torch.ones(10)}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, limits[1]))
+    try:
+        with pytest.raises(cli.UserError, match="intact"):
+            checkpoint.save({"weights": torch.ones(100000)}, path, copy_to=[path + ".best"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(checkpoint.load(path)["weights"]) == 10 and os.listdir(str(tmp_path)) == ["c.pth"]
+
+
+def test_a_folder_without_permission(tmp_path):
+    """A place that cannot be written is one line."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UserError, match="cannot write"):
+        checkpoint.save({}, str(tmp_path / "file" / "c.pth"))
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+def make_progress(tmp_path, model, **options):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    return progress.Progress(ALONE, "state_dict", {"state_dict": model, "optimizer": optimizer}, str(tmp_path / "c.pth.tar"),
+                             str(tmp_path / "best.pth.tar"), **options)
+
+
+def test_best_and_last_are_kept(tmp_path):
+    """The best epoch has a file of its own, strictly better only, and the last one is where a resume goes on."""
+    model = small_network()
+    ours = make_progress(tmp_path, model)
+    for epoch, top1 in enumerate([10.0, 30.0, 20.0, 30.0]):
+        with torch.no_grad():
+            model[0].bias.fill_(epoch)
+        ours.end_epoch(top1)
+    best, last = checkpoint.load(str(tmp_path / "best.pth.tar")), checkpoint.load(str(tmp_path / "c.pth.tar"))
+    assert (best["epoch"], last["epoch"], last["best_acc1"]) == (2, 4, 30.0)
+    assert float(best["state_dict"]["0.bias"][0]) == 1 and last["results"]["val.top1"] == 30.0
+
+
+def test_upstreams_checkpoints_resume(tmp_path):
+    """A file with epoch, weights and best_acc1 alone (the port's) resumes; what it lacks is named. Another one is refused."""
+    model = small_network()
+    ours = make_progress(tmp_path, model)
+    absent = ours.resume({"epoch": 7, "best_acc1": torch.tensor(61.5), "arch": "x",
+                          "state_dict": {"module." + k: v for k, v in model.state_dict().items()}}, "file")
+    assert (ours.epoch, ours.step, ours.best, absent) == (7, 0, 61.5, ["optimizer"])
+    with pytest.raises(cli.UserError, match="optimizer does not fit"):
+        ours.resume({"state_dict": model.state_dict(), "optimizer": {"state": {}, "param_groups": []}}, "file")
+
+
+def test_sigterm_saves_between_updates_only(tmp_path):
+    """SIGTERM writes the checkpoint after the current step and raises Terminated; not in the middle of an update."""
+    ours = make_progress(tmp_path, small_network())
+    ours.end_step()
+    os.kill(os.getpid(), cli.signal.SIGTERM)
+    with pytest.raises(cli.Terminated):
+        ours.end_step()
+    assert checkpoint.load(str(tmp_path / "c.pth.tar"))["step"] == 2
+    cli.signal.signal(cli.signal.SIGTERM, cli.signal.SIG_DFL)
+
+
+# --- meters, records, report ------------------------------------------------------------------------------------------
+
+def test_throughput_leaves_out_the_warm_up(monkeypatch):
+    """Only steady steps count, over their own time; without any there is no figure (not a zero)."""
+    clock = [0.0]
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: clock[0])
+    ours = meters.Throughput(CPU, warmup_steps=2)
+    for _ in range(2):
+        ours.start()
+        for _ in range(4):
+            clock[0] += 100.0 if ours.steps == 0 and ours._left_to_warm_up else 2.0
+            ours.step(10)
+        ours.stop()
+        clock[0] += 1000.0
+    assert (ours.steps, ours.images, ours.images_per_second) == (6, 60, 5.0)
+    assert meters.Throughput(CPU).images_per_second is None
+    assert [meters.warmup_steps(n) for n in (1, 3, 8, 1000)] == [1, 1, 4, 10]
+
+
+def test_records_have_dlloggers_format(tmp_path):
+    """Prefix, keys, their order and their types are those of DLLogger's JSON backend."""
+    path = str(tmp_path / "m.jsonl")
+    recorder = records.Recorder(path, ALONE)
+    recorder.parameters({"lr": 1.6, "odd": CPU})
+    recorder.log((0, 10), {"train.loss": 6.9})
+    lines = open(path).read().splitlines()
+    assert all(line.startswith("DLLL {") for line in lines)
+    last = json.loads(lines[-1][5:])
+    assert list(last) == ["timestamp", "datetime", "elapsedtime", "type", "step", "data"]
+    assert (last["type"], last["step"], last["data"]) == ("LOG", [0, 10], {"train.loss": 6.9})
+    assert isinstance(last["timestamp"], str) and last["datetime"].endswith("+00:00")
+    assert list(json.loads(lines[0][5:])) == ["timestamp", "elapsedtime", "datetime", "type", "metric", "metadata"]
+    assert json.loads(lines[-2][5:])["data"] == {"lr": 1.6, "odd": "cpu"}
+
+
+def test_dllogger_is_used_where_installed(tmp_path, monkeypatch):
+    """With the real package its own backend writes, with the options that its version has."""
+    calls = []
+
+    class Backend(object):
+        def __init__(self, verbosity, filename, append=False):
+            calls.append((verbosity, filename, append))
+
+    class Logger(object):
+        def __init__(self, backends):
+            assert isinstance(backends[0], Backend)
+
+        def log(self, step, data, verbosity=1):
+            calls.append((step, data, verbosity))
+
+        def metadata(self, metric, metadata):
+            pass
+
+        def flush(self):
+            pass
+
+    fake = type(sys)("dllogger")
+    fake.JSONStreamBackend, fake.Logger, fake.Verbosity = Backend, Logger, type("Verbosity", (), {"VERBOSE": 1})
+    monkeypatch.setitem(sys.modules, "dllogger", fake)
+    records.Recorder(str(tmp_path / "m"), ALONE, append=True).log((), {"val.top1": 1.0})
+    assert calls == [(1, str(tmp_path / "m"), True), ((), {"val.top1": 1.0}, 0)]
+
+
+def test_a_resumed_record_file_stays_readable(tmp_path):
+    """The half line of a killed run is closed and passed over; the summary is that of the newest run."""
+    path = str(tmp_path / "m.jsonl")
+    recorder = records.Recorder(path, ALONE)
+    recorder.parameters({"run": 1})
+    recorder.log((), {"val.top1": 1.0})
+    with open(path, "a") as stream:
+        stream.write('DLLL {"timestamp": "17')
+    assert report.summary(path) == ({"run": 1}, {"val.top1": 1.0})
+    recorder = records.Recorder(path, ALONE, append=True)
+    recorder.parameters({"run": 2})
+    assert report.summary(path) == ({"run": 2}, None)
+    recorder.log((), {"val.top1": 2.0})
+    assert report.summary(path) == ({"run": 2}, {"val.top1": 2.0})
+
+
+@pytest.mark.parametrize("kind, summary, block, lines", [
+    ("train", {"train.total_ips": 1259.5912, "val.top1": 76.702, "val.best_top1": 77.0, "train.loss": 2.5},
+     ["Final Performance images/sec : 1259.591", "Final Train Accuracy : 76.702", "Best Train Accuracy : 77.000", "E2E Training Duration sec : 4242"],
+     ["ActualFPS = 1259.591", "TrainingTime = 406.48", "TrainAccuracy = 76.702", "ActualLoss = 2.50000", "E2ETrainingTime = 4242"]),
+    ("train", {"train.total_ips": None, "train.loss": 2.5},
+     ["Final Performance images/sec : not measured", "Final Train Accuracy : not measured", "Best Train Accuracy : not measured", "E2E Training Duration sec : 4242"],
+     ["ActualFPS = not measured", "TrainingTime = not measured", "TrainAccuracy = not measured", "ActualLoss = 2.50000", "E2ETrainingTime = 4242"]),
+    ("eval", {"val.top1": 0.0, "val.loss": 7.0}, ["Final Train Accuracy : 0.000", "E2E Training Duration sec : 4242"],
+     ["TrainAccuracy = 0.000", "ActualLoss = 7.00000", "E2ETrainingTime = 4242"]),
+    ("finetune", {"train.total_ips": 512.0, "val.top1": 50.0, "val.best_top1": 50.0, "train.loss": 1.0},
+     ["Final Performance images/sec : 512.000", "Final Finetune Accuracy : 50.000", "Best Finetune Accuracy : 50.000", "E2E Finetuning Duration sec : 4242"],
+     ["ActualFPS = 512.000", "FinetuningTime = 1000.00", "FinetuneAccuracy = 50.000", "ActualLoss = 1.00000", "E2EFinetuningTime = 4242"])])
+def test_report(tmp_path, kind, summary, block, lines):
+    """The block and the case's log to the letter; what was not measured says so, a measured zero is a zero."""
+    path = str(tmp_path / "m.jsonl")
+    recorder = records.Recorder(path, ALONE)
+    recorder.parameters({})
+    recorder.log((), summary)
+    case = {"network": "Net", "batch_size": 512, "ranks": 8, "suffix": "acc", "kind": kind}
+    assert report.write(case, path, str(tmp_path), 4242.7) == ["------------------ Final result ------------------"] + block
+    written = (tmp_path / "Net_bs512_8p_acc.log").read_text().splitlines()
+    assert written[:3] + written[4:5] == ["Network = Net", "RankSize = 8", "BatchSize = 512", "CaseName = Net_bs512_8p_acc"]
+    assert written[5:] == lines
+    assert json.loads((tmp_path / "report.json").read_text())["summary"] == summary
