@@ -3,6 +3,9 @@
 Upstream's pipeline for an image (pad 4, random 32x32 crop, random flip, [0, 1], normalise) is kept sample for sample;
 no image goes through PIL. Batches stay uint8, a quarter of the size, until they are normalised on the device.
 """
+import collections
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
@@ -66,3 +69,61 @@ class DeviceCrops:
         planes = index * self.channels + torch.arange(self.channels, device=device)
         starts = (planes[:, :, None] * self.height + rows[:, None, :]) * self.width
         return self.pixels[starts[:, :, :, None] + columns[:, None, None, :]]
+
+
+class CifarLoader:
+    """Iterates (uint8 images (b, 3, h, w), int64 labels (b,), []) for common.data.DeviceBatches.
+
+    images, labels: numpy arrays of the whole split. batches: a batch sampler of keys (epoch, index). `seed` turns the
+    training augmentation on. workers: threads that prepare batches ahead; with 0 each is made when it is asked for. The
+    results do not depend on their number. (Threads, not processes: cutting a batch takes less time than handing it over,
+    and nearly all of it is spent in numpy, where threads run side by side.)
+    """
+
+    def __init__(self, images, labels, batches, device, workers=0, seed=None):
+        self.batch_sampler, self.workers = batches, workers
+        self._labels = torch.from_numpy(labels)
+        self._count, self._seed = len(images), seed
+        self._pinned = device.type == "cuda"
+        self._draws = (None, None)
+        self._images = images
+        if seed is not None:
+            # On a GPU, indexing is next to nothing. An NPU compiles and runs such integer gathers slowly.
+            padded = pad(images)
+            self._images = DeviceCrops(padded, device) if device.type == "cuda" else HostCrops(padded)
+
+    def __len__(self):
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        if self.workers == 0:
+            return map(self._batch, self.batch_sampler)
+        return self._ahead()
+
+    def _ahead(self):
+        waiting = collections.deque()
+        with ThreadPoolExecutor(self.workers) as threads:
+            for keys in self.batch_sampler:
+                waiting.append(threads.submit(self._batch, keys))
+                if len(waiting) > self.workers + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _batch(self, keys):
+        index = np.array([index for _, index in keys])
+        if self._seed is None:
+            images = torch.from_numpy(self._images[index])
+        else:
+            images = self._images(index, *(draw[index] for draw in self._draws_of(keys[0][0])))
+        labels = self._labels[torch.from_numpy(index)]
+        if self._pinned and not images.is_cuda:
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return images, labels, []
+
+    def _draws_of(self, epoch):
+        drawn, draws = self._draws
+        if drawn != epoch:
+            draws = draw_augmentation(self._seed, epoch, self._count)
+            self._draws = (epoch, draws)
+        return draws
