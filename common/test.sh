@@ -15,7 +15,7 @@ set -euo pipefail
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
-checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
+seed="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,6 +36,14 @@ option() {
     option_default[$1]=$2 option_check[$1]=$3 option_help[$1]=$4
 }
 
+# without_option NAME: a common option that would do nothing in this model.
+without_option() {
+    local name kept=()
+    for name in "${option_names[@]}"; do [[ $name == "$1" ]] || kept+=("$name"); done
+    option_names=("${kept[@]}")
+    unset "option_check[$1]"
+}
+
 defaults() {
     local pair
     for pair in "$@"; do option_default[${pair%%=*}]=${pair#*=}; done
@@ -53,6 +61,7 @@ common_options() {
     option opt_level "" "O0|O1|O2" "mixed precision level; same as precision_mode"
     option precision_mode "" "O0|O1|O2|allow_mix_precision|must_keep_origin_dtype" "mixed precision; must_keep_origin_dtype is O0"
     option pth_path "" text "weights to start from, or to evaluate"
+    option seed "" natural "makes a run reproducible (empty: a random one)"
     option max_steps "" positive "end each epoch after this many steps"
     option image_size "" positive "input resolution instead of the recipe's"
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
