@@ -246,7 +246,7 @@ def test_a_crash_is_a_failed_script(tiny_imagenet, tmp_path):
 
 # --- interruption and exact resume ------------------------------------------------------------------------------------
 
-RUN = TINY + ["--batch_size=8", "--train_epochs=2", "--learning_rate=0.01", "--checkpoint_steps=1"]
+RUN = TINY + ["--batch_size=8", "--train_epochs=2", "--learning_rate=0.01", "--checkpoint_steps=1", "--seed=49"]
 RUN_OF_TWO = RUN + ["--device_list=0,1"]
 
 
@@ -264,12 +264,8 @@ def uninterrupted(tiny_imagenet, tmp_path_factory):
     """The weights that the runs of one and of two ranks end with when nothing disturbs them."""
     out = tmp_path_factory.mktemp("whole")
     for script, options, name in ((FULL_1P, RUN, "1"), (FULL_8P, RUN_OF_TWO, "2")):
-        block(run_script(script, "--data_path=%s" % tiny_imagenet, *(SEED(script) + options), "--output_path=%s" % (out / name)))
+        block(run_script(script, "--data_path=%s" % tiny_imagenet, *options, "--output_path=%s" % (out / name)))
     return {FULL_1P: weights_of(out / "1"), FULL_8P: weights_of(out / "2")}
-
-
-def SEED(script):
-    return ["--seed=49"] if script == FULL_1P else []
 
 
 def checkpoint_step(out):
@@ -299,7 +295,7 @@ def kill_all(process):
 def test_killed_runs_resume_exactly(uninterrupted, tiny_imagenet, tmp_path, script, options):
     """SIGKILL at four moments of one run, --resume after each: bit for bit the weights of the uninterrupted run."""
     out = tmp_path / "o"
-    options = ["--data_path=%s" % tiny_imagenet, "--output_path=%s" % out] + SEED(script) + options
+    options = ["--data_path=%s" % tiny_imagenet, "--output_path=%s" % out] + options
     for number, moment in enumerate(sorted(MOMENTS, key=list(MOMENTS).index)):
         process = start_script(script, *(options + (["--resume"] if number else [])))
         wait_until(lambda: MOMENTS[moment](out) or process.poll() is not None, interval=0.002)
@@ -321,7 +317,7 @@ def running_in(out):
 def test_sigterm_saves_and_resumes_exactly(uninterrupted, tiny_imagenet, tmp_path, script, options):
     """Pre-emption: SIGTERM to the script writes a checkpoint, ends with status 143, and the run goes on from there."""
     out = tmp_path / "o"
-    options = ["--data_path=%s" % tiny_imagenet, "--output_path=%s" % out] + SEED(script) + [
+    options = ["--data_path=%s" % tiny_imagenet, "--output_path=%s" % out] + [
         option for option in options if "checkpoint_steps" not in option]
     process = start_script(script, *options)
     wait_until(lambda: "Epoch: [0]" in (out / "train_0.log").read_text() if (out / "train_0.log").exists() else False)

@@ -34,6 +34,9 @@ def main():
     if status != 0:
         _say_why(status, log_path)
         sys.exit(status)
+    if args.no_report:
+        print("this machine is done; the result is reported only on machine 0", flush=True)
+        return
     if report.summary(metrics_path)[1] is None:
         raise cli.UserError("the run left no summary in %s; its log: %s" % (metrics_path, log_path))
     images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
@@ -53,6 +56,7 @@ def _parser():
     parser.add_argument("--device-id", default="0", help="names the log")
     parser.add_argument("--output-path", required=True)
     parser.add_argument("--resume", action="store_true", help="go on with what the output path holds")
+    parser.add_argument("--no-report", action="store_true", help="the run's records are on another machine")
     parser.add_argument("command", nargs="+", help="the training, after --")
     return parser
 

@@ -20,6 +20,7 @@ seed="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case_ranks=1 batch_per_rank=""
+no_report="" # set on machines that have no records of the run
 option_names=()
 declare -A option_default=() option_check=() option_help=()
 
@@ -193,7 +194,7 @@ run_case() {
     cd "$model_path"
     exec python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
         --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
-        ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} -- "$@"
+        ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} -- "$@"
 }
 
 common_options

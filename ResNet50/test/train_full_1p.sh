@@ -15,5 +15,5 @@ run_case ResNet50_for_PyTorch acc train \
     --lr-schedule=cosine --warmup=5 --label-smoothing=0.1 --no-decay=bias --zero-init-residual --normal-fc \
     --opt-level="$opt_level" --static-loss-scale=1024 ${learning_rate:+"--lr=$learning_rate"} ${pth_path:+"--pth-path=$pth_path"} \
     ${max_steps:+"--max-steps=$max_steps"} ${image_size:+"--image-size=$image_size"} ${skip_bad_images:+--skip-bad-images} \
-    --save-ckpt-path="$output_path" --workspace="$output_path" --raport-file=metrics.jsonl ${resume_from:+"--resume=$resume_from"} \
+    ${seed:+"--seed=$seed"} --save-ckpt-path="$output_path" --workspace="$output_path" --raport-file=metrics.jsonl ${resume_from:+"--resume=$resume_from"} \
     --checkpoint-steps="$checkpoint_steps"
