@@ -161,8 +161,7 @@ def train_or_evaluate(args, rank):
     start_from_weights(model, network, args)
     model.to(rank.device)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), args.learning_rate, momentum=args.momentum,
-                                weight_decay=args.weight_decay, nesterov=args.nesterov)
+    optimizer = make_optimizer(model, args)
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device)
     progress = Progress(rank, "state_dict", {"state_dict": model, "optimizer": optimizer, "amp": amp},
                         os.path.join(args.output_path, "checkpoint.pth.tar"),
@@ -199,6 +198,12 @@ def train_or_evaluate(args, rank):
         recorder.log((epoch,), {"train.loss": progress.results["train.loss_mean"], "val.loss": test_loss, "val.top1": 100.0 - err1,
                                 "train.total_ips": throughput.images_per_second, "lr": rate})
     recorder.log((), dict(progress.results, **throughput.summary()))
+
+
+def make_optimizer(model, args):
+    """Return SGD over all parameters in one group: BatchNorm's and the classifier's bias decay too."""
+    return torch.optim.SGD(model.parameters(), args.learning_rate, momentum=args.momentum,
+                           weight_decay=args.weight_decay, nesterov=args.nesterov)
 
 
 def learning_rate(epoch, base, decay_ratio, milestones):
