@@ -91,7 +91,7 @@ def test_config_defaults():
             continue
         assert ours[key] == value and type(ours[key]) is type(value), key
     added = {"OPTIM.EMA_UPDATE_PERIOD", "OPTIM.EMA_ALPHA", "TRAIN.PRETRAINED", "TRAIN.OPT_LEVEL", "TRAIN.LOSS_SCALE",
-             "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS"}
+             "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TEST.MAX_STEPS"}
     assert set(ours) - set(GOLDEN["config_defaults"]) == added
 
 
@@ -336,7 +336,7 @@ def test_precise_bn(dtype):
               for i in range(golden["batches_offered"])]
     count = net.precise_bn_batches(len(inputs))
     assert count == golden["batches_used"]
-    net.compute_precise_bn_stats(model, inputs, count)
+    net.compute_precise_bn_stats(model, inputs[:count])
     relative = {"float32": 1e-4, "float64": 1e-6}[dtype]
     for layer in golden[dtype]["layers"]:
         bn = dict(model.named_modules())[layer["name"]]

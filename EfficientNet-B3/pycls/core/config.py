@@ -184,6 +184,9 @@ _C.TEST.BATCH_SIZE = 200
 # Length of a picture's short side before the central crop of TRAIN.IM_SIZE is taken
 _C.TEST.IM_SIZE = 256
 
+# Evaluate on the images of so many steps (0: on all)
+_C.TEST.MAX_STEPS = 0
+
 # Weights to evaluate (a file, or a folder that holds model.pyth)
 _C.TEST.WEIGHTS = ""
 
@@ -267,12 +270,29 @@ def load_cfg(path, opts=()):
     """
     if not os.path.isfile(path):
         raise UserError("--cfg %s: no such file; configs/dds_baselines/effnet holds some" % path)
+    if not path.endswith((".yaml", ".yml")):
+        raise UserError("--cfg %s: has to be a YAML file, with the ending .yaml" % path)  # yacs would run a .py
     reset_cfg()
     _merge(path, lambda: cfg.merge_from_file(path))
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError("%s stands after KEY VALUE pairs; options come before them" % late[0])
     if len(opts) % 2:
         raise UserError("the words after the options have to be pairs KEY VALUE, and one is left over: %s" % opts[-1])
     _merge("command line", lambda: cfg.merge_from_list(list(opts)))
     check_cfg()
+    cfg.freeze()
+
+
+def as_text():
+    """Return the configuration as YAML, from which `from_text` makes it again."""
+    return cfg.dump()
+
+
+def from_text(text):
+    """Take the configuration that another process has read and checked."""
+    reset_cfg()
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
     cfg.freeze()
 
 
@@ -368,8 +388,10 @@ def _run_checks():
          "TRAIN.MIXED_PRECISION True and TRAIN.OPT_LEVEL %s: give one of the two" % cfg.TRAIN.OPT_LEVEL),
         (cfg.LOG_DEST in ("stdout", "file"), "LOG_DEST %r: choose stdout or file" % cfg.LOG_DEST),
         (cfg.LOG_PERIOD > 0, "LOG_PERIOD %d: has to be at least 1" % cfg.LOG_PERIOD),
-        (min(cfg.TRAIN.MAX_STEPS, cfg.TRAIN.SAVE_STEPS, cfg.PREC_TIME.NUM_ITER, cfg.PREC_TIME.WARMUP_ITER) >= 0,
-         "TRAIN.MAX_STEPS, TRAIN.SAVE_STEPS, PREC_TIME.NUM_ITER and PREC_TIME.WARMUP_ITER have to be 0 or more"),
+        (min(cfg.TRAIN.MAX_STEPS, cfg.TRAIN.SAVE_STEPS, cfg.TEST.MAX_STEPS) >= 0,
+         "TRAIN.MAX_STEPS, TRAIN.SAVE_STEPS and TEST.MAX_STEPS have to be 0 or more"),
+        (min(cfg.PREC_TIME.NUM_ITER, cfg.PREC_TIME.WARMUP_ITER) >= 0,
+         "PREC_TIME.NUM_ITER and PREC_TIME.WARMUP_ITER have to be 0 or more"),
     ]
 
 

@@ -1,6 +1,4 @@
 """What is done to a network from outside: counting its operations, precise BN statistics, moving averages of weights."""
-import itertools
-
 import torch
 import torch.distributed as dist
 import torch.nn as nn
@@ -45,10 +43,10 @@ def precise_bn_batches(loader_length):
 
 
 @torch.no_grad()
-def compute_precise_bn_stats(model, inputs, count):
-    """Replace the running statistics of every BN by the mean of those of `count` batches, and over the ranks.
+def compute_precise_bn_stats(model, inputs):
+    """Replace the running statistics of every BN by their mean over batches, and over the ranks.
 
-    `inputs` yields batches on the device of `model`; the variances are the unbiased ones of each batch. The model's mode
+    `inputs` yields the batches on the device of `model`; the variances are the unbiased ones of each batch. The model's mode
     and the BNs' momenta are put back. Raises ValueError when not one batch comes.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -56,7 +54,7 @@ def compute_precise_bn_stats(model, inputs, count):
     model.train()
     for bn in norms:
         bn.momentum = 1.0  # so that the running statistics are those of the last batch alone
-    means, variances = _mean_statistics(model, norms, itertools.islice(inputs, count))
+    means, variances = _mean_statistics(model, norms, inputs)
     for bn, momentum, mean, variance in zip(norms, momenta, means, variances):
         bn.momentum = momentum
         bn.running_mean.copy_(mean)

@@ -1,0 +1,66 @@
+"""The command line of the tools, and the ranks that they run in."""
+import os
+
+from common import cli, data, device as devices, distributed
+from common.cli import UserError
+from pycls.core import config
+from pycls.core.config import cfg
+
+# Where ranks that were started one by one (--rank-id) meet, unless MASTER_ADDR and MASTER_PORT say otherwise.
+_ADDRESS, _PORT = "127.0.0.1", "29588"
+
+
+def parse(description):
+    """Parse the command line, load the configuration that it names, and return the flags."""
+    args = _parser(description).parse_args()
+    config.load_cfg(args.cfg, args.opts)
+    args.cfg_text = config.as_text()  # so that every rank has the same, whatever becomes of the file
+    return args
+
+
+def _parser(description):
+    p = cli.Parser(description=description)
+    add = p.add_argument
+    add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")
+    add("--data-path", metavar="DIR", help="folder with train/ and val/, each with one folder of images per class")
+    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
+    add("--device-id", type=cli.natural_int, help="the device of a single rank (without it --rank-id, or 0)")
+    add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
+    add("--rank-id", type=cli.natural_int, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
+        "MASTER_ADDR and MASTER_PORT (%s, %s)" % (_ADDRESS, _PORT))
+    add("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
+    add("opts", nargs="...", metavar="KEY VALUE", help="configuration keys to override, such as OUT_DIR result; after the flags")
+    return p
+
+
+def launch(worker, args, splits):
+    """Run `worker(args, rank)` in every rank. `splits`: the parts of the data set that have to be there, TRAIN or TEST."""
+    if splits:
+        if not args.data_path:
+            raise UserError("no data set: give the folder that holds train/ and val/ with --data-path")
+        data.check_layout(args.data_path, tuple(sorted({cfg[key].SPLIT for key in splits})))
+    distributed.launch(worker, args, _layout(args))
+
+
+def _layout(args):
+    """Return the distributed.Layout of NUM_GPUS ranks, all of them here or this one alone."""
+    if args.rank_id is not None and cfg.NUM_GPUS > 1:
+        return _one_of_many(args)
+    world_size = int(os.environ.get("WORLD_SIZE", cfg.NUM_GPUS)) if "LOCAL_RANK" in os.environ else cfg.NUM_GPUS
+    if world_size != cfg.NUM_GPUS:
+        raise UserError("the launcher has started %d ranks, NUM_GPUS is %d" % (world_size, cfg.NUM_GPUS))
+    indices = args.device_list or list(range(cfg.NUM_GPUS))
+    if cfg.NUM_GPUS == 1 and not args.device_list:
+        indices = [args.device_id or 0]
+    if len(indices) != cfg.NUM_GPUS:
+        raise UserError("--device-list names %d devices, NUM_GPUS is %d" % (len(indices), cfg.NUM_GPUS))
+    return distributed.layout(args.device, indices)
+
+
+def _one_of_many(args):
+    if args.rank_id >= cfg.NUM_GPUS:
+        raise UserError("--rank-id %d: NUM_GPUS is %d, so it is 0 to %d" % (args.rank_id, cfg.NUM_GPUS, cfg.NUM_GPUS - 1))
+    os.environ.update(RANK=str(args.rank_id), LOCAL_RANK="0", WORLD_SIZE=str(cfg.NUM_GPUS))
+    os.environ.setdefault("MASTER_ADDR", _ADDRESS)
+    os.environ.setdefault("MASTER_PORT", _PORT)
+    return distributed.layout(args.device, [args.rank_id if args.device_id is None else args.device_id])

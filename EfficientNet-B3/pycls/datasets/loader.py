@@ -1,0 +1,84 @@
+"""The batches of training and evaluation, on the device."""
+import itertools
+import os
+
+import numpy as np
+from PIL import ImageOps
+
+from common import data
+from common.cli import UserError
+from pycls.core.config import cfg
+from pycls.datasets import transforms
+from pycls.datasets.augment import parse_spec
+
+
+class TrainSampler(data.TrainBatches):
+    """TrainBatches of which an iteration can be cut short, so that the loader's processes read nothing in vain."""
+
+    count = None
+
+    def __iter__(self):
+        return itertools.islice(super().__iter__(), self.count)
+
+
+class Loader(data.DeviceBatches):
+    """Gives batches (N, 3, S, S), BGR, normalised, and labels (N,), on the device."""
+
+    def __init__(self, dataset, sampler, rank, skip_bad_images):
+        source = data.loader(dataset, sampler, cfg.DATA_LOADER.NUM_WORKERS, rank.device)
+        source.pin_memory = source.pin_memory and cfg.DATA_LOADER.PIN_MEMORY
+        super().__init__(source, rank.device, transforms.MEAN, transforms.STD, skip_bad_images)
+        self.dataset, self._sampler = dataset, sampler
+
+    def first_inputs(self, epoch, count):
+        """Return an iterator over the inputs of the first `count` training steps of an epoch; use it up."""
+        self._sampler.count = count
+        for inputs, _ in self.of_epoch(epoch):
+            yield inputs
+        self._sampler.count = None
+
+
+def construct_train_loader(data_path, rank, skip_bad_images=False):
+    """Return the Loader of TRAIN.SPLIT: shuffled, sharded, whole batches only, augmented.
+
+    Raises UserError for a folder that does not fit and for fewer images than a batch has.
+    """
+    augmentation = parse_spec(cfg.TRAIN.AUGMENT)
+    size, pca_std = cfg.TRAIN.IM_SIZE, cfg.TRAIN.PCA_STD
+
+    def transform(image, rng):
+        return transforms.train_transform(pixels_of(image), size, rng.getrandbits(32), augmentation, pca_std)
+
+    dataset = _dataset(data_path, cfg.TRAIN.SPLIT, transform, skip_bad_images, replace=True)
+    sampler = TrainSampler(len(dataset), cfg.TRAIN.BATCH_SIZE // rank.world_size, rank, max_steps=cfg.TRAIN.MAX_STEPS)
+    return Loader(dataset, sampler, rank, skip_bad_images)
+
+
+def construct_test_loader(data_path, rank, skip_bad_images=False):
+    """Return the Loader of TEST.SPLIT: in order, each image once over all ranks. Raises UserError as above."""
+    test_size, size = cfg.TEST.IM_SIZE, cfg.TRAIN.IM_SIZE
+
+    def transform(image, rng):
+        return transforms.eval_transform(pixels_of(image), test_size, size)
+
+    dataset = _dataset(data_path, cfg.TEST.SPLIT, transform, skip_bad_images, replace=False)
+    sampler = data.EvalBatches(len(dataset), cfg.TEST.BATCH_SIZE // rank.world_size, rank, cfg.TEST.MAX_STEPS)
+    return Loader(dataset, sampler, rank, skip_bad_images)
+
+
+def _dataset(data_path, split, transform, skip_bad_images, replace):
+    dataset = data.ImageFolder(os.path.join(data_path, split), transform, cfg.RNG_SEED, skip_bad_images, replace)
+    if len(dataset.classes) > cfg.MODEL.NUM_CLASSES:
+        raise UserError("%s has %d classes, the network has MODEL.NUM_CLASSES %d"
+                        % (dataset.root, len(dataset.classes), cfg.MODEL.NUM_CLASSES))
+    return dataset
+
+
+def pixels_of(image):
+    """Return the uint8 array (H, W, 3), RGB, of a PIL image, turned as its EXIF orientation says (as OpenCV does)."""
+    if "exif" in image.info:
+        try:
+            image = ImageOps.exif_transpose(image)
+        except (SyntaxError, ValueError, TypeError, KeyError, OSError):
+            pass  # a broken EXIF block says nothing of the orientation
+    return np.asarray(image)
