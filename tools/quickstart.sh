@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# From a fresh machine to a trained network: makes .venv, installs the pinned packages, writes the demo data, measures the
+# training speed of ResNet50 on one device, trains it for a few epochs until it has visibly learned, and draws the curves.
+# Options go to both runs, e.g. --device=npu.
+set -euo pipefail
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+output=$repository/ResNet50/test/output/quickstart
+small=(--image_size=64 --opt_level=O0 --learning_rate=0.05)
+
+case ${1:-} in -h | --help)
+    sed -n '2,4s/^# //p' "$0"
+    exit 0
+    ;;
+esac
+
+step() { printf '\n== %s\n' "$1"; }
+
+step "packages, in $repository/.venv"
+bash "$repository/tools/make_venv.sh" ResNet50/2.x_requirements.txt tools/requirements.txt
+PATH=$repository/.venv/bin:$PATH
+
+step "demo data, in $repository/demo_data"
+python "$repository/tools/make_demo_data.py" --what imagenet
+
+step "speed of training on one device"
+bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --batch_size=32 --max_steps=30 \
+    --output_path="$output/performance" "$@"
+
+step "a short training"
+bash "$repository/ResNet50/test/train_full_1p.sh" "${small[@]}" --batch_size=32 --train_epochs=6 --seed=1 \
+    --data_path="$repository/demo_data/imagenet" --output_path="$output/full" "$@"
+
+python "$repository/tools/plot_curves.py" "$output/full/metrics.jsonl" --out "$output/full/curves.png"
+printf '\nThe curves: %s\nThe log:    %s\n' "$output/full/curves.png" "$output/full/train_0.log"
