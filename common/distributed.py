@@ -107,8 +107,9 @@ def _run_rank(worker, args, where, local_rank, rank, world_size, init_method):
 
 def _spawn(worker, args, where):
     errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    processes = torch.multiprocessing.spawn(
-        _spawned_rank, (worker, args, where, errors), nprocs=len(where.indices), join=False).processes
+    context = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
+        _spawned_rank, (worker, args, where, errors), nprocs=len(where.indices), join=False)
+    processes = context.processes
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     try:
         failed = _first_failure(processes)
