@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Draw the curves of one or more trainings: loss, top-1, learning rate and images/s over the epochs.
+
+Reads metrics.jsonl, the DLLogger records that every training leaves in its output path. Thin lines are single steps,
+thick ones whole epochs; solid is training, dashed is validation. What a run did not record is left out.
+"""
+import argparse
+import os
+import sys
+import uuid
+from collections import OrderedDict
+
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from common import records  # noqa: E402
+from common.cli import Parser, UserError, run  # noqa: E402
+
+# panel -> (label of its axis, names of its training and of its validation metric; of several names the first recorded)
+PANELS = OrderedDict([
+    ("loss", ("loss", ("train.loss",), ("val.loss",))),
+    ("top1", ("top-1 (%)", ("train.top1",), ("val.top1",))),
+    ("lr", ("learning rate", ("lr", "train.lr"), ())),
+    ("speed", ("images/s", ("train.total_ips",), ())),
+])
+METRICS = {name for _, train, val in PANELS.values() for name in train + val}
+
+
+# --- records to curves ------------------------------------------------------------------------------------------------
+
+def read_curves(path):
+    """Return {metric: (steps, epochs)} of a record file; each is a list of (epoch, value) in ascending order.
+
+    `steps` come from records of iterations, `epochs` from summaries of epochs, which lie at the epoch's end. Where an
+    interrupted run was resumed, the newer of two records of a step counts. Raises UserError where there is none.
+    """
+    try:
+        logged = [record for record in records.read(path) if is_log(record)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("%s cannot be read: %s" % (path, getattr(error, "strerror", None) or "it is not text"))
+    steps_per_epoch = count_steps(logged)
+    curves = {}
+    for record in logged:
+        place = place_of(record["step"], steps_per_epoch)
+        for metric in METRICS.intersection(record["data"] if place else ()):
+            if is_number(record["data"][metric]):
+                level, epoch = place
+                curves.setdefault(metric, ({}, {}))[level][epoch] = record["data"][metric]
+    if not curves:
+        raise UserError("%s holds no DLLogger record of a training (wanted: lines `DLLL {...}` with %s)"
+                        % (path, ", ".join(sorted(METRICS))))
+    return {metric: tuple(sorted(level.items()) for level in levels) for metric, levels in curves.items()}
+
+
+def is_log(record):
+    """Return whether a record has a step and a dictionary of data."""
+    return isinstance(record, dict) and record.get("type") == "LOG" and isinstance(record.get("data"), dict) and "step" in record
+
+
+def count_steps(logged):
+    """Return the steps of an epoch, as far as the records of iterations show it: the last one and what lies between two."""
+    iterations = sorted({record["step"][1] for record in logged if is_iteration(record["step"])})
+    if not iterations:
+        return 1
+    interval = iterations[1] - iterations[0] if len(iterations) > 1 else 1
+    return iterations[-1] + interval if iterations[0] == 0 else iterations[-1]
+
+
+def place_of(step, steps_per_epoch):
+    """Return (0, epochs) for a record of an iteration, (1, epochs) for the summary of an epoch, None for others."""
+    if is_iteration(step):
+        return 0, step[0] + step[1] / steps_per_epoch
+    if step == ["before"]:  # FixRes: the evaluation before fine-tuning
+        return 1, 0
+    if isinstance(step, list) and len(step) == 1 and is_number(step[0]):
+        return 1, step[0] + 1
+    return None
+
+
+def is_iteration(step):
+    """Return whether a record's step is (epoch, iteration) or (epoch, iteration, validation iteration)."""
+    return isinstance(step, list) and len(step) in (2, 3) and all(is_number(number) for number in step)
+
+
+def is_number(value):
+    """Return whether a recorded value can be drawn: not None, not NaN, not infinite, no text."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+# --- curves to a picture ----------------------------------------------------------------------------------------------
+
+def draw(runs):
+    """Return a figure of `runs`: {name: curves}. Each run has a colour; a single one has two, for training and validation."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), sharex=True)
+    palette = plt.get_cmap("tab10" if len(runs) <= 10 else "viridis", max(10, len(runs)))
+    for panel, axis in zip(PANELS, axes.flat):
+        for number, (name, curves) in enumerate(runs.items()):
+            if len(runs) == 1:
+                draw_run(axis, panel, curves, (palette(0), palette(1)), "")
+            else:
+                draw_run(axis, panel, curves, (palette(number), palette(number)), name)
+        finish_panel(axis, panel)
+    for axis in axes[1]:
+        axis.set_xlabel("epochs")
+    figure.suptitle(list(runs)[0] if len(runs) == 1 else "%d runs" % len(runs))
+    figure.tight_layout()
+    return figure
+
+
+def draw_run(axis, panel, curves, colours, name):
+    """Add the curves of one run to one panel; `colours` are those of training and of validation."""
+    _, train, val = PANELS[panel]
+    for metrics, side, colour, style in ((train, "train", colours[0], "-"), (val, "val", colours[1], "--")):
+        steps, epochs = next((curves[metric] for metric in metrics if metric in curves), ([], []))
+        if panel == "lr" and steps:
+            epochs = []  # a schedule has no noise that an average over the epoch would take away
+        label = " ".join(word for word in (name, side if val else "") if word)
+        if steps:
+            axis.plot(*zip(*steps), color=colour, **({"linewidth": 0.8, "alpha": 0.35} if epochs else {"label": label}))
+        if epochs:
+            axis.plot(*zip(*epochs), linestyle=style, color=colour, marker="o", markersize=3, label=label)
+
+
+def finish_panel(axis, panel):
+    """Label a panel that holds all its curves, and bound its scale."""
+    axis.set_ylabel(PANELS[panel][0])
+    axis.grid(alpha=0.3)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not axis.lines:
+        axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", va="center", color="grey")
+        axis.set_yticks([])
+    elif panel == "top1":
+        bottom, top = axis.get_ylim()
+        axis.set_ylim(max(bottom, -2), min(top, 102))
+    elif panel in ("lr", "speed"):
+        axis.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in axis.lines) or 1)
+    if any(line.get_label() and not line.get_label().startswith("_") for line in axis.lines):
+        axis.legend(fontsize="small")
+
+
+def save(figure, path):
+    """Write the picture in the format of its suffix; a picture that was there stays until the new one is complete."""
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, ".%s.%s" % (uuid.uuid4().hex[:8], name))
+    try:
+        figure.savefig(beside, dpi=120)
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError("cannot write %s: %s" % (path, error.strerror))
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+def names_of(paths):
+    """Return a short name for each file: its path without what all have in common."""
+    parts = [os.path.abspath(path).split(os.sep) for path in paths]
+    if len(paths) == 1:
+        return [os.sep.join(parts[0][-2:])]
+    while len(parts[0]) > 1 and all(len(p) > 1 and p[0] == parts[0][0] for p in parts):
+        parts = [p[1:] for p in parts]
+    while len(parts[0]) > 1 and all(len(p) > 1 and p[-1] == parts[0][-1] for p in parts):
+        parts = [p[:-1] for p in parts]
+    return [os.sep.join(p) for p in parts]
+
+
+def picture_path(text):
+    """argparse type: the path of a picture in a format that matplotlib writes."""
+    suffixes = sorted(plt.Figure().canvas.get_supported_filetypes())
+    if os.path.splitext(text)[1].lower().lstrip(".") not in suffixes:
+        raise argparse.ArgumentTypeError("%r does not end in one of .%s" % (text, ", .".join(suffixes)))
+    return text
+
+
+def main():
+    parser = Parser(description=__doc__, epilog="Example: %(prog)s test/output/0/metrics.jsonl --out curves.png",
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("metrics", metavar="METRICS.jsonl", nargs="+", help="record files; several are drawn into one picture")
+    parser.add_argument("--out", metavar="PICTURE", type=picture_path,
+                        help="the picture to write, its suffix says the format (default: curves.png beside the first file)")
+    arguments = parser.parse_args()
+    paths = list(OrderedDict.fromkeys(arguments.metrics))
+    runs = OrderedDict(zip(names_of(paths), [read_curves(path) for path in paths]))
+    out = arguments.out or os.path.join(os.path.dirname(paths[0]), "curves.png")
+    save(draw(runs), out)
+    print("curves: %s" % out)
+
+
+if __name__ == "__main__":
+    run(main)
