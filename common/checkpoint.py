@@ -1,6 +1,5 @@
 """Checkpoints: written atomically, read without running code in them, in every layout that upstream has used."""
 import contextlib
-import errno
 import inspect
 import os
 import pickle
@@ -36,18 +35,42 @@ def save(state, path, copy_to=()):
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with open(written, "wb") as stream:
-            torch.save(state, stream)
+            patient = _PatientStream(stream)
+            torch.save(state, patient)
+            patient.raise_error()
             _flush(stream)
         for copy in copy_to:
             _copy(written, copy)
         _rename(written, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
+    except OSError as error:
         for leftover in [written] + [copy + ".part" for copy in copy_to]:
             with contextlib.suppress(OSError):
                 os.remove(leftover)
-        if isinstance(error, RuntimeError) and "write" not in str(error) and "enforce fail" not in str(error):
-            raise
-        raise UserError("cannot write checkpoint %s (%s); what was there before is intact" % (path, _reason(error)))
+        raise UserError("cannot write checkpoint %s (%s); what was there before is intact" % (path, error.strerror or error))
+
+
+class _PatientStream(object):
+    """What torch.save writes to: keeps the first error until the end. An exception that comes out of a write reaches the
+    destructor of PyTorch's zip writer, which ends the process in PyTorch 1.8 and hides the reason in later ones."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        self._error = None
+
+    def write(self, block):
+        if self._error is None:
+            try:
+                self._stream.write(block)
+            except OSError as error:
+                self._error = error
+        return len(block)
+
+    def flush(self):
+        """Nothing to do: `save` flushes the file."""
+
+    def raise_error(self):
+        if self._error is not None:
+            raise self._error
 
 
 def _copy(source, target):
@@ -69,13 +92,6 @@ def _rename(source, target):
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _reason(error):
-    cause = error if isinstance(error, OSError) else error.__context__
-    if isinstance(cause, OSError) and cause.errno in errno.errorcode:
-        return os.strerror(cause.errno)
-    return str(error).splitlines()[0]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -121,7 +137,7 @@ def _safe_pickle():
     return module
 
 
-def weights(content):
+def weights(content, source="the file"):
     """Return the state_dict inside a loaded checkpoint, without the `module.` of DistributedDataParallel.
 
     Knows a bare state_dict, and one under `state_dict`, `model_state`, `model` or `ema_state`.
@@ -131,7 +147,7 @@ def weights(content):
             content = content[key]
             break
     if not isinstance(content, dict) or not any(torch.is_tensor(value) for value in content.values()):
-        raise UserError("the file holds no model weights (wanted: a state_dict, or one under the key state_dict)")
+        raise UserError("%s holds no model weights (wanted: a state_dict, or one under the key state_dict)" % source)
     return dict((key[len("module."):] if key.startswith("module.") else key, value) for key, value in content.items())
 
 
@@ -141,7 +157,7 @@ def load_weights(model, content, source):
     Only `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1. `source` is the file's name, for the
     UserError that says what does not fit.
     """
-    state = weights(content)
+    state = weights(content, source)
     own = model.state_dict()
     for key in own:
         if key.endswith("num_batches_tracked"):
