@@ -337,7 +337,7 @@ def start_from_weights(model, args):
     else:
         return
     if args.fine_tuning:
-        content, own = checkpoint.weights(content), model.state_dict()
+        content, own = checkpoint.weights(content, source), model.state_dict()
         for key in ("fc.weight", "fc.bias"):
             if key in content and content[key].shape != own[key].shape:
                 content[key] = own[key]

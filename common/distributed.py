@@ -220,16 +220,20 @@ class Preemption(object):
 
     def __init__(self, rank):
         self._rank = rank
-        self._seen = False
+        self._seen = self._agreed = False
+        self._asked = 0
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_):
         self._seen = True
 
-    def at(self, step):
-        """Return whether to save and stop after `step`; every rank must ask at every step, and all get the same answer."""
+    def agreed(self, at_once=False):
+        """Return whether to save and stop; every rank must ask at every step, and all get the same answer.
+
+        Several ranks talk about it at every tenth step, or `at_once`."""
+        self._asked += 1
         if self._rank.world_size == 1:
             return self._seen
-        if step % _STEPS_BETWEEN_AGREEMENTS != 0:
-            return False
-        return sum_over_ranks([float(self._seen)], self._rank)[0] > 0
+        if at_once or self._asked % _STEPS_BETWEEN_AGREEMENTS == 0:
+            self._agreed = self._agreed or sum_over_ranks([float(self._seen)], self._rank)[0] > 0
+        return self._agreed

@@ -32,16 +32,19 @@ class Progress(object):
         `resumable`: False between the batches of one update, whose gradients no checkpoint holds.
         """
         self.step += 1
-        stop = self._preemption.at(self.step)
+        stop = self._preemption.agreed() and resumable
         if stop or (resumable and self._every_steps and self.step % self._every_steps == 0):
-            if resumable:
-                self.save()
+            self.save()
         if stop:
-            distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
-            raise cli.Terminated()
+            self._leave()
+
+    def _leave(self):
+        distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
+        raise cli.Terminated()
 
     def end_epoch(self, top1, copy_to=()):
-        """Count an epoch that reached `top1` (per cent, None where it was not evaluated), and save."""
+        """Count an epoch that reached `top1` (per cent, None where it was not evaluated), and save. Raises Terminated as
+        `end_step` does."""
         self.epoch, self.step = self.epoch + 1, 0
         copies = list(copy_to)
         if top1 is not None:
@@ -51,6 +54,8 @@ class Progress(object):
                 copies += [self._best_path] if self._best_path else []
             self.results["val.best_top1"] = self.best
         self.save(copies)
+        if self._preemption.agreed(at_once=True):
+            self._leave()
 
     def save(self, copy_to=()):
         """Write the checkpoint (rank 0)."""
