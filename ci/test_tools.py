@@ -1,0 +1,435 @@
+"""The programs in tools/ that make and check data sets and draw curves."""
+import hashlib
+import json
+import os
+import pickle
+import pickletools
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import cifar, data, records
+from common.cli import UserError
+from conftest import ROOT, assert_bad_input, environment, load_script, wait_until, write_images
+
+CIFAR = "cifar-10-batches-py"
+
+
+def command(tool, *options):
+    return [sys.executable, os.path.join(ROOT, "tools", tool)] + [str(option) for option in options]
+
+
+def run_tool(tool, *options):
+    return subprocess.run(command(tool, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=300, env=environment())
+
+
+def contents(folder):
+    """Return {relative path: bytes} of every file below a folder."""
+    found = {}
+    for below, _, names in os.walk(str(folder)):
+        for name in names:
+            path = os.path.join(below, name)
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, str(folder))] = file.read()
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder of a small demo data set of both kinds, made by the program, at a path with a space and a $."""
+    out = tmp_path_factory.mktemp("demo") / "a $b"
+    done = run_tool("make_demo_data.py", "--out", out, "--train", 100, "--val", 30, "--seed", 3, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def copy_of(demo, tmp_path):
+    """A function that returns a copy, to be damaged, of a part of the demo data."""
+    def copy(name):
+        return shutil.copytree(str(demo / name), str(tmp_path / name)) and tmp_path / name
+    return copy
+
+
+@pytest.mark.parametrize("tool", ["make_demo_data.py", "check_dataset.py", "plot_curves.py"])
+def test_help_and_unknown_option(tool):
+    """--help shows an example and ends well; an unknown option is one line and status 2."""
+    done = run_tool(tool, "--help")
+    assert done.returncode == 0 and "Example: " + tool in done.stdout
+    assert_bad_input(run_tool(tool, "x", "--no-such-option"), "--no-such-option")
+
+
+# --- make_demo_data.py ------------------------------------------------------------------------------------------------
+
+make_demo_data = load_script("tools/make_demo_data.py")
+
+
+def test_pixels_are_the_same_everywhere():
+    """The pictures of a seed do not depend on the versions of numpy and Python or on the CPU."""
+    scans = np.random.RandomState(1).random_sample((64, 8, 8)).astype(np.float32)
+    small = make_demo_data.draw(scans, 32, 32, 2.5, np.random.RandomState(2))
+    assert hashlib.sha256(small.tobytes()).hexdigest().startswith("54557518eb3c72fa")
+    photos = [make_demo_data.draw_photo(scans[i], make_demo_data.stream(0, "imagenet val", i)).tobytes() for i in range(24)]
+    assert hashlib.sha256(b"".join(photos)).hexdigest().startswith("53997f698beb9a2d")
+
+
+def test_no_scan_is_on_both_sides():
+    """Validation pictures show scans that training never sees, whatever the seed, and no scan is lost."""
+    for seed in (0, 1):
+        sides = make_demo_data.split_scans(seed)
+        train, val = ({scan.tobytes() for digit in sides[split] for scan in digit} for split in ("train", "val"))
+        assert len(train) + len(val) == 1797 and not train & val
+        assert all(len(scans) >= 30 for scans in sides["val"])
+
+
+def test_scans_take_turns():
+    """Classes are balanced, and no scan is drawn twice before all of its digit were drawn once."""
+    scans = [np.full((5, 8, 8), digit) + np.arange(5).reshape(5, 1, 1) / 10.0 for digit in range(10)]
+    drawn, labels = make_demo_data.balanced(scans, range(100))
+    assert np.bincount(labels).tolist() == [10] * 10
+    assert (drawn[:, 0, 0].astype(int) == labels).all()
+    assert len({scan.tobytes() for scan in drawn[:50]}) == 50
+
+
+def test_imagenet_layout(demo):
+    """ImageNet's folder and file names, RGB JPEG files of photographs' sizes, the same classes on both sides."""
+    classes = ["n%08d" % digit for digit in range(10)]
+    for split, count in (("train", 100), ("val", 30)):
+        assert data.class_names(str(demo / "imagenet" / split)) == classes
+        files = [(name, path) for name in classes for path in (demo / "imagenet" / split / name).iterdir()]
+        assert len(files) == count
+        images = [Image.open(str(path)) for _, path in files]
+        assert all(image.format == "JPEG" and image.mode == "RGB" and 300 <= max(image.size) <= 500 for image in images)
+        assert len({image.size[0] > image.size[1] for image in images}) == 2, "landscape and portrait"
+    assert (demo / "imagenet/train/n00000007/n00000007_9.JPEG").exists()
+    assert (demo / "imagenet/val/n00000007/ILSVRC2012_val_00000008.JPEG").exists()
+    assert data.check_layout(str(demo / "imagenet")) is None
+
+
+def test_cifar_layout(demo):
+    """Any reader of the original reads the files: names, keys, types and shapes, as text and as bytes."""
+    folder = demo / CIFAR
+    with open(str(folder / "data_batch_2"), "rb") as file:
+        batch = pickle.load(file, encoding="bytes")
+    assert list(batch) == [b"batch_label", b"labels", b"data", b"filenames"]
+    assert batch[b"batch_label"] == b"training batch 2 of 5"
+    assert batch[b"data"].shape == (20, 3072) and batch[b"data"].dtype == np.uint8
+    assert all(type(label) is int for label in batch[b"labels"]) and len(batch[b"filenames"]) == 20
+    with open(str(folder / "batches.meta"), "rb") as file:
+        meta = pickle.load(file, encoding="latin1")
+    assert meta["num_vis"] == 3072 and meta["num_cases_per_batch"] == 20 and meta["label_names"][7] == "seven"
+    images, labels = cifar.read_split(str(folder), "train")
+    assert images.shape == (100, 3, 32, 32) and np.bincount(labels).tolist() == [10] * 10
+    assert (images[20:40].reshape(20, 3072) == batch[b"data"]).all()
+
+
+def test_cifar_pickles_name_only_what_every_numpy_has(demo):
+    """Protocol 2 with Python 2's strings, and numpy by the module names that all its versions know."""
+    with open(str(demo / CIFAR / "test_batch"), "rb") as file:
+        codes = [(code.name, value) for code, value, _ in pickletools.genops(file)]
+    assert codes[0] == ("PROTO", 2)
+    assert {value for name, value in codes if name == "GLOBAL"} == {
+        "numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
+    assert not [name for name, _ in codes if "UNICODE" in name or "BYTES" in name]
+
+
+def test_a_classifier_learns_from_the_pictures(tmp_path):
+    """Labels belong to their pictures, and what was learned on one side holds on the other: an accuracy means something."""
+    from sklearn.neighbors import KNeighborsClassifier
+    make_demo_data.make("cifar10", str(tmp_path), (1000, 300), 0, 1)
+
+    def read(split):
+        images, labels = cifar.read_split(str(tmp_path / CIFAR), split)
+        grey = images.mean(1).reshape(-1, 16, 2, 16, 2).mean((2, 4)).reshape(len(images), -1)
+        return (grey - grey.mean(1, keepdims=True)) / grey.std(1, keepdims=True), labels
+    assert KNeighborsClassifier(3).fit(*read("train")).score(*read("test")) > 0.85
+
+
+def test_bytes_depend_on_the_seed_only(demo, tmp_path):
+    """Another number of processes writes the same bytes; another seed writes other pictures."""
+    options = ["--train", 100, "--val", 30]
+    assert run_tool("make_demo_data.py", "--out", tmp_path / "1", "--seed", 3, "--workers", 1, *options).returncode == 0
+    assert contents(tmp_path / "1") == contents(demo)
+    assert run_tool("make_demo_data.py", "--out", tmp_path / "2", "--seed", 4, "--what", "cifar10", *options).returncode == 0
+    assert contents(tmp_path / "2" / CIFAR)["test_batch"] != contents(demo / CIFAR)["test_batch"]
+
+
+def test_a_set_that_is_there_is_left_alone(copy_of):
+    """The same parameters: kept, and said. Other parameters, or a folder of somebody else: status 2. Nothing is touched."""
+    folder = copy_of(CIFAR)
+    before = contents(folder.parent)
+    same = ["--out", folder.parent, "--what", "cifar10", "--train", 100, "--val", 30]
+    done = run_tool("make_demo_data.py", *(same + ["--seed", 3]))
+    assert done.returncode == 0 and "left as it is" in done.stdout
+    assert_bad_input(run_tool("make_demo_data.py", *same), folder, "other parameters (seed 3)")
+    assert contents(folder.parent) == before
+    (folder / ".demo_data.json").unlink()
+    assert_bad_input(run_tool("make_demo_data.py", *(same + ["--seed", 3])), folder, "not made by this program")
+    assert set(before) - set(contents(folder.parent)) == {os.path.join(CIFAR, ".demo_data.json")}
+
+
+@pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing(tmp_path, sent, status):
+    """Ctrl-C and SIGTERM end the program soon, all of its processes too, and nothing half-written stays."""
+    out = tmp_path / "out"
+    options = command("make_demo_data.py", "--out", out, "--train", 20000, "--what", "imagenet", "--workers", 2)
+    process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True)
+    wait_until(lambda: list(out.glob(".*/train/*/*.JPEG")))
+    os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)  # reads on until the last child has closed its end
+    assert process.returncode == status, errors
+    assert errors == b"" and not out.exists()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    """When writing fails in the middle, what was written goes and what was there before stays."""
+    def fail(folder, *_):
+        (tmp_path / os.path.basename(folder) / "half").write_text("x")
+        raise OSError(28, "No space left on device", "half")
+    (tmp_path / "mine").write_text("y")
+    monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", fail)
+    monkeypatch.setattr(sys, "argv", ["make_demo_data.py", "--what", "cifar10", "--out", str(tmp_path)])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(UserError, match="half: No space left on device"):
+        make_demo_data.main()
+    assert contents(tmp_path) == {"mine": b"y"}
+
+
+def test_of_two_writers_the_first_wins(tmp_path, monkeypatch):
+    """Two scripts that need the demo data at the same time: the slower one keeps the set of the faster one."""
+    def slow(folder, counts, seed, workers):
+        monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", make_demo_data.write_cifar10)
+        make_demo_data.make("cifar10", str(tmp_path), counts, seed, workers)
+        (tmp_path / CIFAR / "first").write_text("")
+    monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", slow)
+    make_demo_data.make("cifar10", str(tmp_path), (10, 10), 0, 1)
+    assert os.listdir(str(tmp_path)) == [CIFAR] and (tmp_path / CIFAR / "first").exists()
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--train", "9"], ["--train", "9", "10 classes"]), (["--val", "x"], ["--val", "x"]), (["--what", "mnist"], ["mnist"]),
+    (["--seed", str(2 ** 32)], ["--seed"]), (["--out", __file__], [__file__]),
+])
+def test_demo_data_of_wrong_options(options, words):
+    """Counts below one picture per class, unknown sets, a place that cannot be written: one line, status 2."""
+    assert_bad_input(run_tool("make_demo_data.py", *options), *words)
+
+
+# --- check_dataset.py -------------------------------------------------------------------------------------------------
+
+check_dataset = load_script("tools/check_dataset.py")
+
+
+def test_good_sets_are_good(demo):
+    """Both kinds are recognised, from outside and from inside of the CIFAR folder, and counted."""
+    done = run_tool("check_dataset.py", demo / "imagenet", "--classes", 10)
+    assert done.returncode == 0 and "GOOD" in done.stdout and done.stderr == ""
+    assert "train 100 pictures, 10 classes, 10 to 10 per class" in done.stdout
+    for folder in (demo, demo / CIFAR):
+        done = run_tool("check_dataset.py", folder)
+        assert done.returncode == 0 and "a CIFAR-10 shaped data set" in done.stdout
+        assert "test  30 pictures, 10 classes, 3 to 3 per class" in done.stdout
+
+
+def test_every_bad_file_is_named(copy_of):
+    """Truncated, empty and foreign files, links to nowhere; pictures of other modes and names without a suffix are fine."""
+    train = copy_of("imagenet") / "train"
+    cut = train / "n00000001" / "n00000001_3.JPEG"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    (train / "n00000002" / "page.jpg").write_text("<html>not found</html>")
+    (train / "n00000003" / "empty.png").write_bytes(b"")
+    (train / "n00000004" / "link.jpeg").symlink_to("nowhere")
+    for mode in ("L", "CMYK", "P", "RGBA", "1"):
+        Image.new(mode, (8, 8)).save(str(train / "n00000005" / (mode + ".jpg")), "PNG" if mode in ("P", "RGBA", "1") else "JPEG")
+    (train / "n00000005" / "notes.txt").write_text("ignored")
+    done = run_tool("check_dataset.py", train.parent)
+    problems = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM: ")]
+    assert done.returncode == 1 and "BAD: 4 problems" in done.stdout
+    for line, words in zip(problems, ["_3.JPEG cannot be read: image file is truncated", "page.jpg is not a picture",
+                                      "empty.png is an empty file", "link.jpeg is not a file"]):
+        assert words in line
+
+
+def test_layout_problems(tmp_path):
+    """Classes on one side only, empty classes, unsorted pictures, a wrong number of classes; at most 20 lines and a count."""
+    write_images(tmp_path / "train", classes=2, per_class=1)
+    write_images(tmp_path / "val", classes=3, per_class=1)
+    (tmp_path / "train" / "empty").mkdir()
+    Image.new("RGB", (8, 8)).save(str(tmp_path / "val" / "loose.JPEG"))
+    problems = "\n".join(check_dataset.check(str(tmp_path), None, 2, 1))
+    for words in ("train/empty holds no picture", "val: 1 picture directly in it", "train has 3 classes instead of 2",
+                  "class n00000002 is in val but not in train", "class empty is in train but not in val"):
+        assert words in problems
+    for number in range(30):
+        (tmp_path / "train" / ("c%d" % number)).mkdir()
+    shutil.rmtree(str(tmp_path / "val"))
+    done = run_tool("check_dataset.py", tmp_path)
+    assert done.returncode == 1 and done.stdout.count("PROBLEM: ") == 20
+    assert "no folder %s" % (tmp_path / "val") in done.stdout and "... and 12 more" in done.stdout and "BAD: 32" in done.stdout
+
+
+def test_the_check_reads_what_training_reads():
+    """The suffixes are those of common.data: no file that training opens goes unchecked."""
+    assert check_dataset.SUFFIXES == data._EXTENSIONS
+
+
+def test_check_of_no_data_set(tmp_path):
+    """A folder that holds none is a problem, with a hint; no folder, two kinds and wrong values are wrong usage."""
+    (tmp_path / "x" / "train").mkdir(parents=True)
+    done = run_tool("check_dataset.py", tmp_path)
+    assert done.returncode == 1 and "did you mean %s?" % (tmp_path / "x") in done.stdout
+    assert_bad_input(run_tool("check_dataset.py", tmp_path / "none"), tmp_path / "none", "not a folder")
+    assert_bad_input(run_tool("check_dataset.py", tmp_path, "--workers", "0"), "--workers")
+    (tmp_path / "x" / CIFAR).mkdir()
+    assert_bad_input(run_tool("check_dataset.py", tmp_path / "x"), "--kind")
+
+
+def write_batch(path, **changes):
+    """Rewrite a CIFAR batch with some of its entries changed."""
+    content = dict(cifar.load_pickle(str(path)), **changes)
+    with open(str(path), "wb") as file:
+        pickle.dump(content, file, protocol=2)
+
+
+def check_cifar(folder, classes=None):
+    return "\n".join(check_dataset.check(str(folder), "cifar10", classes, 1))
+
+
+def test_cifar_problems(copy_of):
+    """Missing and truncated files, wrong shapes, labels out of range, classes without pictures: each named."""
+    folder = copy_of(CIFAR)
+    assert check_cifar(folder) == "" and "names 10 classes instead of 100" in check_cifar(folder, 100)
+    write_batch(folder / "data_batch_1", data=np.zeros((20, 3071), np.uint8))
+    write_batch(folder / "data_batch_2", labels=[10] * 20)
+    batch = (folder / "data_batch_3").read_bytes()
+    (folder / "data_batch_3").write_bytes(batch[:len(batch) // 2])
+    write_batch(folder / "test_batch", labels=[1, 2, 3] * 10)
+    problems = check_cifar(folder)
+    for words in ("data_batch_1 is not a cifar10 batch", "data_batch_2: a label is not", "data_batch_3 is truncated",
+                  "class 0 (zero) has no test picture"):
+        assert words in problems
+    (folder / "data_batch_5").unlink()
+    assert "no file data_batch_5" in check_cifar(folder)
+
+
+def test_a_pickle_that_would_run_code_is_refused(copy_of, tmp_path):
+    """Checking a downloaded data set never runs what is in it."""
+    class Evil(object):
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it ran"),)
+    folder = copy_of(CIFAR)
+    with open(str(folder / "data_batch_4"), "wb") as file:
+        pickle.dump({"data": Evil()}, file, protocol=2)
+    assert "data_batch_4" in check_cifar(folder) and "mkdir, which was not run" in check_cifar(folder)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_the_original_is_recognised(copy_of, monkeypatch, capsys):
+    """All published MD5: the original. The original's names with another file: damaged."""
+    folder = copy_of(CIFAR)
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in contents(folder).items() if name[0] != "."}
+    assert set(sums) == set(cifar.PUBLISHED_MD5["cifar10"])
+    monkeypatch.setitem(cifar.PUBLISHED_MD5, "cifar10", sums)
+    assert check_cifar(folder) == "" and "the original CIFAR-10" in capsys.readouterr().out
+    write_batch(folder / "data_batch_1")
+    assert "data_batch_1" in check_cifar(folder) and "MD5" in check_cifar(folder)
+
+
+# --- plot_curves.py ---------------------------------------------------------------------------------------------------
+
+plot_curves = load_script("tools/plot_curves.py")
+
+
+class Main(object):
+    is_main = True
+
+
+def write_run(path, epochs=3, first=0, append=False, scale=1.0):
+    """Write the records of a training with 4 steps an epoch, of which every second is recorded."""
+    recorder = records.Recorder(str(path), Main(), append=append)
+    recorder.parameters({"lr": 0.1})
+    for epoch in range(first, epochs):
+        for step in (0, 2):
+            recorder.log((epoch, step), {"train.loss": scale * (10 - epoch - step / 4), "lr": 0.1, "train.data_time": 0})
+        recorder.log((epoch,), {"train.loss": scale * (9 - epoch), "val.loss": 1.0, "val.top1": 10.0 * epoch,
+                                "train.total_ips": 100.0 if epoch else None})
+    recorder.log((), {"train.loss": 1.0, "val.top1": 5.0})
+    return path
+
+
+def test_curves_of_a_run(tmp_path):
+    """Steps lie within their epoch, summaries at its end; what was not measured and the summary of the run are no points."""
+    curves = plot_curves.read_curves(str(write_run(tmp_path / "m")))
+    assert curves["train.loss"][0] == [(0, 10), (0.5, 9.5), (1, 9), (1.5, 8.5), (2, 8), (2.5, 7.5)]
+    assert curves["train.loss"][1] == [(1, 9), (2, 8), (3, 7)]
+    assert curves["val.top1"] == ([], [(1, 0), (2, 10), (3, 20)])
+    assert curves["train.total_ips"][1] == [(2, 100), (3, 100)]
+    assert set(curves) == {"train.loss", "val.loss", "val.top1", "train.total_ips", "lr"}
+
+
+def test_curves_of_other_writers(tmp_path):
+    """Iterations counted from 1, NaN, half lines, other words: as NVIDIA's code writes them and killed runs leave them."""
+    lines = [{"type": "LOG", "step": [0, 10], "data": {"train.loss": 4.0, "train.lr": 0.5}},
+             {"type": "LOG", "step": [0, 20], "data": {"train.loss": float("nan")}},
+             {"type": "LOG", "step": [1, 10, 3], "data": {"val.loss": 2.0, "val.top1": "none"}},
+             {"type": "LOG", "step": ["before"], "data": {"val.top1": 70.0}},
+             {"type": "METADATA", "metric": "val.top1", "metadata": {}}, ["DLLL"]]
+    text = "noise\n" + "".join("DLLL %s\n" % json.dumps(line) for line in lines) + 'DLLL {"type": "LOG", "st'
+    (tmp_path / "m").write_text(text)
+    assert plot_curves.read_curves(str(tmp_path / "m")) == {
+        "train.loss": ([(0.5, 4.0)], []), "train.lr": ([(0.5, 0.5)], []), "val.loss": ([(1.5, 2.0)], []),
+        "val.top1": ([], [(0, 70.0)])}
+
+
+def test_curves_of_a_resumed_run(tmp_path):
+    """Where a resumed run repeats steps, its records take the place of the interrupted run's: time never goes back."""
+    write_run(tmp_path / "m", epochs=2, scale=5.0)
+    write_run(tmp_path / "m", epochs=3, first=1, append=True)
+    curves = plot_curves.read_curves(str(tmp_path / "m"))
+    assert curves["train.loss"][1] == [(1, 45), (2, 8), (3, 7)]
+
+
+def test_a_figure_of_several_runs(tmp_path):
+    """Each run is in the legend under the part of its path that differs, and a panel without records says so."""
+    paths = [str(write_run(tmp_path / name)) for name in ("a", "b")]
+    names = plot_curves.names_of([path[:-1] + name for path, name in zip(paths, ("slow/0/metrics.jsonl", "fast/0/metrics.jsonl"))])
+    assert names == ["slow", "fast"]
+    runs = {name: plot_curves.read_curves(path) for name, path in zip(names, paths)}
+    del runs["slow"]["lr"], runs["fast"]["lr"]
+    loss, top1, rate, speed = plot_curves.draw(runs).axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["slow train", "slow val", "fast train", "fast val"]
+    assert [text.get_text() for text in speed.get_legend().get_texts()] == ["slow", "fast"]
+    assert [text.get_text() for text in rate.texts] == ["not recorded"]
+    assert list(top1.lines[0].get_xdata()) == [1, 2, 3]
+
+
+def test_the_picture_is_written_beside_the_records(tmp_path):
+    """By default curves.png in the folder of the first file, nothing else; --out names another, in the suffix' format."""
+    first, second = write_run(tmp_path / "a b.jsonl"), write_run(tmp_path / "b.jsonl")
+    done = run_tool("plot_curves.py", first)
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(str(tmp_path))) == ["a b.jsonl", "b.jsonl", "curves.png"]
+    assert Image.open(str(tmp_path / "curves.png")).size[0] > 1000
+    assert run_tool("plot_curves.py", first, second, "--out", tmp_path / "x.svg").returncode == 0
+    assert b"<svg" in (tmp_path / "x.svg").read_bytes()
+
+
+def test_records_that_cannot_be_drawn(tmp_path):
+    """Missing and empty files, no records, wrong suffix, no place for the picture: one line, status 2; an old picture stays."""
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "text").write_text("loss 3\n")
+    (tmp_path / "curves.png").write_text("old")
+    good = write_run(tmp_path / "good")
+    for name in ("none", "text", "."):
+        with pytest.raises(UserError, match=str(tmp_path / name)):
+            plot_curves.read_curves(str(tmp_path / name))
+    assert_bad_input(run_tool("plot_curves.py", good, tmp_path / "empty"), tmp_path / "empty", "no DLLogger record")
+    assert_bad_input(run_tool("plot_curves.py", good, "--out", "x.exe"), "x.exe", ".png")
+    assert_bad_input(run_tool("plot_curves.py", good, "--out", tmp_path / "no" / "x.png"), tmp_path / "no")
+    assert (tmp_path / "curves.png").read_text() == "old" and len(os.listdir(str(tmp_path))) == 4
