@@ -1,0 +1,531 @@
+"""EfficientNet-B3's parts: log lines, configuration, weights, averages, pictures, loaders. No process is started."""
+import json
+import logging as std_logging
+import os
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from common import checkpoint as files, data, precision
+from common.cli import UserError
+from common.distributed import Rank
+from conftest import CI, write_images
+from fill import fill_state_dict, make_image, make_input
+from pycls.core import benchmark, checkpoint, config, losses, meters, net, optimizer, trainer
+from pycls.core.config import cfg
+from pycls.datasets import augment, loader, transforms
+from pycls.models import effnet
+from pycls.models.effnet import EffNet
+
+with open(os.path.join(CI, "golden", "EfficientNet-B3.json")) as stream:
+    COMPONENTS = json.load(stream)["components"]
+CONFIGS = os.path.join(CI, "..", "EfficientNet-B3", "configs", "dds_baselines", "effnet")
+B3 = os.path.join(CONFIGS, "EN-B3_dds_1npu_full.yaml")
+RANK = Rank(0, 1, 0, torch.device("cpu"))
+TINY = {"MODEL.TYPE": "effnet", "MODEL.ACTIVATION_FUN": "silu", "EN.STEM_W": 8, "EN.DEPTHS": [1, 2, 2], "EN.WIDTHS": [8, 12, 20],
+        "EN.STRIDES": [1, 2, 2], "EN.EXP_RATIOS": [1, 4, 6], "EN.KERNELS": [3, 5, 3], "EN.HEAD_W": 40, "TRAIN.IM_SIZE": 32,
+        "TEST.IM_SIZE": 36, "TRAIN.DATASET": "imagenet", "TEST.DATASET": "imagenet", "DATA_LOADER.NUM_WORKERS": 0,
+        "TRAIN.BATCH_SIZE": 8, "TEST.BATCH_SIZE": 8}
+
+
+@pytest.fixture(autouse=True)
+def tiny_config(tmp_path):
+    """A small network and an output folder of the test's own; the defaults are put back afterwards."""
+    config.reset_cfg()
+    configure(dict(TINY, OUT_DIR=str(tmp_path)))
+    yield
+    config.reset_cfg()
+
+
+def configure(keys):
+    for key, value in keys.items():
+        cfg.merge_from_list([key, value])
+
+
+def filled():
+    model = EffNet()
+    model.load_state_dict(fill_state_dict(model.state_dict()))
+    return model
+
+
+# ---- log lines -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, batch_size", [("log_lines", 256), ("log_lines_npu_port", 512)])
+def test_log_lines(name, batch_size, monkeypatch, caplog):
+    """json_stats lines are upstream's, and the Ascend port's FPS and batch_size are in them (of evaluation steps its own)."""
+    golden = COMPONENTS[name]
+    configure({"LOG_PERIOD": 2, "OPTIM.MAX_EPOCH": 100, "TRAIN.BATCH_SIZE": batch_size, "TEST.BATCH_SIZE": 200})
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(meters, "memory_mb", lambda device: 8124)
+    with caplog.at_level(std_logging.INFO):
+        feed_meters(golden["feed"], clock, batch_size)
+    found = [record.getMessage() for record in caplog.records]
+    if name == "log_lines":
+        for line, wanted in zip(found, golden["lines"]):
+            stats = {key: value for key, value in parsed(line).items() if key not in ("FPS", "batch_size")}
+            assert meters.logging.stats_line(stats, stats["_type"]) == wanted
+    else:  # the port divided the training batch by the time of an evaluation step
+        wanted = [line.replace('"FPS": 2048', '"FPS": 800').replace('"batch_size": 512', '"batch_size": 200')
+                  if '"test_' in line else line for line in golden["lines"]]
+        assert found == wanted
+    assert len(found) == len(golden["lines"])
+
+
+def feed_meters(feed, clock, batch_size):
+    train = meters.TrainMeter(6, rate_of(batch_size), RANK.device)
+    test = meters.TestMeter(4, RANK.device)
+    for i, step in enumerate(feed):
+        meter = train if step["phase"] == "train" else test
+        if step["iter"] == 0:
+            meter.reset() if meter is train else meter.reset(rate_of(200))
+        meter.iter_timer.tic()
+        clock.now += 0.25
+        meter.iter_timer.toc()
+        if meter is train:
+            train.update_stats(step["top1_err"], step["top5_err"], step["loss"], step["lr"], step["mb_size"])
+        else:
+            hits = [step["mb_size"] * (1 - step[key] / 100) for key in ("top1_err", "top5_err")]
+            test.update_stats(hits[0], hits[1], 0.0, step["mb_size"])
+        meter.log_iter_stats(step["epoch"], step["iter"])
+        if i + 1 == len(feed) or feed[i + 1]["phase"] != step["phase"]:
+            if meter is train:
+                train.log_epoch_stats(step["epoch"])
+            else:
+                test.log_epoch_stats(step["epoch"], test.epoch_stats(test.totals))
+
+
+def rate_of(images):
+    """Return a stand-in for Throughput at `images` in 0.25 s."""
+    return SimpleNamespace(images_per_second=images / 0.25, start=lambda: None, stop=lambda: None)
+
+
+def parsed(line):
+    return json.loads(line.split("json_stats: ")[1])
+
+
+def test_no_fps_before_a_steady_step():
+    """What was not measured is not in the line."""
+    assert "FPS" not in meters._rate(SimpleNamespace(images_per_second=None), 8)
+
+
+def test_config_line_is_the_whole_tree():
+    """The first data line holds the nested configuration, not rounded."""
+    found = parsed(meters.logging.config_line(cfg))
+    assert found["_type"] == "cfg" and found["OPTIM"]["WEIGHT_DECAY"] == 5e-4 and found["EN"]["DEPTHS"] == [1, 2, 2]
+
+
+def test_time_string():
+    """Remaining time is DD,HH:MM:SS."""
+    assert meters.time_string(2 * 86400 + 3 * 3600 + 4 * 60 + 5.9) == "02,03:04:05"
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("opts, words", [
+    (["NO.SUCH", "1"], "NO"), (["OPTIM.BASE_LR", "1"], "OPTIM.BASE_LR"), (["BN.USE_PRECISE_STATS", "true"], "BN.USE_PRECISE_STATS"),
+    (["NUM_GPUS"], "NUM_GPUS"), (["--device", "cpu"], "--device"), (["TRAIN.IM_SIZE", "343"], "TEST.IM_SIZE 342"),
+    (["NUM_GPUS", "3"], "TRAIN.BATCH_SIZE 128"), (["NUM_GPUS", "16"], "TEST.BATCH_SIZE 200"), (["MODEL.TYPE", "resnet"], "MODEL.TYPE"),
+    (["TRAIN.AUGMENT", "RandAugment"], "RandAugment_N2_M0.5"), (["TRAIN.AUGMENT", "RandAugment_M2"], "TRAIN.AUGMENT"),
+    (["TRAIN.AUGMENT", "AutoAugment_M1"], "TRAIN.AUGMENT"), (["TRAIN.AUGMENT", "X"], "TRAIN.AUGMENT"),
+    (["TRAIN.AUGMENT", "RandAugment_M0.5_Q1"], "TRAIN.AUGMENT"), (["TRAIN.SPLIT", "trian"], "TRAIN.SPLIT"),
+    (["OPTIM.STEPS", "[1, 2]"], "OPTIM.STEPS"), (["OPTIM.LR_POLICY", "exp"], "OPTIM.MIN_LR"), (["OPTIM.LR_POLICY", "steps"], "STEPS"),
+    (["EN.DEPTHS", "[1, 2]"], "EN.DEPTHS"), (["EN.KERNELS", "[3,3,4,3,5,5,3]"], "odd"), (["LOG_DEST", "stderr"], "LOG_DEST"),
+    (["EN.DEPTHS", "['a',3,3,5,5,6,2]"], "EN.DEPTHS"), (["TRAIN.OPT_LEVEL", "O3"], "O0, O1 or O2"),
+    (["TRAIN.MIXED_PRECISION", "True"], "TRAIN.OPT_LEVEL"), (["OPTIM.DAMPENING", "0.1"], "NESTEROV"),
+])
+def test_bad_configuration(opts, words):
+    """Everything that cannot work is refused before anything runs, in words that name the key."""
+    with pytest.raises(UserError) as error:
+        config.load_cfg(B3, opts)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name, text, words", [
+    ("a.yaml", "MODEL: {TYPE: [", "a.yaml"), ("a.yaml", "just words", "a.yaml"), ("a.py", "cfg = {}", "YAML"), ("a.yaml", None, "no such file")])
+def test_bad_configuration_file(tmp_path, name, text, words):
+    """A file that is missing or is no YAML is named; Python files, which yacs would run, are refused."""
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        config.load_cfg(str(path))
+    assert words in str(error.value)
+
+
+def test_exponents_in_yaml_are_floats(tmp_path):
+    """`1e-5` is a string in YAML 1.1; it has to arrive as a number."""
+    config.load_cfg(B3)
+    assert cfg.OPTIM.WEIGHT_DECAY == 1e-5 and isinstance(cfg.OPTIM.WEIGHT_DECAY, float)
+    config.load_cfg(B3, ["OPTIM.WEIGHT_DECAY", "3e-4"])
+    assert cfg.OPTIM.WEIGHT_DECAY == 3e-4
+
+
+def test_ranks_get_the_configuration_that_was_checked(tmp_path):
+    """The text that goes to the ranks makes the same tree, and the written config.yaml does too."""
+    config.load_cfg(B3, ["OUT_DIR", str(tmp_path), "EN.DC_RATIO", "0.2", "TRAIN.AUGMENT", "RandAugment_N2_M0.5", "OPTIM.STEPS", "(0, 3)"])
+    before = cfg.dump()
+    config.dump_cfg()
+    config.from_text(config.as_text())
+    assert cfg.dump() == before
+    config.load_cfg(str(tmp_path / "config.yaml"))
+    assert cfg.dump() == before
+
+
+def test_npu_recipe_states_its_precision():
+    """The four NPU files train with O2 and the loss scale 128, the others in float32, as upstream."""
+    for name in sorted(os.listdir(CONFIGS)):
+        config.load_cfg(os.path.join(CONFIGS, name))
+        assert (cfg.TRAIN.OPT_LEVEL, cfg.TRAIN.LOSS_SCALE) == (("O2", 128.0) if "npu" in name else ("O0", 0.0)), name
+        assert cfg.TEST.IM_SIZE == pytest.approx(cfg.TRAIN.IM_SIZE * 256 / 224, abs=1)
+
+
+@pytest.mark.parametrize("keys, level", [
+    ({}, "O0"), ({"TRAIN.MIXED_PRECISION": True}, "O1"), ({"TRAIN.OPT_LEVEL": "O2", "TRAIN.LOSS_SCALE": 128.0}, "O2")])
+def test_precision_of_training_and_evaluation(keys, level):
+    """MIXED_PRECISION is upstream's O1, under which evaluation is in float32; OPT_LEVEL is apex's level."""
+    configure(keys)
+    model, _, amp = trainer.initialize_precision(EffNet(), optimizer.construct_optimizer(EffNet()), RANK)
+    assert amp.opt_level == level
+    _, _, evaluating = trainer.initialize_precision(EffNet(), None, RANK)
+    assert evaluating.opt_level == ("O0" if level == "O1" else level)
+
+
+# ---- weights and checkpoints -----------------------------------------------------------------------------------------------
+
+def test_weights_in_every_layout(tmp_path):
+    """Bare, under model_state, with `module.` and in half precision: all load; of two sets the better one does."""
+    weights = filled().state_dict()
+    worse = {key: torch.zeros_like(value) for key, value in weights.items()}
+    for content in (
+            weights, {"epoch": 3, "model_state": weights}, {"state_dict": {"module." + key: value for key, value in weights.items()}},
+            {"model_state": weights, "ema_state": worse, "test_err": 20.0, "ema_err": 20.0},
+            {"model_state": worse, "ema_state": weights, "test_err": 20.0, "ema_err": 19.0},
+            {"model_state": worse, "ema_state": weights, "ema_err": 19.0}, {"model_state": weights, "ema_state": worse}):
+        torch.save(content, str(tmp_path / "model.pyth"))
+        model = EffNet()
+        checkpoint.load_weights(str(tmp_path), model)  # the folder stands for its model.pyth
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save({"model_state": half}, str(tmp_path / "half.pyth"))
+    checkpoint.load_weights(str(tmp_path / "half.pyth"), model)
+    assert model.stem.conv.weight.dtype == torch.float32 and torch.allclose(model.stem.conv.weight, weights["stem.conv.weight"], rtol=1e-3)
+
+
+def test_pretrained_leaves_out_the_classifier_alone(tmp_path):
+    """TRAIN.PRETRAINED takes weights of another number of classes, and nothing else that does not fit (defect 19)."""
+    torch.save({"model_state": filled().state_dict()}, str(tmp_path / "w"))
+    cfg.MODEL.NUM_CLASSES = 7
+    model = EffNet()
+    classifier = model.head.fc.weight.clone()
+    checkpoint.load_weights(str(tmp_path / "w"), model, new_classifier=True)
+    assert torch.equal(model.head.fc.weight, classifier)
+    assert torch.equal(model.stem.conv.weight, torch.load(str(tmp_path / "w"))["model_state"]["stem.conv.weight"])
+    torch.save({"model_state": {"stem.conv.weight": torch.zeros(3)}}, str(tmp_path / "other"))
+    with pytest.raises(UserError, match="not a checkpoint of this network"):
+        checkpoint.load_weights(str(tmp_path / "other"), model, new_classifier=True)
+
+
+@pytest.mark.parametrize("path, words", [("https://dl.fbaipublicfiles.com/pycls/x.pyth", "nothing is downloaded"), ("/no/such", "no weights"),
+                                         ("FOLDER", "without model.pyth")])
+def test_weights_that_are_not_there(tmp_path, path, words):
+    """Nothing is fetched from the network; a missing file or an empty folder is named."""
+    with pytest.raises(UserError, match=words):
+        checkpoint.load_weights(path.replace("FOLDER", str(tmp_path)), EffNet())
+
+
+@pytest.fixture
+def no_signals(monkeypatch):
+    """Progress must not take SIGTERM from the test run."""
+    monkeypatch.setattr("common.distributed.signal.signal", lambda *_: None)
+
+
+def make_progress():
+    model = filled()
+    parts = {"model_state": model, "optimizer_state": optimizer.construct_optimizer(model)}
+    return checkpoint.make_progress(RANK, parts), parts
+
+
+def test_every_epoch_has_its_checkpoint(tmp_path, no_signals):
+    """Each epoch's file is written, the last too, in upstream's layout; model.pyth is the best, of equals the newest (defect 18)."""
+    progress, parts = make_progress()
+    paths = [checkpoint.end_epoch(progress, parts, {"test_err": error}, RANK) for error in (50.0, 40.0, 45.0, 40.0)]
+    assert [os.path.relpath(path, str(tmp_path)) for path in paths] == ["checkpoints/model_epoch_%04d.pyth" % n for n in (1, 2, 3, 4)]
+    content = files.load(paths[2])
+    assert content["epoch"] == 2 and content["test_err"] == 45.0 and "OPTIM:" in content["cfg"]
+    assert set(content) == {"epoch", "model_state", "optimizer_state", "cfg", "test_err"}
+    assert list(content["model_state"]) == list(EffNet().state_dict())
+    assert files.load(str(tmp_path / "model.pyth"))["epoch"] == 3
+    newest = files.load(str(tmp_path / "checkpoint.pth.tar"))
+    assert (newest["epoch"], newest["step"], newest["best_acc1"]) == (4, 0, 60.0)
+
+
+def test_best_error_survives_a_resume(tmp_path, no_signals):
+    """The first epoch after a resume does not replace a better model.pyth."""
+    progress, parts = make_progress()
+    checkpoint.end_epoch(progress, parts, {"test_err": 30.0}, RANK)
+    progress, parts = make_progress()
+    assert checkpoint.resume(progress, checkpoint.newest_checkpoint()) == []
+    assert progress.epoch == 1 and progress.best == 70.0
+    checkpoint.end_epoch(progress, parts, {"test_err": 35.0}, RANK)
+    assert files.load(str(tmp_path / "model.pyth"))["test_err"] == 30.0
+
+
+def test_upstreams_checkpoint_resumes(tmp_path, no_signals):
+    """A run of upstream goes on here: the newest of its files, at the epoch after the one that has ended."""
+    model = filled()
+    os.makedirs(str(tmp_path / "checkpoints"))
+    for epoch in (8, 9):
+        torch.save({"epoch": epoch, "model_state": model.state_dict(), "optimizer_state": optimizer.construct_optimizer(model).state_dict(),
+                    "cfg": "NUM_GPUS: 8\n"}, str(tmp_path / "checkpoints" / ("model_epoch_%04d.pyth" % (epoch + 1))))
+    progress, parts = make_progress()
+    source = checkpoint.newest_checkpoint()
+    assert source.endswith("model_epoch_0010.pyth") and checkpoint.resume(progress, source) == []
+    assert (progress.epoch, progress.step) == (10, 0)
+
+
+def test_model_zoo(tmp_path):
+    """A network by its name, with weights from a file and overrides; nothing is downloaded."""
+    model = effnet("EfficientNet-B0", cfg_list=("MODEL.NUM_CLASSES", 10))
+    assert not model.training and model.head.fc.out_features == 10 and cfg.TRAIN.IM_SIZE == 224
+    torch.save(fill_state_dict(model.state_dict()), str(tmp_path / "b0.pyth"))
+    again = effnet("B0", str(tmp_path / "b0.pyth"), ("MODEL.NUM_CLASSES", 10))
+    assert torch.equal(again.state_dict()["stem.bn.weight"], fill_state_dict(model.state_dict())["stem.bn.weight"])
+    with pytest.raises(UserError, match="B0, B1"):
+        effnet("B9")
+
+
+# ---- averages and statistics -----------------------------------------------------------------------------------------------
+
+def test_moving_average_of_weights():
+    """Every 32 steps, a = 1e-5 * batch / epochs * 32; during warm-up the weights are copied; buffers follow too."""
+    configure({"OPTIM.EMA_UPDATE_PERIOD": 32, "OPTIM.MAX_EPOCH": 4, "OPTIM.WARMUP_EPOCHS": 1, "TRAIN.BATCH_SIZE": 512})
+    model, ema = filled(), EffNet()
+    assert net.ema_alpha(0) == 1.0 and net.ema_alpha(1) == pytest.approx(1e-5 * 512 / 4 * 32)
+    net.update_ema(ema, model, 32, 0)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in ema.state_dict().items())
+    before = ema.stem.conv.weight.clone(), ema.stem.bn.running_var.clone()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    model.stem.bn.running_var.zero_()
+    net.update_ema(ema, model, 33, 1)
+    assert torch.equal(ema.stem.conv.weight, before[0])  # not a 32nd step
+    net.update_ema(ema, model, 64, 1)
+    keep = 1 - net.ema_alpha(1)
+    assert torch.allclose(ema.stem.conv.weight, before[0] * keep) and torch.allclose(ema.stem.bn.running_var, before[1] * keep)
+
+
+def test_moving_average_follows_master_weights():
+    """Under O2 the average is of the float32 master weights, in a float32 network."""
+    configure({"OPTIM.EMA_UPDATE_PERIOD": 1, "OPTIM.WARMUP_EPOCHS": 1})
+    model, ema = filled(), EffNet()
+    masters = model.state_dict()["stem.conv.weight"].clone()
+    model, _, _ = precision.initialize(model, optimizer.construct_optimizer(model), "O2", 128.0)
+    net.update_ema(ema, model, 1, 0)
+    assert model.stem.conv.weight.dtype == torch.bfloat16 and torch.equal(ema.stem.conv.weight, masters)
+
+
+@pytest.mark.parametrize("batch, length, batches", [(8, 5, 5), (8, 2000, 1024), (512, 100, 16), (16384, 3, 1)])
+def test_precise_bn_has_at_least_one_batch(batch, length, batches):
+    """A total batch above BN.NUM_SAMPLES_PRECISE does not kill the network with statistics of nothing."""
+    cfg.TRAIN.BATCH_SIZE = batch
+    assert net.precise_bn_batches(length) == batches
+
+
+def test_precise_bn_refuses_no_batch():
+    """No batch at all is an error, not a network of zeros."""
+    with pytest.raises(ValueError):
+        net.precise_bn_batches(0)
+    with pytest.raises(ValueError):
+        net.compute_precise_bn_stats(filled(), [])
+
+
+def test_timing_leaves_no_trace():
+    """Timing before training changes neither weights nor statistics nor gradients, and scales the loss under O2 (defect 23)."""
+    configure({"PREC_TIME.NUM_ITER": 1, "PREC_TIME.WARMUP_ITER": 1, "TRAIN.OPT_LEVEL": "O2", "TRAIN.LOSS_SCALE": 128.0})
+    learner, _ = trainer.make_learner(RANK, None)
+    learner = learner._replace(model=learner.network)
+    before = {key: value.clone() for key, value in learner.network.state_dict().items()}
+    scaled = []
+    learner.amp._scaler.scale = lambda loss: (scaled.append(1), loss * 128.0)[1]
+    benchmark.log_times(learner, RANK)
+    assert all(torch.equal(value, before[key]) for key, value in learner.network.state_dict().items())
+    assert len(scaled) == 2
+    for group in learner.optimizer.param_groups:
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in group["params"])
+
+
+def test_divergence_is_a_failure():
+    """A loss that is no number ends the run; it is not averaged away."""
+    meter = meters.TrainMeter(2, rate_of(8), RANK.device)
+    with pytest.raises(RuntimeError, match="diverged"):
+        trainer.fetch_train_stats([torch.tensor([90.0, 50.0, float("nan")])], meter, 0.1)
+
+
+def test_few_classes_have_no_top5_error():
+    """With fewer than five classes every label is among the first five."""
+    hits = losses.topk_hits(torch.eye(3), torch.tensor([0, 1, 0]))
+    assert hits.tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("keys", [{}, {"EN.DC_RATIO": 0.5}, {"EN.DROPOUT_RATIO": 0.5}, {"TRAIN.MIXUP_ALPHA": 0.4},
+                                  {"TRAIN.LABEL_SMOOTHING": 0.1}, {"BN.USE_CUSTOM_WEIGHT_DECAY": True, "OPTIM.WEIGHT_DECAY": 0.1}])
+def test_options_act_and_are_repeatable(keys):
+    """Each option of the recipe changes a step, and a step draws the same after a resume: it depends on (seed, rank, epoch, step)."""
+    def steps(keys, first):
+        configure(keys)
+        torch.manual_seed(0)
+        learner, _ = trainer.make_learner(RANK, None)
+        learner = learner._replace(model=learner.network)
+        learner.model.train()
+        optimizer.set_lr(learner.optimizer, 0.1)
+        torch.rand(first)  # draws between the steps must not matter
+        return [trainer.train_step(learner, make_input(8, 32, 32, seed=t), torch.arange(8), RANK, 1, t).tolist() for t in range(2)]
+
+    plain, changed = steps({}, 0), steps(keys, 1)
+    assert changed == steps(keys, 5)
+    assert (changed != plain) == bool(keys)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("size", [(40, 60), (90, 33), (48, 64), (7, 200)])
+def test_resize_is_bilinear_without_antialiasing(size):
+    """The resampling is PyTorch's (and OpenCV's) for shrinking and enlarging alike."""
+    image = make_image(64, 48, 3)
+    ours = transforms.resize(image, size, (0, 0) + size, order=(0, 1, 2))
+    theirs = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None].float(), size=size, mode="bilinear", align_corners=False)
+    assert np.abs(ours - theirs[0].permute(1, 2, 0).numpy()).max() < 0.02  # of 255
+
+
+def test_resize_of_a_window_mirrored_and_reordered():
+    """Computing a window, mirroring and BGR order on the way give what doing them afterwards gives."""
+    image = make_image(64, 48, 3)
+    whole = transforms.resize(image, (70, 90), (0, 0, 70, 90), order=(0, 1, 2))
+    part = transforms.resize(image, (70, 90), (11, 20, 30, 40), flip=True)
+    assert np.array_equal(part, whole[11:41, 20:60][:, ::-1, ::-1])
+
+
+def test_training_crop_falls_back_to_the_centre():
+    """A picture that no box fits is cropped at its centre, as in evaluation, and has the right size."""
+    image = make_image(1200, 60, 1)
+    pixels = transforms.train_transform(image, 24, 2, pca_std=0.0)
+    centre = transforms.central_crop(image, 24, 24)
+    assert np.array_equal(pixels, centre) or np.array_equal(pixels, centre[:, ::-1])
+
+
+def test_augmentation_sees_what_upstreams_sees():
+    """The uint8 picture for AutoAugment is cut off after the way over [0, 1]; the colours come back in BGR order."""
+    image = np.dstack([np.full((40, 40), value, np.uint8) for value in (200, 100, 50)])
+    spec = augment.parse_spec("RandAugment_N1_M0.0_P0.0")
+    pixels = transforms.train_transform(image, 16, 4, spec, pca_std=0.0)
+    rgb = (np.float32([200, 100, 50]) / np.float32(255) * np.float32(255)).astype(np.uint8)
+    assert np.array_equal(pixels[3, 5], rgb[::-1].astype(np.float32))
+
+
+def test_the_transform_is_a_pure_function():
+    """Global generators play no part: workers, their number and their order do not matter (the shared numpy state of a worker)."""
+    image = make_image(60, 50, 1)
+    spec = augment.parse_spec("AutoAugment")
+    first = transforms.train_transform(image, 24, 7, spec)
+    np.random.seed(99), random.seed(99)
+    assert np.array_equal(first, transforms.train_transform(image, 24, 7, spec))
+    assert not np.array_equal(first, transforms.train_transform(image, 24, 8, spec))
+
+
+@pytest.mark.parametrize("orientation, turned", [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, 3)),
+                                                 (8, lambda a: np.rot90(a))])
+def test_exif_orientation_is_applied(tmp_path, orientation, turned):
+    """A photograph that says it lies on its side is turned, as OpenCV does."""
+    image = Image.fromarray(make_image(64, 48, 3))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(str(tmp_path / "a.png"), exif=exif)
+    assert np.array_equal(loader.pixels_of(data.load_rgb(str(tmp_path / "a.png"))), turned(make_image(64, 48, 3)))
+
+
+def test_broken_exif_is_no_reason_to_stop():
+    """A damaged EXIF block says nothing of the orientation."""
+    image = Image.fromarray(make_image(64, 48, 3))
+    image.info["exif"] = b"Exif\x00\x00not tiff at all"
+    assert loader.pixels_of(image).shape == (48, 64, 3)
+
+
+# ---- loaders ---------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def named_data(tmp_path_factory):
+    """A data set whose class folders have names of their own."""
+    root = tmp_path_factory.mktemp("named")
+    for split in ("train", "val"):
+        write_images(root / split, classes=3, per_class=9)
+        for old, new in (("n00000000", "dog"), ("n00000001", "a cat"), ("n00000002", "n3x")):
+            (root / split / old).rename(root / split / new)
+    return str(root)
+
+
+def test_any_class_names_are_read(named_data):
+    """Folders need not be called n and digits; the order of their names is the order of the classes."""
+    batches = loader.construct_test_loader(named_data, RANK)
+    assert batches.dataset.classes == ["a cat", "dog", "n3x"] and len(batches.dataset) == 27
+    labels = torch.cat([labels for _, labels in batches])
+    assert labels.tolist() == sorted(labels.tolist()) and labels.dtype == torch.int64
+
+
+def test_batches_do_not_depend_on_workers(named_data):
+    """The same crops, flips and colours with 0 and with 2 processes, and in the middle of an epoch."""
+    found = []
+    for workers in (0, 2):
+        cfg.DATA_LOADER.NUM_WORKERS = workers
+        batches = loader.construct_train_loader(named_data, RANK)
+        found.append([inputs for inputs, _ in batches.of_epoch(3)])
+        assert torch.equal(list(batches.of_epoch(3, 2))[0][0], found[-1][2])
+    assert len(found[0]) == 3 and all(torch.equal(*pair) for pair in zip(*found))
+    assert not torch.equal(found[0][0], next(iter(batches.of_epoch(4)))[0])
+
+
+def test_ranks_see_parts_of_their_own(named_data):
+    """Two ranks together see in a step what one sees, each image with its own augmentation; evaluation counts each once."""
+    whole = list(loader.construct_train_loader(named_data, RANK).of_epoch(0))[0][0]
+    parts = [list(loader.construct_train_loader(named_data, Rank(r, 2, r, RANK.device)).of_epoch(0))[0][0] for r in range(2)]
+    assert [len(part) for part in parts] == [4, 4]
+    assert sorted(float(i.sum()) for part in parts for i in part) == pytest.approx(sorted(float(i.sum()) for i in whole))
+    counts = [sum(len(labels) for _, labels in loader.construct_test_loader(named_data, Rank(r, 2, r, RANK.device))) for r in range(2)]
+    assert counts == [14, 13]
+
+
+def test_first_inputs_ends_where_it_should(named_data):
+    """Precise BN reads so many batches and no more, and the next epoch is whole again."""
+    batches = loader.construct_train_loader(named_data, RANK)
+    assert len(list(batches.first_inputs(0, 2))) == 2
+    assert len(list(batches.of_epoch(0))) == 3
+
+
+def test_evaluation_counts_every_image(named_data):
+    """Five batches and the steps of a warm-up are in the accuracy too, and none is counted twice (defect 13)."""
+    cfg.TEST.BATCH_SIZE = 6
+    batches = loader.construct_test_loader(named_data, RANK)
+    assert len(batches) == 5
+    model = filled()
+    stats = trainer.test_epoch(batches, model, meters.TestMeter(5, RANK.device), 0, RANK)
+    hits = sum(int((model(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
+    assert stats["top1_err"] == pytest.approx(100.0 * (27 - hits) / 27, abs=1e-9)
+
+
+def test_too_many_classes_are_refused(named_data):
+    """More class folders than the network has outputs."""
+    cfg.MODEL.NUM_CLASSES = 2
+    with pytest.raises(UserError, match="MODEL.NUM_CLASSES 2"):
+        loader.construct_train_loader(named_data, RANK)
+
+
+def test_a_batch_larger_than_the_data_is_refused(named_data):
+    """No epoch without a step."""
+    cfg.TRAIN.BATCH_SIZE = 28
+    with pytest.raises(UserError, match="larger than the data set"):
+        loader.construct_train_loader(named_data, RANK)
