@@ -18,7 +18,8 @@ from common import cli, report  # noqa: E402
 
 _LAST_LINES = 20
 # What a run leaves in its output path, so what a new run sets aside.
-_PRODUCTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.pth.tar", "*.pth", "*.pyth", "*.png")
+_PRODUCTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.pth.tar", "*.pth", "*.pyth", "*.png",
+             "config.yaml", "checkpoints")
 
 
 def main():
