@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn as nn
+from PIL import Image
 
-from fill import fill_state_dict, make_input, make_target
+from common import data, meters
+from fill import fill_state_dict, make_image, make_input, make_target
 from lib.config import new_config, update_config
+from lib.core.data import eval_transform
 from lib.core.optimizer import get_optimizer, learning_rate
 from lib.models import build_model
 
@@ -239,3 +242,46 @@ def test_learning_rate(recipe, base):
     config = merged("w18")
     for epoch, rate in GOLDEN["lr_schedule"][recipe]:
         assert learning_rate(config, base, epoch) == pytest.approx(rate, rel=1e-12), epoch
+
+
+# ---- data and accuracy ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("spec", GOLDEN["transforms"], ids=lambda spec: "%(width)dx%(height)d" % spec["image"])
+def test_eval_transform(spec):
+    """The evaluation crop, byte for byte, and its normalised values."""
+    image = Image.fromarray(make_image(**spec["image"]))
+    crop = eval_transform(spec["image_size"])(image, None)
+    assert crop.reshape(-1)[spec["crop_uint8_hwc_flat_index"]].tolist() == spec["crop_uint8_values"]
+    assert int(crop.astype(int).sum()) == spec["crop_uint8_sum"]
+    batch = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]
+    (images, _), = data.DeviceBatches([(batch, torch.zeros(1, dtype=torch.int64), [])], torch.device("cpu"))
+    assert list(images[0].shape) == spec["shape"]
+    assert images[0].reshape(-1)[spec["flat_index"]].tolist() == pytest.approx(spec["values"], abs=1e-5)
+    assert images[0].mean(dim=(1, 2)).tolist() == pytest.approx(spec["channel_mean"], abs=1e-5)
+    assert float(images.std()) == pytest.approx(spec["std"], abs=1e-4)
+
+
+@pytest.mark.parametrize("size, shorter", [(224, 256), (256, 292), (320, 365)])
+def test_eval_resize_is_rounded_down(size, shorter):
+    """The shorter side is size / 0.875 rounded down: a picture of that size is cropped and not resized."""
+    image = Image.fromarray(make_image(shorter, shorter, seed=5))
+    left = int(round((shorter - size) / 2.0))
+    assert (eval_transform(size)(image, None) == make_image(shorter, shorter, seed=5)[left:left + size, left:left + size]).all()
+
+
+@pytest.mark.parametrize("spec", GOLDEN["accuracy"], ids=lambda spec: "%d classes" % spec["classes"])
+def test_accuracy(spec):
+    """Loss and accuracies of batches, and averages in which a smaller last batch weighs what it should."""
+    average = {name: meters.AverageMeter(name) for name in ("loss", "accuracy1", "accuracy5")}
+    offset = {10: 1.0, 1000: 2.5}[spec["classes"]]
+    for number, batch in enumerate(spec["batches"]):
+        seed = {10: 500, 1000: 600}[spec["classes"]] + number
+        target = make_target(batch["batch"], spec["classes"], seed=batch["target_seed"])
+        logits = make_input(batch["batch"], 1, spec["classes"], seed=seed, channels=1).reshape(batch["batch"], -1)
+        logits[torch.arange(len(target)), target] += offset
+        values = [nn.CrossEntropyLoss()(logits, target)] + meters.accuracy(logits, target, topk=(1, 5))
+        for name, value in zip(("loss", "accuracy1", "accuracy5"), values):
+            assert float(value) == pytest.approx(batch[name], rel=1e-5)
+            average[name].update(value, len(target))
+    for name, meter in average.items():
+        assert meter.avg == pytest.approx(spec["average_" + name], rel=1e-5)

@@ -5,8 +5,8 @@
     python tools/model_stats.py ResNet50:resnet:resnet50
     python tools/model_stats.py --image_size 300 DIRECTORY:MODULE:CALLABLE
 
-A network is named by a YAML file of HRNet/experiments, or by DIRECTORY:MODULE:CALLABLE, where calling CALLABLE of MODULE, imported
-from DIRECTORY, without arguments returns the network. The table that is printed is Markdown.
+A network is named by a YAML file of HRNet/experiments, or by DIRECTORY:MODULE:CALLABLE, where calling CALLABLE of MODULE,
+imported from DIRECTORY, without arguments returns the network. The table that is printed is Markdown.
 """
 import copy
 import importlib
@@ -46,15 +46,16 @@ class ModelStats:
     def summary(self):
         """Return a few lines for a log."""
         counts = ", ".join("%s %d" % item for item in sorted(self.calls.items()))
-        return ("Total Parameters: {:,}\nTotal Multiply Adds (for Convolution and Linear Layers only): {:.4f} GFLOPs (/ 1024^3)\n"
+        return ("Total Parameters: {:,}\n"
+                "Total Multiply Adds (for Convolution and Linear Layers only): {:.4f} GFLOPs (/ 1024^3)\n"
                 "Number of Layers: {}").format(self.parameters, self.giga_multiply_adds, counts)
 
 
 def model_stats(model, height, width, channels=3):
     """Return the ModelStats of one image (channels, height, width).
 
-    The pass is made by a copy in evaluation mode, on zeros: the model's mode, its BatchNorm statistics and the random state stay
-    as they are. Where PyTorch can, the copy is on the meta device, which knows shapes only and computes nothing.
+    The pass is made by a copy in evaluation mode, on zeros: the model's mode, its BatchNorm statistics and the random state
+    stay as they are. Where PyTorch can, the copy is on the meta device, which knows shapes only and computes nothing.
     """
     try:
         return _trace(copy.deepcopy(model).to("meta"), torch.zeros(1, channels, height, width, device="meta"))

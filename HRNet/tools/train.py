@@ -29,9 +29,10 @@ def parser():
     add("--stop-step", "--max-steps", dest="stop_step", type=stop_step, metavar="STEPS",
         help="end each epoch, and each validation, after this many steps; TRUE means %d" % OLD_STOP_STEP)
     add("--pretrained", default="", metavar="FILE", help="weights to start from")
-    add("--resume", default="", metavar="FILE", help="go on exactly where this checkpoint was written. (TRAIN.RESUME True goes on "
-                                                     "with the one in the output folder, if there is one)")
-    add("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps; 0: each epoch")
+    add("--resume", default="", metavar="FILE",
+        help="go on exactly where this checkpoint was written (TRAIN.RESUME True: with the output folder's, if there is one)")
+    add("--checkpoint-steps", type=cli.natural_int, default=0,
+        help="also write the checkpoint every so many steps; 0: each epoch only")
     add("--static-loss-scale", type=float, default=128.0, help="constant loss scale of O1 and O2")
     add("--dynamic-loss-scale", action="store_true", help="loss scale that adapts itself")
     add("--seed", type=cli.natural_int, help="makes a run reproducible; without it a random one")
@@ -84,7 +85,8 @@ def work(args, rank):
     model = distributed.data_parallel(model, rank)
     criterion = torch.nn.CrossEntropyLoss()
     train_batches, eval_batches = make_train_batches(args, rank), make_eval_batches(args, rank)
-    recorder = records.Recorder(os.path.join(args.output_path, "metrics.jsonl"), rank, bool(resumed), tensorboard_dir(args, rank))
+    recorder = records.Recorder(os.path.join(args.output_path, "metrics.jsonl"), rank, append=bool(resumed),
+                                tensorboard_dir=tensorboard_dir(args, rank))
     recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type,
                              opt_level_run=amp.opt_level, torch=torch.__version__))
 
@@ -144,7 +146,7 @@ def save_weights(model, path, rank):
 
 
 def tensorboard_dir(args, rank):
-    """Return <LOG_DIR>/<DATASET.DATASET>/<MODEL.NAME>/<experiment>_<time>; None where LOG_DIR is empty or TensorBoard is missing."""
+    """Return <LOG_DIR>/<DATASET.DATASET>/<MODEL.NAME>/<experiment>_<time>; None without LOG_DIR or TensorBoard."""
     config = args.config
     if not config.LOG_DIR:
         return None

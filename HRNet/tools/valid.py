@@ -15,7 +15,8 @@ from lib.core.function import say, validate  # noqa: E402
 def parser():
     p = cli.Parser(description=__doc__)
     options.add_common_flags(p, workers_of="this process, instead of NPROC / DN")
-    p.add_argument("--max-steps", dest="stop_step", type=cli.positive_int, metavar="STEPS", help="leave the images after this many steps out")
+    p.add_argument("--max-steps", dest="stop_step", type=cli.positive_int, metavar="STEPS",
+                   help="leave the images after this many steps out")
     return p
 
 

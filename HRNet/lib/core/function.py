@@ -45,8 +45,8 @@ def train(batches, model, criterion, optimizer, amp, progress, throughput, confi
 class TrainingLine(object):
     """The progress lines of an epoch, in the Ascend port's form, and their records.
 
-    Loss and accuracies are those of the batch just trained on this rank. Time and Data are seconds a step, averaged since the last
-    line: a device runs behind the host, so only the time between two points at which the host has waited for it means something.
+    Loss and accuracies are those of the batch just trained on this rank. Time and Data are seconds a step, averaged since the
+    last line: a device runs behind the host, so only the time between two points at which the host has waited for it counts.
     """
 
     def __init__(self, rank, recorder, epoch, steps):
@@ -83,7 +83,9 @@ class TrainingLine(object):
 def show_epoch(rank, throughput, global_batch, losses, top1):
     """Print the averages of an epoch (loss and accuracy of this rank; speed of all ranks over the run's steady steps)."""
     rate = throughput.images_per_second
-    speed = "Time_Avg %.3fs\t\tFps_Avg %.1f" % (global_batch / rate, rate) if rate else "Time_Avg not measured\t\tFps_Avg not measured"
+    speed = "Time_Avg not measured\t\tFps_Avg not measured"
+    if rate:
+        speed = "Time_Avg %.3fs\t\tFps_Avg %.1f" % (global_batch / rate, rate)
     say(rank, "\nData Average :\t\t%s\t\tLoss %.5f\t\tAccuracy@1_Avg %.3f\t\t" % (speed, losses.avg, top1.avg))
 
 

@@ -54,7 +54,7 @@ def layout(args):
         ranks = len(indices)
     if args.dn and args.dn != ranks:
         raise cli.UserError("--dn=%d, but %d rank(s) take part" % (args.dn, ranks))
-    return distributed.layout(args.device, indices, addr=args.addr), ranks
+    return distributed.layout(args.device, indices, addr=None if launched else args.addr), ranks
 
 
 def _become_rank(args):

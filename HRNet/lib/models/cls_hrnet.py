@@ -94,6 +94,12 @@ def make_fuse_layer(channels, source, target):
     return nn.Sequential(*steps, nn.Sequential(*conv_bn(channels[source], channels[target], stride=2)))
 
 
+def make_fuse_layers(channels):
+    """Return the table f: row i makes output i, its column j takes branch j; an empty table for a single branch."""
+    everyone = range(len(channels)) if len(channels) > 1 else ()
+    return nn.ModuleList(nn.ModuleList(make_fuse_layer(channels, source=j, target=i) for j in everyone) for i in everyone)
+
+
 class HighResolutionModule(nn.Module):
     """One exchange unit: k parallel branches, then y_i = ReLU(sum over j of f_ij(x_j)).
 
@@ -104,19 +110,18 @@ class HighResolutionModule(nn.Module):
     def __init__(self, block, channels, num_blocks, num_channels):
         super().__init__()
         self.branches = nn.ModuleList(
-            make_blocks(block, *of_branch) for of_branch in zip(channels, num_channels, num_blocks))
-        self.fuse_layers = nn.ModuleList(
-            nn.ModuleList(make_fuse_layer(channels, j, i) for j in range(len(channels)))
-            for i in range(len(channels))) if len(channels) > 1 else None
+            make_blocks(block, c_in, planes, count) for c_in, planes, count in zip(channels, num_channels, num_blocks))
+        self.fuse_layers = make_fuse_layers(channels)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, inputs):
-        branches = [branch(x) for branch, x in zip(self.branches, inputs)]
-        if self.fuse_layers is None:
+        branches = [branch(x) for branch, x in zip(self.branches, inputs)]  # each at its own resolution
+        if len(branches) == 1:
             return branches
-        return [self._fuse(layers, branches) for layers in self.fuse_layers]
+        return [self._exchange(layers, branches) for layers in self.fuse_layers]  # each from all of them
 
-    def _fuse(self, layers, branches):
+    def _exchange(self, layers, branches):
+        """Return y_i for the layers f_i0, f_i1, ... of one output."""
         # The sum is a new tensor, so rectifying it in place leaves the branch that other outputs still need as it is.
         return self.relu(reduce(add, [layer(x) for layer, x in zip(layers, branches)]))
 
