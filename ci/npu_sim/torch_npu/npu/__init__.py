@@ -4,6 +4,7 @@ ci/test_npu_sim_names.py holds the names against the real package; ../../README.
 """
 
 import os
+import warnings
 from multiprocessing.util import register_after_fork
 
 from torch_npu import _C
@@ -71,7 +72,6 @@ from torch_npu.npu.memory import (
     empty_cache,
     max_memory_allocated,
     max_memory_reserved,
-    mem_get_info,
     memory_allocated,
     memory_reserved,
     memory_stats,
@@ -94,15 +94,13 @@ from torch_npu.npu.random import (
 from torch_npu.npu.streams import Event, Stream
 from torch_npu.npu.utils import (
     StreamContext,
+    _checked_index,
     _get_device_index,
     current_device,
     current_stream,
     default_stream,
     device,
     device_of,
-    get_device_capability,
-    get_device_name,
-    get_device_properties,
     get_soc_version,
     is_bf16_supported,
     set_device,
@@ -110,6 +108,35 @@ from torch_npu.npu.utils import (
     stream,
     synchronize,
 )
+
+
+def get_device_name(device_name=None):
+    _checked_index(device_name)
+    return "Ascend910B2"
+
+
+class _DeviceProperties:
+    def __init__(self, index):
+        self.name = get_device_name(index)
+        self.total_memory = _C._sim_memory(index)[2]
+
+    def __repr__(self):
+        return f"_NPUDeviceProperties(name='{self.name}', total_memory={self.total_memory >> 20}MB)"
+
+
+def get_device_properties(device_name=None):
+    return _DeviceProperties(_checked_index(device_name))
+
+
+def get_device_capability(device=None):
+    warnings.warn("get_device_capability says nothing about an NPU and returns None")
+
+
+def mem_get_info(device=None):
+    """(free bytes, total bytes)."""
+    allocated, _, total = _C._sim_memory(_get_device_index(device))
+    return total - allocated, total
+
 
 config = npu_config._Config()
 matmul = npu_config._AllowHf32(False)

@@ -25,12 +25,6 @@ def max_memory_reserved(device=None):
     return max_memory_allocated(device)
 
 
-def mem_get_info(device=None):
-    """(free bytes, total bytes)."""
-    allocated, _, total = _C._sim_memory(_index(device))
-    return total - allocated, total
-
-
 def memory_stats(device=None):
     allocated, peak, _ = _C._sim_memory(_index(device))
     return {f"{kind}_bytes.all.{figure}": value for kind in ("allocated", "reserved")

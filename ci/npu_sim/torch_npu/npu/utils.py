@@ -1,11 +1,9 @@
 """Devices and streams of torch.npu."""
 
-import warnings
-
 import torch
 
 from torch_npu import _C
-from torch_npu.npu import streams
+from torch_npu.npu import streams as _streams
 
 
 def _get_device_index(device, optional=True):
@@ -74,28 +72,6 @@ class device_of(device):
         super().__init__(obj.get_device() if obj.is_npu else None)
 
 
-def get_device_name(device_name=None):
-    _checked_index(device_name)
-    return "Ascend910B2"
-
-
-class _DeviceProperties:
-    def __init__(self, index):
-        self.name = get_device_name(index)
-        self.total_memory = _C._sim_memory(index)[2]
-
-    def __repr__(self):
-        return f"_NPUDeviceProperties(name='{self.name}', total_memory={self.total_memory >> 20}MB)"
-
-
-def get_device_properties(device_name=None):
-    return _DeviceProperties(_checked_index(device_name))
-
-
-def get_device_capability(device=None):
-    warnings.warn("get_device_capability says nothing about an NPU and returns None")
-
-
 def get_soc_version():
     return 221  # Ascend910B2
 
@@ -105,12 +81,12 @@ def is_bf16_supported():
 
 
 def current_stream(device=None):
-    return streams._as_npu_stream(torch._C._accelerator_getStream(_checked_index(device)))
+    return _streams._as_npu_stream(torch._C._accelerator_getStream(_checked_index(device)))
 
 
 def default_stream(device=None):
     index = _checked_index(device)
-    return streams.Stream(stream_id=0, device_index=index, device_type=current_stream(index).device_type)
+    return _streams.Stream(stream_id=0, device_index=index, device_type=current_stream(index).device_type)
 
 
 def set_stream(stream):
