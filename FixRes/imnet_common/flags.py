@@ -1,0 +1,114 @@
+"""The flags that the phases share, and what they say together: which devices take part, and which files are written."""
+import os
+import time
+
+from common import cli, device as devices, distributed, precision
+from common.cli import UserError
+
+MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
+
+
+def parser(description, input_size, batch):
+    """Return a cli.Parser with the flags of every phase. `batch`: images per card and step."""
+    p = cli.Parser(description=description)
+    add = p.add_argument
+    add("--imnet-path", metavar="DIR", default="/opt/npu/imagenet", help="dataset root with train/ and val/")
+    add("--input-size", type=cli.positive_int, default=input_size, help="training crop and evaluation crop")
+    add("--batch", type=cli.positive_int, default=batch, help="images per step of one card")
+    add("--workers", type=cli.positive_int, default=10, help="processes of one card; this one counts, so the loader has one less")
+    add("--num-classes", type=cli.positive_int, default=1000, help="outputs of the network")
+    add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32, as upstream")
+    add("--resize", choices=("height", "short-side"), default="height",
+        help="what evaluation's resize sets: the height, as upstream, whatever the shape of the picture, or the shorter side")
+    add("--max-steps", type=cli.positive_int, help="end each epoch (and each evaluation) after this many steps")
+    add("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
+    add("--seed", type=cli.natural_int, default=0)
+    add("--metrics-file", metavar="FILE", help="where the DLLogger records go (training: beside the checkpoint)")
+
+    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
+    add("--device-list", type=cli.int_list, help="devices of this machine, one task each; without it the first ones")
+    add("--num-tasks", type=cli.positive_int, help="tasks (cards) in all; without it what the launcher says, else 1")
+    add("--local-rank", type=cli.natural_int, default=0, help="the device of a run on one card; launchers pass it too")
+    add("--global-rank", type=cli.natural_int,
+        help="rank of this process when every task is started by hand; without it this process starts all of them")
+    add("--node", type=cli.positive_int, default=1, help="number of machines")
+    add("--node-rank", type=cli.natural_int, default=0, help="number of this machine, from 0")
+    add("--addr", default="127.0.0.1", help="address of machine 0")
+    add("--master-port", type=cli.positive_int,
+        help="port on machine 0; without it any free one on a single machine, else %d" % MASTER_PORT)
+    return p
+
+
+def add_training(p, learning_rate, epochs, scaling):
+    """Add the flags of the two phases that train."""
+    add = p.add_argument
+    add("--learning-rate", type=float, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
+    add("--epochs", type=cli.natural_int, default=epochs, help="epochs in all")
+    add("--loss-scale", type=_loss_scale, default="dynamic", help="of O1 and O2: dynamic, or a number")
+    add("--eval-freq", type=cli.positive_int, default=10, help="epochs between evaluations; the last epoch is always evaluated")
+    add("--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
+    add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the folders of the jobs are; made when needed")
+    add("--job-id", help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
+    add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best one and numbered copies go beside it")
+    add("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
+    add("--resume", metavar="FILE", help="go on exactly where this checkpoint was written")
+
+
+def _loss_scale(text):
+    return text if text == "dynamic" else float(text)
+
+
+def settle_files(args, subfolder):
+    """Say where a training writes, in place: `checkpoint_file`, `metrics_file`, and `resume` for a known job."""
+    if not args.checkpoint_file:
+        folder = os.path.join(args.shared_folder_path, subfolder, args.job_id or time.strftime("%Y%m%d-%H%M%S"))
+        args.checkpoint_file = args.resume or os.path.join(folder, "checkpoint.pth")
+        if args.job_id and os.path.isfile(args.checkpoint_file):
+            args.resume = args.checkpoint_file
+    args.metrics_file = args.metrics_file or os.path.join(os.path.dirname(args.checkpoint_file), "metrics.jsonl")
+
+
+def beside_checkpoint(args, name):
+    """Return the path beside the checkpoint for a file `name`, with the checkpoint's own extension (.pth or .pth.tar)."""
+    folder, own_name = os.path.split(args.checkpoint_file)
+    return os.path.join(folder, name + own_name[own_name.find("."):])
+
+
+def layout(args):
+    """Return the distributed.Layout that the flags describe.
+
+    A launcher (torchrun, torch.distributed.launch), or one process a task started by hand with --global-rank as upstream does
+    it, has one rank here already; otherwise this process starts as many as --num-tasks says.
+    """
+    if "RANK" not in os.environ and args.global_rank is not None and (args.num_tasks or 1) > 1:
+        _announce_rank(args)
+    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
+        return _layout_of_launched(args)
+    tasks = args.num_tasks or 1
+    if tasks % args.node != 0:
+        raise UserError("--num_tasks %d cannot be divided among --node %d machines" % (tasks, args.node))
+    here = tasks // args.node
+    first = args.local_rank if tasks == 1 else 0
+    indices = args.device_list or list(range(first, first + here))
+    if len(indices) != here:
+        raise UserError("--device_list names %d device(s), but --num_tasks %d on %d machine(s) needs %d here"
+                        % (len(indices), tasks, args.node, here))
+    port = args.master_port or (MASTER_PORT if args.node > 1 else None)
+    return distributed.layout(args.device, indices, args.node, args.node_rank, args.addr, port)
+
+
+def _announce_rank(args):
+    """Put into the environment what a launcher would have put there for this process."""
+    if args.global_rank >= args.num_tasks:
+        raise UserError("--global_rank %d: with --num_tasks %d it is 0 to %d" % (args.global_rank, args.num_tasks, args.num_tasks - 1))
+    os.environ.update(RANK=str(args.global_rank), LOCAL_RANK=str(args.local_rank), WORLD_SIZE=str(args.num_tasks),
+                      MASTER_ADDR=args.addr, MASTER_PORT=str(args.master_port or MASTER_PORT))
+
+
+def _layout_of_launched(args):
+    started = int(os.environ["WORLD_SIZE"])
+    if args.num_tasks not in (None, started):
+        raise UserError("--num_tasks %d, but the launcher has started %d" % (args.num_tasks, started))
+    local_rank = int(os.environ["LOCAL_RANK"])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))  # launchers before PyTorch 1.9 do not say
+    return distributed.layout(args.device, args.device_list or list(range(here)))

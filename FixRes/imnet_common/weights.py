@@ -1,0 +1,39 @@
+"""Start weights, from a file or from the folder of an earlier phase."""
+import os
+
+from common import checkpoint
+from common.cli import UserError
+from imnet_common.pnasnet import without_background
+
+# Names that checkpoints have, in the order in which a folder is searched: the end of a run comes before its best epoch.
+NAMES = ("checkpoint.pth", "checkpoint.pth.tar", "model_best.pth", "model_best.pth.tar")
+HEADS = ("fc.weight", "last_linear.weight", "classifier.weight")
+
+
+def file_of(path):
+    """Return `path`, or for a folder the checkpoint in it. Raises UserError where there is none."""
+    if os.path.isdir(path):
+        for name in NAMES:
+            if os.path.isfile(os.path.join(path, name)):
+                return os.path.join(path, name)
+        raise UserError("the folder %s holds no weights (wanted: one of %s)" % (path, ", ".join(NAMES)))
+    if not os.path.isfile(path):
+        raise UserError("no weights file %s" % path)
+    return path
+
+
+def load(model, path, num_classes):
+    """Load the file (or the folder's checkpoint) `path` into `model`; every key has to fit.
+
+    Upstream's layouts all do: with or without `module.`, under `model` or `state_dict` or bare. The 1001 classes of PNASNet's
+    original weights lose their background. Raises UserError with what does not fit, the number of classes first.
+    """
+    path = file_of(path)
+    state = checkpoint.weights(checkpoint.load(path))
+    if "last_linear.weight" in state and len(state["last_linear.weight"]) == 1001:
+        state = without_background(state)
+    for head in HEADS:
+        if head in model.state_dict() and head in state and len(state[head]) != num_classes:
+            raise UserError("%s was trained on %d classes, this run has %d: give weights of the same classes, or --num_classes"
+                            % (path, len(state[head]), num_classes))
+    checkpoint.load_weights(model, state, path)

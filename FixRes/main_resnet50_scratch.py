@@ -1,0 +1,38 @@
+"""FixRes, phase 1: train a ResNet-50 from scratch on ImageNet at a low resolution, with repeated augmentation."""
+import functools
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
+from common import cli, data, device as devices, distributed  # noqa: E402
+from imnet_common import flags, networks, training, transforms, weights  # noqa: E402
+from imnet_resnet50_scratch.samplers import RASampler  # noqa: E402
+
+
+def parser():
+    p = flags.parser(__doc__, input_size=224, batch=64)
+    flags.add_training(p, learning_rate=0.02, epochs=120, scaling="grows with the global batch")
+    p.add_argument("--pth-path", metavar="PATH", help="weights to start from: a file, or the folder that holds it")
+    return p
+
+
+def main():
+    args = parser().parse_args()
+    flags.settle_files(args, subfolder="")
+    data.check_layout(args.imnet_path)
+    distributed.launch(train, args, flags.layout(args))
+
+
+def train(args, rank):
+    """What each rank does."""
+    devices.seed(args.seed, rank.device)
+    model = networks.build("ResNet50", args.num_classes)
+    if args.pth_path:
+        weights.load(model, args.pth_path, args.num_classes)
+    training.train(args, rank, model, training.Phase(
+        architecture="ResNet50", sampler=functools.partial(RASampler, seed=args.seed), transform=transforms.train_pipeline(args.input_size),
+        set_mode=lambda network: network.train(), scaled=True, evaluate_first=False))
+
+
+if __name__ == "__main__":
+    cli.run(main)
