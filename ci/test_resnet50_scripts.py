@@ -375,6 +375,20 @@ def test_a_finished_run_resumes_to_its_result(trained, tiny_imagenet, tmp_path):
     assert result["Final Performance images/sec"] == "not measured"
 
 
+def test_torchrun_starts_the_same_training(uninterrupted, tiny_imagenet, tmp_path):
+    """Started by PyTorch's own launcher, main.py finds its ranks in the environment and trains bit for bit the same."""
+    pytest.importorskip("torch.distributed.run")
+    script = open(os.path.join(ROOT, FULL_8P)).read()
+    recipe = [word for word in script.split() if word.startswith(("--lr-schedule", "--warmup", "--label-s", "--smoothing", "--no-decay"))]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29519",
+                           os.path.join(ROOT, "ResNet50", "main.py"), str(tiny_imagenet), "--device=cpu", "-aresnet18", "-b8", "-j0",
+                           "--image-size=32", "--epochs=2", "--lr=0.01", "--seed=49", "--save-ckpt-path=%s" % tmp_path,
+                           "--workspace=%s" % tmp_path] + recipe, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(weights_of(tmp_path), uninterrupted[FULL_8P])
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 def losses_of(tiny_imagenet, out, ranks):

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import namedtuple
 
@@ -49,10 +50,13 @@ class Layout(namedtuple("Layout", "device_type indices nnodes node_rank init_met
 def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
     """Check a user's choice of devices and machines and return the Layout.
 
-    `addr` and `port` are where rank 0 listens; on a single machine they default to 127.0.0.1 and any free port. Raises
-    UserError for absent devices, a node rank out of range, or a port that is taken.
+    `addr` and `port` are where rank 0 listens; on a single machine they default to 127.0.0.1 and any free port. Under
+    torchrun its environment says all that. Raises UserError for absent devices, a node rank out of range, or a port that is
+    taken.
     """
     device_type = devices.resolve(device_kind)
+    if _is_launched():
+        return _launched_layout(device_type, indices)
     devices.require(device_type, indices)
     if not 0 <= node_rank < nnodes:
         raise UserError("node rank %d: with %d machine(s) it is 0 to %d" % (node_rank, nnodes, nnodes - 1))
@@ -62,6 +66,20 @@ def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
     if node_rank == 0 and nnodes * len(indices) > 1:
         port = _listenable(addr, port)
     return Layout(device_type, tuple(sorted(indices)), nnodes, node_rank, "tcp://%s:%s" % (addr, port))
+
+
+def _is_launched():
+    """Return whether torchrun or torch.distributed.launch has started this process as one rank."""
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+
+
+def _launched_layout(device_type, indices):
+    world_size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # PyTorch 1.5's launcher does not tell
+    if len(indices) != local_size:
+        indices = range(local_size)
+    devices.require(device_type, indices)
+    return Layout(device_type, tuple(sorted(indices)), world_size // local_size, rank // local_size, "env://")
 
 
 def _listenable(addr, port):
@@ -83,84 +101,88 @@ def launch(worker, args, where):
     in all. Otherwise one process per device is spawned. When a rank fails, the others are stopped at once. Raises what
     the failed rank met: UserError, Terminated, KeyboardInterrupt or RankFailed.
     """
-    if "LOCAL_RANK" in os.environ and "RANK" in os.environ:
-        local_rank = int(os.environ["LOCAL_RANK"])
-        if local_rank >= len(where.indices):
-            raise UserError("local rank %d has no device: %d are listed" % (local_rank, len(where.indices)))
-        _run_rank(worker, args, where, local_rank, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "env://")
+    if _is_launched():
+        _run_rank(worker, args, where, int(os.environ["LOCAL_RANK"]))
     elif where.world_size == 1:
-        _run_rank(worker, args, where, 0, 0, 1, None)
+        _run_rank(worker, args, where, 0)
     else:
         _spawn(worker, args, where)
 
 
-def _run_rank(worker, args, where, local_rank, rank, world_size, init_method):
-    device = devices.pick(where.device_type, where.indices[local_rank])
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+def _run_rank(worker, args, where, local_rank):
+    rank = Rank(where.rank(local_rank), where.world_size, local_rank, devices.pick(where.device_type, where.indices[local_rank]))
+    if rank.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(where.indices)))
-    if world_size > 1:
-        dist.init_process_group(devices.backend(device.type), init_method=init_method, rank=rank, world_size=world_size)
-    worker(args, Rank(rank, world_size, local_rank, device))
-    if world_size > 1:
+    if rank.world_size > 1:
+        dist.init_process_group(devices.backend(where.device_type), init_method=where.init_method, rank=rank.rank,
+                                world_size=rank.world_size)
+    worker(args, rank)
+    if rank.world_size > 1:
         dist.destroy_process_group()
 
 
 def _spawn(worker, args, where):
-    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    reader, writer = torch.multiprocessing.get_context("spawn").Pipe(duplex=False)
     context = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
-        _spawned_rank, (worker, args, where, errors), nprocs=len(where.indices), join=False)
+        _spawned_rank, (worker, args, where, writer), nprocs=len(where.indices), join=False)
     processes = context.processes
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     try:
-        failed = _first_failure(processes)
+        failure = _first_failure(processes, reader)
     finally:
         signal.signal(signal.SIGTERM, previous)
+        for process in processes:  # all at once: each is a connection that the others would miss
+            process.kill()
         for process in processes:
-            process.kill()  # nobody is left unless a rank has failed, or Ctrl-C came
             process.join()
-    if failed is not None:
-        _raise_for(failed, processes[failed].exitcode, errors, where)
+    if failure is not None:
+        _raise_for(where, *failure)
 
 
-def _spawned_rank(local_rank, worker, args, where, errors):
-    def run():
-        _run_rank(worker, args, where, local_rank, where.rank(local_rank), where.world_size, where.init_method)
-
+def _spawned_rank(local_rank, worker, args, where, writer):
+    messages = []
     try:
-        status = cli.status_of(run, errors.put)
-    except Exception:  # the parent prints no traceback for us, and its own would say nothing
+        status = cli.status_of(lambda: _run_rank(worker, args, where, local_rank), messages.append)
+    except Exception:
         sys.stderr.write("rank %d:\n%s" % (where.rank(local_rank), traceback.format_exc()))
-        status = 1
+        status = cli.EXIT_FAILED
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # a failed rank must not wait for its collective library or its loader threads
+    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_FAILED):
+        # Tell the parent and wait for it to stop every rank: were this one to end first, the others would lose their
+        # connection and bury the reason under tracebacks of their own.
+        writer.send((local_rank, status, messages))
+        time.sleep(60)
+    os._exit(status)  # do not wait for a collective library or for loader threads
 
 
-def _first_failure(processes):
-    """Wait until all processes have ended well, or one has not; return that one's number, or None."""
+def _first_failure(processes, reader):
+    """Wait until all processes have ended well, or a rank has not: return its (local rank, status, messages), or None."""
     running = dict((process.sentinel, number) for number, process in enumerate(processes))
     stopping = None
     while running:
-        for sentinel in multiprocessing.connection.wait(list(running)):
-            number = running.pop(sentinel)
+        for ready in multiprocessing.connection.wait(list(running) + [reader]):
+            if ready is reader:
+                return reader.recv()
+            number = running.pop(ready)
             processes[number].join()
             status = processes[number].exitcode
             if status == cli.EXIT_TERMINATED:
-                stopping = number  # all ranks have agreed to stop; rank 0 may still be writing
+                stopping = number, status, []  # all ranks have agreed to stop; rank 0 may still be writing
             elif status != 0:
-                return number
+                return number, status, []
     return stopping
 
 
-def _raise_for(failed, exitcode, errors, where):
-    if exitcode == cli.EXIT_BAD_INPUT and not errors.empty():
-        raise UserError(errors.get())
-    if exitcode == cli.EXIT_TERMINATED:
+def _raise_for(where, local_rank, status, messages):
+    if status == cli.EXIT_BAD_INPUT:
+        raise UserError(messages[0])
+    if status == cli.EXIT_TERMINATED:
         raise cli.Terminated()
-    if exitcode == cli.EXIT_INTERRUPTED:
+    if status == cli.EXIT_INTERRUPTED:
         raise KeyboardInterrupt()
-    how = "ended with status %d" % exitcode if exitcode > 0 else "was killed by signal %d" % -exitcode
-    raise cli.RankFailed("rank %d %s; the other ranks were stopped" % (where.rank(failed), how))
+    how = "ended with status %d" % status if status > 0 else "was killed by signal %d" % -status
+    raise cli.RankFailed("rank %d %s; the other ranks were stopped" % (where.rank(local_rank), how))
 
 
 def sum_over_ranks(values, rank):
