@@ -133,12 +133,7 @@ def settled(args):
 
 def layout(args):
     """Return the distributed.Layout that the flags describe."""
-    addr, port = args.addr, args.master_port
-    if args.dist_url:
-        url_addr, _, url_port = args.dist_url.replace("tcp://", "").partition(":")
-        if not url_port.isdigit():
-            raise cli.UserError("--dist-url %s is not of the form tcp://ADDRESS:PORT" % args.dist_url)
-        addr, port = addr or url_addr, port or int(url_port)
+    addr, port = distributed.meeting_point(args.addr, args.master_port, args.dist_url)
     if args.gpu >= len(args.device_list):
         raise cli.UserError("--gpu %d: --device-list has %d devices, counted from 0" % (args.gpu, len(args.device_list)))
     indices = args.device_list if args.multiprocessing_distributed else [args.device_list[args.gpu]]

@@ -82,6 +82,17 @@ def _launched_layout(device_type, indices):
     return Layout(device_type, tuple(sorted(indices)), world_size // local_size, rank // local_size, "env://")
 
 
+def meeting_point(addr, port, url):
+    """Return (address, port) of machine 0 from the flags --addr, --master-port and --dist-url tcp://ADDRESS:PORT; what the
+    first two say counts more. Either may be None. Raises UserError for another form of URL."""
+    if not url:
+        return addr, port
+    url_addr, _, url_port = url.replace("tcp://", "").partition(":")
+    if not url_port.isdigit():
+        raise UserError("--dist-url %s is not of the form tcp://ADDRESS:PORT" % url)
+    return addr or url_addr, port or int(url_port)
+
+
 def _listenable(addr, port):
     """Return `port` (or any free one when it is None) after checking that this process can listen there."""
     with contextlib.closing(socket.socket()) as probe:
