@@ -102,9 +102,7 @@ def decode(path):
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
-            image = Image.open(file)
-            image.load()
-            image.convert("RGB")
+            Image.open(file).convert("RGB")
     except UnidentifiedImageError:
         return "is not a picture" if os.path.getsize(path) else "is an empty file"
     except Exception as error:  # decoders raise whatever they like on damaged files
