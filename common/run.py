@@ -17,16 +17,17 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from common import cli, report  # noqa: E402
 
 _LAST_LINES = 20
-# What a run leaves in its output path, so what a new run sets aside.
-_PRODUCTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.pth.tar", "*.pth", "*.pyth", "*.png",
-             "config.yaml", "checkpoints")
+# What a run leaves in its output path, so what a new run sets aside. An evaluation leaves no weights: those there are its input.
+_REPORTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.png", "config.yaml")
+_WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 
 
 def main():
     args = _parser().parse_args()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
-    undo = _prepare(args.output_path, args.resume, log_path)
+    products = _REPORTS if args.kind == "eval" else _REPORTS + _WEIGHTS
+    undo = _prepare(args.output_path, () if args.resume else products, log_path)
     records_before = _size(metrics_path)
     started = time.time()
     status = _run(args.command, log_path)
@@ -64,8 +65,8 @@ def _parser():
 
 # --- the output folder ------------------------------------------------------------------------------------------------
 
-def _prepare(output_path, resume, log_path):
-    """Make the output folder and, unless resuming, move an earlier run's files into a folder of their own.
+def _prepare(output_path, products, log_path):
+    """Make the output folder and move an earlier run's files that match `products` into a folder of their own.
 
     Returns a function that puts everything back: after bad input nothing was trained, so nothing is to be seen of it.
     """
@@ -76,7 +77,7 @@ def _prepare(output_path, resume, log_path):
             log_is_new = log.tell() == 0
     except OSError as error:
         raise cli.UserError("cannot write to output path %s (%s)" % (output_path, error.strerror))
-    aside = None if resume else _set_aside(output_path, log_path if log_is_new else None)
+    aside = _set_aside(output_path, products, log_path if log_is_new else None)
 
     def undo():
         if log_is_new or aside:
@@ -99,8 +100,8 @@ def _missing_folders(path):
     return missing
 
 
-def _set_aside(output_path, new_log):
-    earlier = sorted(path for pattern in _PRODUCTS for path in glob.glob(os.path.join(glob.escape(output_path), pattern))
+def _set_aside(output_path, products, new_log):
+    earlier = sorted(path for pattern in products for path in glob.glob(os.path.join(glob.escape(output_path), pattern))
                      if path != new_log)
     if not earlier:
         return None
