@@ -325,13 +325,14 @@ def test_valid_takes_final_state(monkeypatch, capsys, tiny_imagenet, tmp_path):
     assert sorted(os.listdir(str(folder))) == before
 
 
-def test_settings_without_effect_and_spare_outputs_are_said(monkeypatch, capsys, tiny_imagenet, tmp_path):
-    """The log says which settings nothing reads, and that the data set has fewer classes than the network outputs."""
+def test_what_a_person_may_not_mean_is_said(monkeypatch, capsys, tiny_imagenet, tmp_path):
+    """The log says which settings nothing reads, that the network has spare outputs, and that the rate is for more devices."""
     program(monkeypatch, "train.py", tiny_imagenet, "--output_path=%s" % tmp_path, "--train_epochs=1", "--stop_step=1",
             "--bs=4", "TRAIN.SHUFFLE", "False", "MODEL.NUM_CLASSES", "9")
     out = capsys.readouterr().out
     assert "TRAIN.SHUFFLE, which nothing reads" in out
     assert "the data set has 4 classes, the network 9 outputs" in out
+    assert "TRAIN.LR 0.05 is used as it is, but the config is for 4 devices (GPUS) and 1 take part" in out
     assert checkpoint.load(str(tmp_path / "final_state.pth.tar"))["classifier.bias"].shape == (9,)
 
 

@@ -111,7 +111,7 @@ def network_to_train(args, rank):
     """Return (model, optimizer, amp) on the rank's device, and say in the log what is trained."""
     config, size = args.config, args.config.MODEL.IMAGE_SIZE[0]
     model = options.initial_model(args, args.pretrained)
-    say(rank, *options.remarks(args) + [remark_on_classes(args)])
+    say(rank, *options.remarks(args) + [remark_on_classes(args), remark_on_rate(args, rank)])
     say(rank, rank.is_main and model_stats(model, size, size).summary())
     try:
         optimizer = get_optimizer(config, model.to(rank.device), config.TRAIN.LR)
@@ -121,6 +121,15 @@ def network_to_train(args, rank):
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, loss_scale, rank.device)
     say(rank, amp.note)
     return model, optimizer, amp
+
+
+def remark_on_rate(args, rank):
+    """Return a line for the log where TRAIN.LR is used as it is although the config has another number of devices in mind."""
+    gpus = len(args.config.GPUS)
+    if args.lr is not None or gpus == rank.world_size:
+        return ""
+    return ("TRAIN.LR %g is used as it is, but the config is for %d devices (GPUS) and %d take part; --lr gives the rate of one"
+            % (args.config.TRAIN.LR, gpus, rank.world_size))
 
 
 def go_on(progress, resumed, args, rank):

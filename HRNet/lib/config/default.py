@@ -19,7 +19,8 @@ _C.OUTPUT_DIR = ""
 _C.LOG_DIR = ""
 # Folder above the data set, used to make DATASET.ROOT. (--dataDir)
 _C.DATA_DIR = ""
-# GPUs of upstream's single process. Here each device has its own process: --dn and --device_id choose. Not read.
+# GPUs of upstream's single process. Here each device has its own process, and --device_list or --device_id choose; train.py only
+# says so when it uses TRAIN.LR with another number of devices than these.
 _C.GPUS = (0,)
 # Loader processes of all devices of this host together. (--nproc; --workers counts those of one process)
 _C.WORKERS = 4
