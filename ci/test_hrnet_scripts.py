@@ -345,6 +345,15 @@ def test_tensorboard(monkeypatch, tiny_imagenet, tmp_path):
     assert folder.name.startswith("cls_hrnet_w18_small_v1") and any("tfevents" in path.name for path in folder.iterdir())
 
 
+def test_without_tensorboard(monkeypatch, capsys, tiny_imagenet, tmp_path):
+    """Where TensorBoard is not installed, the upstream files' LOG_DIR costs a line in the log and not the training."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    program(monkeypatch, "train.py", tiny_imagenet, "--output_path=%s" % (tmp_path / "out"), "--train_epochs=1", "--stop_step=1",
+            "--bs=4", "LOG_DIR", str(tmp_path / "log"))
+    assert "no events in LOG_DIR" in capsys.readouterr().out
+    assert not (tmp_path / "log").exists() and (tmp_path / "out" / "final_state.pth.tar").exists()
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------------
 
 def test_bad_input_of_scripts(trained, tiny_imagenet, tmp_path):
@@ -375,8 +384,8 @@ def test_bad_input_of_scripts(trained, tiny_imagenet, tmp_path):
     ("train.py", ["--lr=-1", "--bs=4"], "learning rate"),
     ("train.py", ["DATASET.TEST_SET", "test"], "no folder test/"),
     ("train.py", ["--cfg=nowhere.yaml"], "nowhere.yaml cannot be read"),
-    ("train.py", ["--pretrained=HALF"], "half.pth.tar is truncated"),
-    ("train.py", ["--resume=HALF"], "half.pth.tar is truncated"),
+    ("train.py", ["--pretrained=HALF"], "half.pth.tar is (truncated|not a checkpoint)"),
+    ("train.py", ["--resume=HALF"], "half.pth.tar is (truncated|not a checkpoint)"),
     ("train.py", ["--pretrained=nowhere.pth"], "no weights file nowhere.pth"),
     ("valid.py", ["--testModel=WEIGHTS", "MODEL.NUM_CLASSES", "9"], "classifier.weight is 4x2048.*9x2048"),
     ("valid.py", [], "no weights file .*final_state.pth.tar"),
