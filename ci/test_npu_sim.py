@@ -1,0 +1,302 @@
+"""The simulated NPU: its own checks, its build, its launcher, and the mistakes in a training script that it catches."""
+import ast
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import pytest
+
+import npu_sim
+
+CHECKS = os.path.join(npu_sim.HERE, "checks")
+EXAMPLE = os.path.join(npu_sim.HERE, "example", "train.py")
+pytestmark = [pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason())),
+              pytest.mark.xdist_group("npu_sim")]
+
+
+def launch(*command, timeout=600, **environment):
+    """Run `python *command` under the launcher; return the finished process."""
+    env = dict(os.environ, OMP_NUM_THREADS="1", **environment)
+    return subprocess.run([npu_sim.RUN, sys.executable] + [str(part) for part in command], env=env, timeout=timeout,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built():
+    """Build the simulator before anything that is timed."""
+    done = launch("-c", "import torch_npu")
+    assert done.returncode == 0, done.stderr
+
+
+# ---- the checks, which run in processes of their own: in one that has loaded torch_npu, "auto" devices are NPUs
+
+def check_names(*files):
+    """The names of the check functions in files of npu_sim/checks, without importing them."""
+    names = []
+    for name in files:
+        with open(os.path.join(CHECKS, name)) as handle:
+            body = ast.parse(handle.read()).body
+        names += [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return names
+
+
+def start_checks(report, files, **environment):
+    command = [npu_sim.RUN, sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider",
+               "--junitxml", str(report)] + [os.path.join(CHECKS, name) for name in files]
+    return subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS="1", **environment), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, universal_newlines=True)
+
+
+def outcomes(report, process):
+    """{check: failures of its cases} of a finished run of checks."""
+    output, _ = process.communicate(timeout=600)
+    assert report.exists(), output
+    found = {}
+    for case in xml.etree.ElementTree.parse(str(report)).iter("testcase"):
+        failures = [element.text for element in case if element.tag in ("failure", "error", "skipped")]
+        found.setdefault(case.get("name").split("[")[0], []).extend(failures)
+    return found
+
+
+ONE_DEVICE = ("check_device.py", "check_operators.py", "check_training.py", "check_data.py")
+
+
+@pytest.fixture(scope="session")
+def one_device(tmp_path_factory):
+    report = tmp_path_factory.mktemp("checks") / "one.xml"
+    return outcomes(report, start_checks(report, ONE_DEVICE))
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checks")
+    reports = [folder / ("rank%d.xml" % rank) for rank in range(2)]
+    processes = [start_checks(report, ["check_hccl.py"], RANK=str(rank), WORLD_SIZE="2",
+                              INIT_METHOD="file://%s/meeting" % folder) for rank, report in enumerate(reports)]
+    return [outcomes(report, process) for report, process in zip(reports, processes)]
+
+
+@pytest.mark.parametrize("name", check_names(*ONE_DEVICE))
+def test_one_device(one_device, name):
+    """What the check of this name in npu_sim/checks says."""
+    assert one_device[name] == []
+
+
+@pytest.mark.parametrize("name", check_names("check_hccl.py"))
+def test_two_ranks(two_ranks, name):
+    """What the check of this name in npu_sim/checks/check_hccl.py says, on both ranks."""
+    assert [rank[name] for rank in two_ranks] == [[], []]
+
+
+# ---- environment
+
+COUNT = "import torch, torch_npu; print(torch.npu.device_count(), torch.npu.is_available(), torch.accelerator.is_available())"
+
+
+@pytest.mark.parametrize("environment, expected", [
+    ({}, "8 True True"), ({"NPU_SIM_DEVICE_COUNT": "2"}, "2 True True"), ({"ASCEND_RT_VISIBLE_DEVICES": "2,5,7"}, "3 True True"),
+    ({"ASCEND_RT_VISIBLE_DEVICES": ""}, "0 False False"), ({"NPU_SIM_DEVICE_COUNT": "0"}, "0 False False")])
+def test_device_count(environment, expected):
+    """The number of devices can be set, and ASCEND_RT_VISIBLE_DEVICES takes some away."""
+    assert launch("-c", COUNT, **environment).stdout.strip() == expected
+
+
+@pytest.mark.parametrize("environment", [{"NPU_SIM_DEVICE_COUNT": "17"}, {"NPU_SIM_DEVICE_COUNT": "two"}, {"NPU_SIM_MEMORY_GIB": "0"}])
+def test_bad_settings(environment):
+    """A setting that makes no sense is refused by its name."""
+    done = launch("-c", COUNT, **environment)
+    assert done.returncode == 1 and next(iter(environment)) + " must be a whole number" in done.stderr
+
+
+def test_without_devices():
+    """Where no NPU is visible, using one fails, seeding works, and CUDA may be asked after even in strict mode."""
+    code = ("import torch, torch_npu; torch.manual_seed(0); torch.npu.manual_seed_all(0); print(torch.cuda.is_available())\n"
+            "torch.ones(1, device='npu')")
+    done = launch("-c", code, ASCEND_RT_VISIBLE_DEVICES="")
+    assert done.stdout.strip() == "False" and "this process sees no NPU" in done.stderr
+
+
+def test_relaxed_mode():
+    """Outside strict mode the silent calls stay silent, as on the device."""
+    code = "import torch, torch_npu; torch.cuda.manual_seed_all(0); print(torch.cuda.is_available())"
+    assert launch("-c", code, NPU_SIM_STRICT="0").stdout.strip() == "False"
+
+
+def test_report(tmp_path):
+    """NPU_SIM_REPORT leaves a file per process that says what ran on the devices."""
+    launch("-c", "import torch, torch_npu; torch.ones(4, 4, device='npu:1') @ torch.ones(4, 4, device='npu:1')",
+           NPU_SIM_REPORT=str(tmp_path))
+    (path,) = tmp_path.iterdir()
+    report = json.loads(path.read_text())
+    assert report["operators"]["aten::mm"] == 1 and report["peak_memory_bytes"][1] >= 3 * 64
+
+
+def test_exit_right_after_backward(tmp_path):
+    """A process that ends while the device's autograd thread still frees a graph of Python objects ends cleanly."""
+    script = tmp_path / "leave.py"
+    script.write_text(
+        "import torch, torch_npu\n"
+        "class Twice(torch.autograd.Function):\n"
+        "    @staticmethod\n    def forward(ctx, x):\n        ctx.kept = [object() for _ in range(50000)]\n        return x * 2\n"
+        "    @staticmethod\n    def backward(ctx, grad):\n        return grad * 2\n"
+        "x = y = torch.ones(10, device='npu:1', requires_grad=True)\n"
+        "for _ in range(5):\n    y = Twice.apply(y)\n"
+        "y.sum().backward()\n")
+    assert [launch(script).returncode for _ in range(4)] == [0] * 4
+
+
+# ---- the launcher
+
+def test_launcher(tmp_path):
+    """Arguments with spaces, the exit status, and child processes get through; help and misuse have their statuses."""
+    script = tmp_path / "a script.py"
+    script.write_text("import subprocess, sys, torch_npu\nassert sys.argv[1] == 'two words $HOME'\n"
+                      "sys.exit(subprocess.call([sys.executable, '-c', 'import torch_npu, sys; sys.exit(7)']))")
+    assert launch(script, "two words $HOME").returncode == 7
+    misuse = subprocess.run([npu_sim.RUN], stdout=subprocess.PIPE)
+    assert misuse.returncode == 2 and b"usage:" in misuse.stdout
+    assert subprocess.run([npu_sim.RUN, "--help"], stdout=subprocess.PIPE).returncode == 0
+
+
+def test_not_there_without_the_launcher():
+    """Nothing of the simulator leaks into a process that was not launched with it."""
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch_npu') is not None)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+# ---- the build
+
+def built_library():
+    """The path of the library that this machine has built."""
+    done = launch("-c", "import torch_npu; print(torch_npu._C.__file__)")
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def fake_compiler(tmp_path):
+    """A compiler that logs its calls, takes a moment, and 'links' by copying the library that is already there."""
+    compiler = tmp_path / "fake-g++"
+    compiler.write_text(
+        "#!/bin/sh\nsleep 0.3\necho call >> '%s'\nfor last; do :; done\n"
+        "case $1 in -shared) cp '%s' \"$last\" ;; *) : > \"$last\" ;; esac\n" % (tmp_path / "calls", built_library()))
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    return str(compiler)
+
+
+def test_built_once(tmp_path, fake_compiler):
+    """Two processes that need the simulator at the same moment build it once, into the cache; later ones do not build."""
+    environment = dict(os.environ, CXX=fake_compiler, NPU_SIM_CACHE=str(tmp_path / "cache"))
+    command = [npu_sim.RUN, sys.executable, "-c", "import torch, torch_npu; print((torch.ones(2, device='npu') + 1).sum().item())"]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    results = [process.communicate(timeout=120) for process in both]
+    later = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert [out.strip() for out, _ in results] + [later.stdout.strip()] == [b"4.0"] * 3
+    assert (tmp_path / "calls").read_text() == "call\n" * 3  # two groups and one link
+    assert b"building" in results[0][1] + results[1][1] and b"building" not in later.stderr
+
+
+@pytest.mark.parametrize("compiler, message", [
+    ("no-such-compiler", "needs a C++ compiler to build itself once: no-such-compiler is not there"),
+    ("false", "could not be built: false ")])
+def test_build_failures(tmp_path, compiler, message):
+    """No compiler, or one that fails, is an ImportError that says so; tests learn of the former as a reason to skip."""
+    done = launch("-c", "import torch_npu", CXX=compiler, NPU_SIM_CACHE=str(tmp_path))
+    assert done.returncode == 1 and "ImportError" in done.stderr and message in done.stderr
+    reason = subprocess.run([sys.executable, "-c", "import npu_sim; print(npu_sim.skip_reason())"], stdout=subprocess.PIPE,
+                            env=dict(os.environ, CXX=compiler, PYTHONPATH=os.path.dirname(npu_sim.HERE)), universal_newlines=True)
+    assert ("no-such-compiler is not there" in reason.stdout) == (compiler == "no-such-compiler")
+
+
+def test_nothing_is_built_in_the_sources():
+    """The sources hold no library and no object files."""
+    files = [name for _, _, names in os.walk(npu_sim.HERE) for name in names]
+    assert not [name for name in files if name.endswith((".so", ".o"))]
+
+
+# ---- a training script, and mistakes in it
+
+def losses(done):
+    assert done.returncode == 0, done.stderr
+    return [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("step")]
+
+
+@pytest.fixture
+def port():
+    """A free port of this host, for ranks to meet at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_example_matches_the_cpu(ranks, port):
+    """The example trains on 1 and 2 NPUs to the losses that it has on the CPU."""
+    npu, cpu = (losses(launch(EXAMPLE, "--device", device, "--ranks", ranks, "--steps", 5, MASTER_PORT=port))
+                for device in ("npu", "cpu"))
+    assert len(npu) == 5 and npu == pytest.approx(cpu, abs=1e-5)
+
+
+def test_example_resumes_across_devices(tmp_path):
+    """A checkpoint from the NPU continues on the CPU and the other way round, with the same losses."""
+    runs = []
+    for first, second in (("npu", "cpu"), ("cpu", "npu")):
+        path = tmp_path / (first + ".pth")
+        runs.append([losses(launch(EXAMPLE, "--device", device, "--checkpoint", path)) for device in (first, second)])
+    assert runs[0][0] == pytest.approx(runs[1][0], abs=1e-5) and runs[0][1] == pytest.approx(runs[1][1], abs=1e-5)
+    assert runs[0][1] != pytest.approx(runs[0][0], abs=1e-3)
+
+
+MODEL, IMAGES = "model = build_model().to(device)", "images, labels = images.to(device), labels.to(device)"
+SEED, PEAK = "torch.npu.manual_seed_all(0)", "torch.npu.max_memory_allocated()"
+AUTOCAST, SCALER = "torch.autocast(device.type, ", "torch.amp.GradScaler(device.type, "
+MISTAKES = {  # what is replaced, by what, what the message says, the line that the traceback shows
+    "labels left on the CPU": (IMAGES, "images = images.to(device)", "same device", "loss = criterion(model(images), labels)"),
+    "images left on the CPU": (IMAGES, "labels = labels.to(device)", "same device", "loss = criterion(model(images), labels)"),
+    "model left on the CPU": (MODEL, "model = build_model()", "same device", "loss = criterion(model(images), labels)"),
+    "model.cuda()": (MODEL, "model = build_model().cuda()", "CUDA", "model = build_model().cuda()"),
+    "images.cuda()": (IMAGES, "images, labels = images.cuda(), labels.to(device)", "CUDA", "images.cuda()"),
+    "a cuda device": ('torch.device("npu", rank)', 'torch.device("cuda", rank)', "cuda", "torch.npu.set_device(device)"),
+    "backend nccl": ("if options.ranks > 1:\n        dist.init_process_group(\"hccl\"", "if True:\n        dist.init_process_group(\"nccl\"",
+                     "NCCL", "dist.init_process_group"),
+    "backend gloo": ("if options.ranks > 1:\n        dist.init_process_group(\"hccl\"", "if True:\n        dist.init_process_group(\"gloo\"",
+                     "npu", "DistributedDataParallel("),
+    "CUDA guard": (MODEL, "model = build_model()\n    if torch.cuda.is_available():\n        model.cuda()",
+                   "torch.cuda.is_available()", "if torch.cuda.is_available():"),
+    "CUDA seed": (SEED, "torch.cuda.manual_seed_all(0)", "torch.cuda.manual_seed_all()", "torch.cuda.manual_seed_all(0)"),
+    "CUDA memory": (PEAK, "torch.cuda.max_memory_allocated()", "torch.cuda.max_memory_allocated()", "torch.cuda.max_memory_allocated()"),
+    "CUDA autocast": (AUTOCAST, 'torch.autocast("cuda", ', "autocast('cuda') has no effect on an NPU", 'torch.autocast("cuda"'),
+    "CPU autocast": (AUTOCAST, 'torch.autocast("cpu", ', "autocast is enabled for 'cpu'", "loss = criterion(model(images), labels)"),
+    "CUDA scaler": (SCALER, "torch.amp.GradScaler(", "GradScaler('cuda') has no effect on an NPU", "scaler = torch.amp.GradScaler("),
+    "float64 images": (IMAGES, "images, labels = images.double().to(device), labels.to(device)\n        model.double()",
+                       "float64|dtype|type", "loss = criterion(model(images), labels)"),
+    "device index": ('torch.device("npu", rank)', 'torch.device("npu", 8 + rank)', "NPU device index 8 is out of range",
+                     "torch.npu.set_device(device)"),
+    "no import torch_npu": ("import torch_npu", "import torch", "npu", 'torch.device("npu", rank)'),
+}
+
+
+@pytest.mark.parametrize("mistake", sorted(MISTAKES))
+def test_mistake(tmp_path, mistake, port):
+    """A copy of the example with one mistake fails, with a message about it and a traceback to the line."""
+    right, wrong, message, line = MISTAKES[mistake]
+    with open(EXAMPLE) as handle:
+        source = handle.read()
+    assert source.count(right) == 1
+    script = tmp_path / "train.py"
+    script.write_text(source.replace(right, wrong))
+    amp = ["--amp"] if right in (AUTOCAST, SCALER) else []
+    done = launch(script, *amp, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert done.returncode != 0 and re.search(message, done.stderr.strip().splitlines()[-1]), done.stderr
+    assert str(script) in done.stderr and line in done.stderr
+
+
+def test_visible_devices_of_the_example():
+    """Where two devices are visible, a third rank is refused."""
+    done = launch(EXAMPLE, "--ranks", 3, "--steps", 1, ASCEND_RT_VISIBLE_DEVICES="4,6")
+    assert done.returncode != 0 and "NPU device index 2 is out of range: this process sees 2 NPU(s)" in done.stderr
