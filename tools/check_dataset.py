@@ -26,6 +26,7 @@ SPLITS = ("train", "val")
 # Those that training reads (common.data, which this program does not import because it needs no torch).
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 LISTED_PROBLEMS = 20
+CHUNK = 32  # pictures that a process is given at a time
 
 
 # --- ImageNet's layout ------------------------------------------------------------------------------------------------
@@ -81,13 +82,27 @@ def compare_classes(found):
 
 def decode_all(paths, workers):
     """Decode every picture and return a problem for each that is not one."""
-    with ProcessPoolExecutor(workers, initializer=leave_interrupts_to_the_parent) as pool:
-        results = pool.map(decode, paths, chunksize=32)
+    problems = []
+    with ProcessPoolExecutor(workers, initializer=leave_interrupts_to_the_parent) as pool, \
+            tqdm(total=len(paths), desc="decoding", unit="picture", disable=None) as bar:
+        futures = []
         try:
-            shown = tqdm(results, total=len(paths), desc="decoding", unit="picture", disable=None)
-            return ["%s %s" % (path, complaint) for path, complaint in zip(paths, shown) if complaint]
+            for start in range(0, len(paths), CHUNK):
+                futures.append(pool.submit(decode_some, paths[start:start + CHUNK]))
+            for future in futures:
+                done, found = future.result()
+                bar.update(done)
+                problems += found
         finally:
-            results.close()  # drops what has not been started, so that an interrupt does not wait for it
+            for future in futures:
+                future.cancel()  # what has not been started is dropped: an interrupt does not wait for it
+    return problems
+
+
+def decode_some(paths):
+    """Return the number of pictures and a line for each that cannot be decoded."""
+    complaints = [(path, decode(path)) for path in paths]
+    return len(paths), ["%s %s" % complaint for complaint in complaints if complaint[1]]
 
 
 def leave_interrupts_to_the_parent():
@@ -125,7 +140,8 @@ def check_cifar10(root, wanted_classes, workers):
     for split, files in (("train", layout.train), ("test", layout.test)):
         problems += check_labels(folder, split, [labels[name] for name in files if name in labels], names)
     if wanted_classes not in (None, len(names)):
-        problems.append("%s names %d classes instead of %d" % (os.path.join(folder, layout.meta), len(names), wanted_classes))
+        meta = os.path.join(folder, layout.meta)
+        problems.append("%s names %d classes instead of %d" % (meta, len(names), wanted_classes))
     return problems + check_origin(folder)
 
 

@@ -37,6 +37,7 @@ FORMAT = 1                      # raise it when the pictures of a given seed cha
 CLASSES = 10
 VAL_SHARE = 0.2                 # of the scans of each digit
 JPEG_QUALITY = 90
+TASK_CHUNK = 16                 # pictures that a process is given at a time
 CIFAR_CHUNK = 500               # pictures drawn from one random stream
 DIRECTORIES = {"imagenet": "imagenet", "cifar10": "cifar-10-batches-py"}
 DEFAULT_COUNTS = {"imagenet": (2000, 500), "cifar10": (10000, 2000)}
@@ -204,13 +205,17 @@ def write_imagenet(folder, counts, seed, workers):
             os.makedirs(os.path.join(folder, split, class_name(digit)))
         pictured, labels = balanced(scans[split], range(count))
         tasks += [(picture_path(folder, split, i, labels[i]), split, i, seed, pictured[i]) for i in range(count)]
-    with ProcessPoolExecutor(workers, initializer=leave_signals_to_the_parent) as pool:
-        done = pool.map(write_picture, tasks, chunksize=16)
+    with ProcessPoolExecutor(workers, initializer=leave_signals_to_the_parent) as pool, \
+            tqdm(total=len(tasks), desc="imagenet", unit="picture", disable=None) as bar:
+        futures = []
         try:
-            for _ in tqdm(done, total=len(tasks), desc="imagenet", unit="picture", disable=None):
-                pass
+            for start in range(0, len(tasks), TASK_CHUNK):
+                futures.append(pool.submit(write_pictures, tasks[start:start + TASK_CHUNK]))
+            for future in futures:
+                bar.update(future.result())
         finally:
-            done.close()  # drops what has not been started, so that an interrupt does not wait for it
+            for future in futures:
+                future.cancel()  # what has not been started is dropped: an interrupt does not wait for it
 
 
 def leave_signals_to_the_parent():
@@ -231,10 +236,12 @@ def picture_path(folder, split, index, digit):
     return os.path.join(folder, split, class_name(digit), train_name if split == "train" else val_name)
 
 
-def write_picture(task):
-    path, split, index, seed, scan = task
-    picture = draw_photo(scan, stream(seed, "imagenet " + split, index))
-    Image.fromarray(picture).save(path, "JPEG", quality=JPEG_QUALITY)
+def write_pictures(tasks):
+    """Write some pictures in a process of the pool, and return their number."""
+    for path, split, index, seed, scan in tasks:
+        picture = draw_photo(scan, stream(seed, "imagenet " + split, index))
+        Image.fromarray(picture).save(path, "JPEG", quality=JPEG_QUALITY)
+    return len(tasks)
 
 
 def draw_photo(scan, random):
@@ -366,7 +373,7 @@ def is_made(target, parameters):
     except (OSError, ValueError):
         raise UserError("%s exists and was not made by this program; choose another --out or move it away" % target)
     if found != parameters:
-        different = ", ".join("%s %s" % (name, value) for name, value in sorted(found.items()) if parameters.get(name) != value)
+        different = ", ".join("%s %s" % (name, found[name]) for name in sorted(found) if found[name] != parameters.get(name))
         raise UserError("%s was made with other parameters (%s); choose another --out or move it away" % (target, different))
     return True
 

@@ -57,7 +57,8 @@ def read_curves(path):
 
 def is_log(record):
     """Return whether a record has a step and a dictionary of data."""
-    return isinstance(record, dict) and record.get("type") == "LOG" and isinstance(record.get("data"), dict) and "step" in record
+    return (isinstance(record, dict) and record.get("type") == "LOG" and "step" in record
+            and isinstance(record.get("data"), dict))
 
 
 def count_steps(logged):
