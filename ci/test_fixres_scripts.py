@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from common import checkpoint, records
+from common import checkpoint, records, report
 from conftest import ROOT, assert_bad_input, environment, run_script, script_command, start_script, wait_until, write_images
 from test_fixres_golden import GOLDEN
 
@@ -35,7 +35,7 @@ def last_record(out):
 
 
 def parameters(out):
-    return next(record for record in records.read(str(out / "metrics.jsonl")) if record["step"] == "PARAMETER")["data"]
+    return report.summary(str(out / "metrics.jsonl"))[0]
 
 
 def loaded(out):
@@ -55,7 +55,7 @@ def phases(tiny_imagenet, tmp_path_factory):
     results["before"] = block(run_script(EVAL_1P, *high, "--pth_path=%s" % (out / "checkpoint.pth.tar"), "--output_path=%s" % out))
     results["finetune"] = block(run_script(FINETUNE_1P, *high, "--train_epochs=3", "--learning_rate=0.01", "--pth_path=%s" % out,
                                            "--output_path=%s" % out))
-    results["after"] = block(run_script(EVAL_1P, *high, "--pth_path=%s" % (out / "finetune"), "--output_path=%s" % (out / "after")))
+    results["after"] = block(run_script(EVAL_1P, *high, "--pth_path=%s" % (out / "finetune"), "--output_path=%s" % (out.parent / "after")))
     return out, results
 
 
@@ -122,7 +122,7 @@ def test_phase_3_leaves_what_it_should(phases):
     out, results = phases
     assert list(results["after"]) == ["Final Train Accuracy", "E2E Training Duration sec"]
     assert sorted(os.listdir(str(out / "eval"))) == ["FixRes_for_PyTorch_bs16_1p_eval.log", "metrics.jsonl", "report.json", "train_0.log"]
-    log = (out / "after" / "train_0.log").read_text()
+    log = (out.parent / "after" / "train_0.log").read_text()
     top1, top5 = re.search(r"^Validation accuracy: \(([\d.]+), ([\d.]+)\)$", log, re.M).groups()
     assert "%.3f" % float(top1) == results["after"]["Final Train Accuracy"] and float(top5) == 100.0  # four classes
     assert "'val_top1': " in log and "'val_top5': " in log
@@ -304,6 +304,18 @@ def test_help_of_every_script():
     for name in names:
         done = run_script(TEST + name, "--help")
         assert done.returncode == 0 and "--pth_path" in done.stdout and "Example:\n  bash test/" + name in done.stdout
+
+
+def test_an_evaluation_does_not_set_its_weights_aside(tmp_path):
+    """Weights in the output path of an evaluation are its input; reports of an earlier run make room as always."""
+    for name in ("model_best.pth.tar", "report.json"):
+        (tmp_path / name).write_text("")
+    summary = "DLLL " + json.dumps({"type": "LOG", "step": [], "data": {"val.top1": 50.0}})
+    command = 'cd "$1" && test -f model_best.pth.tar && test ! -f report.json && echo "$2" > metrics.jsonl'
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "common", "run.py"), "--network=N", "--batch-size=1", "--ranks=1",
+                           "--suffix=eval", "--kind=eval", "--output-path=%s" % tmp_path, "--", "sh", "-c", command, "sh", str(tmp_path),
+                           summary], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert block(done)["Final Train Accuracy"] == "50.000" and (tmp_path / "earlier-1" / "report.json").exists()
 
 
 # --- exact resume -----------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def test_two_runs_on_a_machine_do_not_meet(no_launcher):
 def test_tasks_started_by_hand(no_launcher):
     """With --global_rank a process is one rank, as upstream's are, and the others meet it at --addr and --master_port."""
     words = ["--device", "cpu", "--num-tasks", "4", "--global-rank", "3", "--local-rank", "1", "--addr", "10.0.0.1", "--master-port", "77"]
-    assert flags.layout(parsed("main_finetune", *words)).indices == (0, 1)
+    assert flags.layout(parsed("main_finetune", *words)).indices == (0, 1, 2, 3)
     announced = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")]
     assert announced == ["3", "1", "4", "10.0.0.1", "77"]
 

@@ -80,21 +80,29 @@ def layout(args):
     A launcher (torchrun, torch.distributed.launch), or one process a task started by hand with --global-rank as upstream does
     it, has one rank here already; otherwise this process starts as many as --num-tasks says.
     """
-    if "RANK" not in os.environ and args.global_rank is not None and (args.num_tasks or 1) > 1:
+    if not _is_launched() and args.global_rank is not None and (args.num_tasks or 1) > 1:
         _announce_rank(args)
-    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
+    if _is_launched():
         return _layout_of_launched(args)
-    tasks = args.num_tasks or 1
-    if tasks % args.node != 0:
-        raise UserError("--num_tasks %d cannot be divided among --node %d machines" % (tasks, args.node))
-    here = tasks // args.node
-    first = args.local_rank if tasks == 1 else 0
+    here = _tasks_here(args)
+    first = args.local_rank if args.num_tasks in (None, 1) else 0
     indices = args.device_list or list(range(first, first + here))
     if len(indices) != here:
         raise UserError("--device_list names %d device(s), but --num_tasks %d on %d machine(s) needs %d here"
-                        % (len(indices), tasks, args.node, here))
+                        % (len(indices), args.num_tasks or 1, args.node, here))
     port = args.master_port or (MASTER_PORT if args.node > 1 else None)
     return distributed.layout(args.device, indices, args.node, args.node_rank, args.addr, port)
+
+
+def _is_launched():
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+
+
+def _tasks_here(args):
+    tasks = args.num_tasks or 1
+    if tasks % args.node != 0:
+        raise UserError("--num_tasks %d cannot be divided among --node %d machines" % (tasks, args.node))
+    return tasks // args.node
 
 
 def _announce_rank(args):
@@ -102,13 +110,11 @@ def _announce_rank(args):
     if args.global_rank >= args.num_tasks:
         raise UserError("--global_rank %d: with --num_tasks %d it is 0 to %d" % (args.global_rank, args.num_tasks, args.num_tasks - 1))
     os.environ.update(RANK=str(args.global_rank), LOCAL_RANK=str(args.local_rank), WORLD_SIZE=str(args.num_tasks),
-                      MASTER_ADDR=args.addr, MASTER_PORT=str(args.master_port or MASTER_PORT))
+                      LOCAL_WORLD_SIZE=str(_tasks_here(args)), MASTER_ADDR=args.addr, MASTER_PORT=str(args.master_port or MASTER_PORT))
 
 
 def _layout_of_launched(args):
     started = int(os.environ["WORLD_SIZE"])
     if args.num_tasks not in (None, started):
         raise UserError("--num_tasks %d, but the launcher has started %d" % (args.num_tasks, started))
-    local_rank = int(os.environ["LOCAL_RANK"])
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))  # launchers before PyTorch 1.9 do not say
-    return distributed.layout(args.device, args.device_list or list(range(here)))
+    return distributed.layout(args.device, args.device_list or [])
