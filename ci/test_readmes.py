@@ -49,5 +49,5 @@ def test_every_script_is_shown():
         if os.path.exists(os.path.join(ROOT, page)):
             with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
                 text = stream.read()
-            for script in glob.glob(os.path.join(ROOT, os.path.dirname(page), "test", "*.sh")):
+            for script in glob.glob(os.path.join(ROOT, os.path.dirname(page), "test", "*_*.sh")):
                 assert os.path.basename(script) in text, script

@@ -1,0 +1,94 @@
+"""The models' real scripts on simulated NPUs: one device, eight over hccl, the precision levels, and the CPU's losses."""
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import npu_sim
+from common import records
+from conftest import CI, MODELS, environment, run_script
+from test_versions import TINY, data_of  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
+NPU = {"PYTHONPATH": os.path.join(CI, "npu_sim"), "NPU_SIM_STRICT": "1"}  # as ci/npu_sim/run sets them
+each_model = pytest.mark.parametrize("model", MODELS)
+
+
+def run_model(data_of, script, out, device, *options, **variables):
+    """Run a script of a model on simulated NPUs or on the CPU; return its report and the losses that it recorded."""
+    model = script.split("/")[0]
+    done = run_script(script, "--data_path=%s" % data_of(model), "--device=%s" % device, "--output_path=%s" % out, "--workers=0",
+                      *(TINY[model] + list(options)), env=environment(**(dict(NPU, **variables) if device == "npu" else {})))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with open(os.path.join(str(out), "report.json")) as stream:
+        report = json.load(stream)
+    return report, losses(os.path.join(str(out), "metrics.jsonl"))
+
+
+def losses(path):
+    """Return the training loss of each epoch's summary."""
+    return [record["data"]["train.loss"] for record in records.read(path)
+            if record["type"] == "LOG" and len(record["step"]) == 1 and record["data"].get("train.loss") is not None]
+
+
+def operators(folder):
+    """Return how often the simulated devices ran a convolution, over all processes of a run."""
+    counts = 0
+    for name in os.listdir(str(folder)):
+        with open(os.path.join(str(folder), name)) as stream:
+            counts += sum(count for operator, count in json.load(stream)["operators"].items() if "convolution" in operator)
+    return counts
+
+
+@each_model
+def test_performance_script_on_one_npu(data_of, tmp_path, model):
+    """train_performance_1p.sh at the recipe's mixed precision, on device 3: the convolutions really run on the device."""
+    os.makedirs(str(tmp_path / "counts"))
+    report, _ = run_model(data_of, model + "/test/train_performance_1p.sh", tmp_path / "o", "npu", "--device_id=3", "--batch_size=8",
+                          "--max_steps=3", "--train_epochs=1", NPU_SIM_REPORT=str(tmp_path / "counts"))
+    assert report["parameters"]["device_type"] == "npu" and report["parameters"]["opt_level_run"] != "O0"
+    assert report["summary"]["train.total_ips"] > 0 and report["summary"]["peak_memory_bytes"] > 0
+    assert operators(tmp_path / "counts") > 20
+
+
+@each_model
+def test_full_script_on_eight_npus(data_of, tmp_path, model):
+    """train_full_8p.sh at O1 over hccl: eight ranks train, evaluate and report."""
+    report, _ = run_model(data_of, model + "/test/train_full_8p.sh", tmp_path, "npu", "--batch_size=%d" % eight(model), "--max_steps=2",
+                          "--train_epochs=1", "--opt_level=O1", "--learning_rate=0.01")
+    assert report["case"]["ranks"] == 8 and report["parameters"]["opt_level_run"] == "O1"
+    assert 0 <= report["summary"]["val.top1"] <= 100 and np.isfinite(report["summary"]["train.loss"])
+
+
+def eight(model):
+    """Return the --batch_size that gives each of eight ranks two images (some models' scripts count one rank's)."""
+    return 2 if model in ("HRNet",) else 16
+
+
+@each_model
+def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
+    """Five fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other."""
+    script = model + "/test/train_full_1p.sh"
+    options = ["--batch_size=8", "--max_steps=1", "--opt_level=O0", "--seed=7", "--learning_rate=0.01"]
+    traces = {}
+    for device, other in (("npu", "cpu"), ("cpu", "npu")):
+        _, whole = run_model(data_of, script, tmp_path / device, device, "--train_epochs=5", *options)
+        assert len(whole) == 5
+        traces[device] = whole
+    assert np.allclose(traces["npu"], traces["cpu"], rtol=1e-5) and len(set(traces["cpu"])) == 5
+    for device, other in (("npu", "cpu"), ("cpu", "npu")):
+        out = tmp_path / ("%s then %s" % (device, other))
+        run_model(data_of, script, out, device, "--train_epochs=3", *options)
+        _, moved = run_model(data_of, script, out, other, "--train_epochs=5", "--resume", *options)
+        assert len(moved) == 5 and np.allclose(moved[3:], traces["cpu"][3:], rtol=1e-5)
+
+
+def test_fine_tuning_of_fixres_on_an_npu(data_of, tmp_path):
+    """The second phase of FixRes, from a checkpoint of the first, at another resolution."""
+    run_model(data_of, "FixRes/test/train_full_1p.sh", tmp_path / "train", "npu", "--batch_size=8", "--max_steps=2", "--train_epochs=1")
+    shutil.copy(str(tmp_path / "train" / "checkpoint.pth.tar"), str(tmp_path / "weights.pth"))
+    report, _ = run_model(data_of, "FixRes/test/finetune_full_1p.sh", tmp_path / "tune", "npu", "--batch_size=8", "--max_steps=2",
+                          "--train_epochs=1", "--image_size=64", "--pth_path=%s" % (tmp_path / "weights.pth"))
+    assert report["case"]["kind"] == "finetune" and report["parameters"]["device_type"] == "npu"
