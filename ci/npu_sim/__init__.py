@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RUN = os.path.join(HERE, "run")
@@ -27,3 +29,11 @@ def skip_reason():
     if shutil.which(compiler_command()[0]) is None:
         return "the simulated NPU needs a C++ compiler: %s is not there" % compiler_command()[0]
     return None
+
+
+def launch(*arguments, timeout=600, **environment):
+    """Run `python *arguments` on simulated NPUs, with more environment variables; return the finished process, output as text."""
+    command = [RUN, sys.executable] + [str(argument) for argument in arguments]
+    env = dict(os.environ, OMP_NUM_THREADS="1", **environment)
+    return subprocess.run(command, env=env, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)

@@ -17,7 +17,6 @@ import sysconfig
 import tempfile
 
 import torch
-from torch.utils import cpp_extension
 
 _SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc")
 # Files of one group are compiled as one: reading PyTorch's headers costs more than the code itself.
@@ -55,11 +54,15 @@ def _compiler():
 
 def _flags():
     standard = "c++20" if _torch_version() >= (2, 12) else "c++17"
-    include = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
-    return [
-        "-O1", "-fPIC", f"-std={standard}", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
-        "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H", f"-I{_SOURCES}",
-    ] + [f"-isystem{path}" for path in include]
+    return ["-O1", "-fPIC", f"-std={standard}", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+            "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+
+
+def _include_flags():
+    from torch.utils import cpp_extension  # slow to import, and only needed to build
+
+    paths = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
+    return [f"-I{_SOURCES}"] + [f"-isystem{path}" for path in paths]
 
 
 def _key():
@@ -102,20 +105,20 @@ def _build(directory, library):
     with tempfile.TemporaryDirectory(dir=directory) as work:
         objects = _compile(work)
         linked = os.path.join(work, "_C.so")
-        paths = [f"-L{path}" for path in cpp_extension.library_paths()]
-        _check([*_compiler(), "-shared", *objects, *paths, *(f"-l{name}" for name in _LIBRARIES), "-o", linked])
+        libraries = "-L" + os.path.join(os.path.dirname(torch.__file__), "lib")
+        _check([*_compiler(), "-shared", *objects, libraries, *(f"-l{name}" for name in _LIBRARIES), "-o", linked])
         os.replace(linked, library)
 
 
 def _compile(work):
     """Compiles the groups side by side; returns the object files."""
-    objects, running = [], []
+    objects, running, flags = [], [], _flags() + _include_flags()
     for number, group in enumerate(_GROUPS):
         unit = os.path.join(work, f"group{number}.cpp")
         with open(unit, "w") as handle:
             handle.writelines(f'#include "{name}"\n' for name in group)
         objects.append(unit[:-4] + ".o")
-        command = [*_compiler(), *_flags(), "-c", unit, "-o", objects[-1]]
+        command = [*_compiler(), *flags, "-c", unit, "-o", objects[-1]]
         running.append((command, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
     for command, process in running:
         output, _ = process.communicate()
