@@ -12,14 +12,14 @@ logger = logging.get_logger(__name__)
 
 def log_times(learner, rank, train_loader=None, test_loader=None):
     """Log iter_times and, where there are loaders, epoch_times. The network and its BN statistics stay as they are."""
-    saved = [(buffer, buffer.clone()) for buffer in learner.network.buffers()]
+    saved = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
     times = {"test_fw_time": time_eval(learner, rank)}
     times["train_fw_time"], times["train_bw_time"] = time_train(learner, rank)
     times["train_fw_bw_time"] = times["train_fw_time"] + times["train_bw_time"]
     if train_loader is not None:
         times["train_loader_time"] = time_loader(train_loader)
-    for buffer, value in saved:
-        buffer.copy_(value)
+    for name, buffer in learner.network.named_buffers():
+        buffer.copy_(saved[name])
     logger.info(logging.stats_line(times, "iter_times"))
     if train_loader is None:
         logger.info("loader: not measured (--data-path names the images to read)")
