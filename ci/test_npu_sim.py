@@ -123,7 +123,7 @@ def test_report(tmp_path):
            NPU_SIM_REPORT=str(tmp_path))
     (path,) = tmp_path.iterdir()
     report = json.loads(path.read_text())
-    assert report["operators"]["aten::mm"] == 1 and report["peak_memory_bytes"][1] >= 3 * 64
+    assert report["operators"]["aten::mm.out"] == 1 and report["peak_memory_bytes"][1] >= 3 * 64
 
 
 def test_exit_right_after_backward(tmp_path):
