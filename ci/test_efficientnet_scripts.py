@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+import npu_sim
 from common import checkpoint, records
 from conftest import ROOT, assert_bad_input, environment, run_script, wait_until
 
@@ -203,6 +204,19 @@ def test_ranks_started_one_by_one(tiny_cfg, tiny_imagenet, tmp_path):
     outputs = [rank.communicate(timeout=200) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert len(lines_of(outputs[0][0], "train_epoch")) == 1 and outputs[1][0] == ""
+
+
+@pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
+@pytest.mark.parametrize("words", [["TRAIN.OPT_LEVEL", "O2", "TRAIN.LOSS_SCALE", "128.0"], ["NUM_GPUS", "2", "TRAIN.OPT_LEVEL", "O1"]])
+def test_training_on_a_simulated_npu(tiny_cfg, tiny_imagenet, tmp_path, words):
+    """--device npu on 1 rank and on 2, every option on: nothing asks for CUDA or lies on the wrong side (defects 14, 16)."""
+    command = tool_command("train_net.py", tiny_cfg, "--data-path=%s" % tiny_imagenet, "OUT_DIR", tmp_path / "o", "TRAIN.MAX_STEPS", 3,
+                           "OPTIM.MAX_EPOCH", 1, *words)
+    command[command.index("--device=cpu")] = "--device=npu"
+    done = subprocess.run([os.path.join(ROOT, "ci", "npu_sim", "run")] + command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=600, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert lines_of(done.stdout, "iter_times") and lines_of(done.stdout, "train_epoch") and lines_of(done.stdout, "test_ema_epoch")
 
 
 def test_log_file_and_overrides(tiny_cfg, tiny_imagenet, tmp_path):
