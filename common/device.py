@@ -88,7 +88,7 @@ def npu_modes(device, graph_mode=False, private_formats=True):
     if hasattr(api, "set_compile_mode"):
         api.set_compile_mode(jit_compile=False)
     # The device's private formats save a transposition in every convolution.
-    if hasattr(api, "config") and hasattr(api.config, "allow_internal_format"):
+    if hasattr(api, "config"):  # its allow_internal_format can be set, not read
         api.config.allow_internal_format = private_formats
     if graph_mode and hasattr(api, "enable_graph_mode"):
         api.enable_graph_mode()
