@@ -215,7 +215,7 @@ def test_train_float64(arch):
     assert int(model.bn1.num_batches_tracked) == spec["train_final_num_batches_tracked"]
 
 
-@both
+@pytest.mark.parametrize("arch", [pytest.param("w18", marks=pytest.mark.slow), "w18_small_v1"])
 def test_train_float32(arch):
     """The same steps in float32 at a rate so small that rounding does not grow."""
     spec = VARIANTS[arch]["train_float32_small_lr"]
