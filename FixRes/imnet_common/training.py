@@ -28,7 +28,9 @@ def train(args, rank, model, phase):
     progress = Progress(rank, "model", {"model": model, "optimizer": optimizer, "lr_scheduler": schedule, "amp": amp},
                         args.checkpoint_file, flags.beside_checkpoint(args, "model_best"), constants, args.checkpoint_steps)
     if args.resume:
-        absent = progress.resume(checkpoint.load(args.resume), args.resume)
+        content = checkpoint.load(args.resume)
+        absent = progress.resume(content, args.resume)
+        constants["accuracy"] = content.get("accuracy")
         say(rank, absent and "%s holds no %s: starting anew with that" % (args.resume, ", ".join(absent)))
     say(rank, amp.note)
     model = distributed.data_parallel(model, rank)
@@ -46,7 +48,6 @@ def train(args, rank, model, phase):
         before = evaluate(val_batches, model, amp, rank)
         progress.results["val.top1_before"] = before.top1
         say(rank, "before the first epoch: top-1 %.1f %%, loss %.3f" % (before.top1, before.loss))
-        recorder.log(("before",), {"val.top1": before.top1, "val.loss": before.loss})
     throughput = meters.Throughput(rank.device, meters.warmup_steps(len(train_batches) * (args.epochs - progress.epoch)))
     while progress.epoch < args.epochs:
         epoch = progress.epoch
