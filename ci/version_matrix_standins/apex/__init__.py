@@ -1,0 +1,1 @@
+"""Stands in for NVIDIA's and Ascend's apex."""
