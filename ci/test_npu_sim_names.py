@@ -82,6 +82,17 @@ def test_uses_in_shell():
     assert usage.of_shell(text) == [(2, "torch_npu.npu.b"), (2, "torch_npu.npu.c")]
 
 
+def test_only_the_sources_are_searched(tmp_path):
+    """Virtual environments, hidden directories and the simulator are left out; everything else is searched."""
+    for folder in ("Model/test", ".venv-1.8/lib", "env/lib", "ci/npu_sim", ".git", ".ci"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.py").write_text("import torch\ntorch.npu.x()\n")
+        (tmp_path / folder / "b.sh").write_text("python -c 'torch.npu.y()'\n")
+    (tmp_path / "env" / "pyvenv.cfg").write_text("")
+    found = usage.of_tree(str(tmp_path))
+    assert {os.path.dirname(path) for path, _, _ in found} == {"Model/test", ".ci"} and len(found) == 4
+
+
 def test_names_are_read_without_importing(tmp_path):
     """Assignments, imports, star imports, conditionals, submodules, __all__ and instances all give names; privates do not."""
     package = tmp_path / "torch_npu"

@@ -13,7 +13,7 @@ import re
 from torch_npu_api.names import literal
 
 _SHELL = re.compile(r"\b(torch_npu|torch\.npu)((?:\.[A-Za-z_]\w*)+)")
-_SKIPPED = {".git", ".venv", "__pycache__", "output", "npu_sim"}  # npu_sim is held to the names in another way
+_SKIPPED = {"__pycache__", "output", "npu_sim"}  # npu_sim is held to the names in another way
 _LEAVING = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 
@@ -21,7 +21,7 @@ def of_tree(root):
     """[(path, line, dotted name)] of every unguarded use in the .py and .sh files under `root`."""
     found = []
     for directory, subdirectories, files in os.walk(root):
-        subdirectories[:] = sorted(set(subdirectories) - _SKIPPED)
+        subdirectories[:] = sorted(name for name in subdirectories if _is_searched(os.path.join(directory, name)))
         for name in sorted(files):
             path = os.path.join(directory, name)
             if name.endswith((".py", ".sh")):
@@ -29,6 +29,12 @@ def of_tree(root):
                     uses = of_source(handle.read()) if name.endswith(".py") else of_shell(handle.read())
                 found += [(os.path.relpath(path, root), line, dotted) for line, dotted in uses]
     return found
+
+
+def _is_searched(directory):
+    name = os.path.basename(directory)
+    environment = os.path.exists(os.path.join(directory, "pyvenv.cfg"))
+    return not environment and name not in _SKIPPED and (not name.startswith(".") or name == ".ci")
 
 
 def of_shell(text):
