@@ -144,17 +144,47 @@ def layout(args):
 
 def train_or_evaluate(args, rank):
     """What each rank does."""
-    resumed = checkpoint.load(args.resume) if args.resume else {}
-    torch.backends.cudnn.deterministic = args.seed is not None
-    if args.seed is None:  # an interrupted run goes on with its own
-        args.seed = resumed.get("seed", distributed.broadcast_int(random.SystemRandom().randrange(2 ** 31), rank))
-    devices.seed(args.seed, rank.device)
+    resumed = load_run(args.resume) if args.resume else {}
+    seed_everything(args, resumed, rank)
     devices.npu_modes(rank.device)
 
     network = {flag: getattr(args, flag) for flag in NETWORK_FLAGS}
     model = build_model(network, cifar.LAYOUTS[args.dataset].classes)
     start_from_weights(model, network, args)
     model.to(rank.device)
+    if args.eval:
+        evaluate(model, args, rank)
+    else:
+        fit(model, network, resumed, args, rank)
+
+
+def seed_everything(args, resumed, rank):
+    """Settle the run's seed, the same on all ranks: --seed, or that of the run to go on with, or a random one.
+
+    Whoever gives --seed wants the same numbers again, so cuDNN may neither use algorithms that differ from call to call nor
+    choose among them by their speed of the moment.
+    """
+    torch.backends.cudnn.deterministic = args.seed is not None
+    if args.seed is not None:
+        torch.backends.cudnn.benchmark = False
+    else:
+        args.seed = resumed.get("seed", distributed.broadcast_int(random.SystemRandom().randrange(2 ** 31), rank))
+    devices.seed(args.seed, rank.device)
+
+
+def evaluate(model, args, rank):
+    """Evaluate on the test set and record the result."""
+    model, _, amp = precision.initialize(model, None, args.opt_level, args.loss_scale, rank.device)
+    show = Printer(rank)
+    show.note(amp.note)
+    batches = make_batches("test", args, rank)
+    recorder = open_recorder(args, rank, amp)
+    err1, test_loss = validate(batches, model, nn.CrossEntropyLoss(), amp, args, rank, show)
+    recorder.log((), {"val.top1": 100.0 - err1, "val.loss": test_loss})
+
+
+def fit(model, network, resumed, args, rank):
+    """Train from the epoch and step that `resumed`, a loaded checkpoint or nothing, has reached; evaluate after each epoch."""
     criterion = nn.CrossEntropyLoss()
     optimizer = make_optimizer(model, args)
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device)
@@ -167,18 +197,11 @@ def train_or_evaluate(args, rank):
     if resumed:
         resume(progress, resumed, network, args.resume, show)
     model = distributed.data_parallel(model, rank)
-    test_batches = make_batches("test", args, rank)
-    train_batches = None if args.eval else make_batches("train", args, rank)
+    train_batches, test_batches = make_batches("train", args, rank), make_batches("test", args, rank)
     if args.prof:
         return profile(train_batches, model, criterion, amp, args, rank, show)
-    recorder = records.Recorder(os.path.join(args.output_path, "metrics.jsonl"), rank, append=bool(args.resume))
-    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type,
-                             opt_level_run=amp.opt_level, torch=torch.__version__))
+    recorder = open_recorder(args, rank, amp)
 
-    if args.eval:
-        err1, test_loss = validate(test_batches, model, criterion, amp, args, rank, show)
-        recorder.log((), {"val.top1": 100.0 - err1, "val.loss": test_loss})
-        return
     throughput = meters.Throughput(rank.device, meters.warmup_steps(len(train_batches) * (args.epochs - progress.epoch)))
     while progress.epoch < args.epochs:
         epoch = progress.epoch
@@ -193,6 +216,14 @@ def train_or_evaluate(args, rank):
         recorder.log((epoch,), {"train.loss": progress.results["train.loss_mean"], "val.loss": test_loss, "val.top1": 100.0 - err1,
                                 "train.total_ips": throughput.images_per_second, "lr": rate})
     recorder.log((), dict(progress.results, **throughput.summary()))
+
+
+def open_recorder(args, rank, amp):
+    """Return the recorder of the run, which has noted its parameters. Everything that can be wrong has been checked by now."""
+    recorder = records.Recorder(os.path.join(args.output_path, "metrics.jsonl"), rank, append=bool(args.resume))
+    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type,
+                             opt_level_run=amp.opt_level, torch=torch.__version__))
+    return recorder
 
 
 def make_optimizer(model, args):
@@ -361,6 +392,13 @@ def check_network(content, network, source):
         different = ["--%s %s" % (flag.replace("_", "-"), trained.get(flag)) for flag in NETWORK_FLAGS
                      if trained.get(flag) != network[flag]]
         raise cli.UserError("%s was trained with %s" % (source, " ".join(different)))
+
+
+def load_run(path):
+    """Return the checkpoint of a run to go on with. Raises UserError for a file without weights."""
+    content = checkpoint.load(path)
+    checkpoint.weights(content)
+    return content
 
 
 def resume(progress, content, network, source, show):

@@ -180,6 +180,24 @@ def test_weight_decay_is_on_every_parameter():
         key: value for key, value in GOLDEN["optimizer"].items() if key != "name"}
 
 
+def test_seed(monkeypatch):
+    """Defect: cuDNN was let search for fast algorithms although a seed asked for the same numbers, and not every process was
+    seeded. A resumed run without --seed goes on with its own."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    args = parse()
+    train.seed_everything(args, {"seed": 7}, ONE_RANK)
+    first = torch.rand(3)
+    assert args.seed == 7 and torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    train.seed_everything(parse("--seed=7"), {}, ONE_RANK)
+    assert torch.equal(torch.rand(3), first)
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    one, other = parse(), parse()
+    train.seed_everything(one, {}, ONE_RANK)
+    train.seed_everything(other, {}, ONE_RANK)
+    assert one.seed != other.seed
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 class Rank4(object):
@@ -359,6 +377,14 @@ def test_pretrained_starts_with_a_new_classifier(tmp_path):
         loaded = start(*words).state_dict()
         for key, value in loaded.items():
             assert torch.equal(value, fresh[key] if key.startswith("fc.") else state[key]), key
+
+
+def test_a_run_to_go_on_with_has_weights(tmp_path):
+    """A file that is no checkpoint of a run is a clear error, also when it is a plain list."""
+    for content in ([1, 2], {"epoch": 3}):
+        torch.save(content, str(tmp_path / "x.pth"))
+        with pytest.raises(cli.UserError, match="no model weights"):
+            train.load_run(str(tmp_path / "x.pth"))
 
 
 class Silent(object):

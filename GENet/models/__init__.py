@@ -1,4 +1,4 @@
 """Gather-Excite networks for CIFAR."""
-from .wideresnet import IMAGE_SIZE, WideResNet
+from models.wideresnet import IMAGE_SIZE, WideResNet
 
 __all__ = ["IMAGE_SIZE", "WideResNet"]

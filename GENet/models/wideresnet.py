@@ -4,7 +4,7 @@ import math
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .blocks import Stage, conv
+from models.blocks import Stage, conv
 
 IMAGE_SIZE = 32
 
