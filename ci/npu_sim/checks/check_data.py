@@ -10,6 +10,12 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 NPU = "npu:0"
 
 
+def test_pinning_for_cuda_is_refused():
+    """A loader that names CUDA for pinning is refused in strict mode."""
+    with pytest.raises(RuntimeError, match="pin_memory_device='cuda'.*check_data.py"):
+        DataLoader(TensorDataset(torch.ones(2)), pin_memory=True, pin_memory_device="cuda")
+
+
 class OnDevice(Dataset):
     """A mistake: samples are made on the device, in the loader's processes."""
 

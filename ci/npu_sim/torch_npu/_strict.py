@@ -11,6 +11,7 @@ import sys
 import sysconfig
 
 import torch
+import torch.utils.data
 
 from torch_npu import _C
 
@@ -32,6 +33,8 @@ def install():
     autocast, scaler = torch.amp.autocast_mode.autocast, torch.amp.GradScaler
     autocast.__init__ = _guarded_amp(autocast.__init__, "autocast", None)
     scaler.__init__ = _guarded_amp(scaler.__init__, "GradScaler", "cuda")
+    loader = torch.utils.data.DataLoader
+    loader.__init__ = _guarded_loader(loader.__init__)
 
 
 def _guarded(function, name):
@@ -50,6 +53,16 @@ def _guarded_amp(init, name, default_device):
         if str(device).startswith("cuda") and kwargs.get("enabled", True):
             _refuse_for(_outside_torch(sys._getframe(1)), f"{name}('cuda') has no effect on an NPU; use torch.amp's "
                         f"{name}('npu') or torch.npu.amp.{name}()")
+        init(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _guarded_loader(init):
+    @functools.wraps(init)
+    def wrapper(self, *args, **kwargs):
+        if str(kwargs.get("pin_memory_device", "")).startswith("cuda"):
+            _refuse_for(_outside_torch(sys._getframe(1)), "pin_memory_device='cuda' pins for CUDA; leave it out, or say 'npu'")
         init(self, *args, **kwargs)
 
     return wrapper
