@@ -176,9 +176,12 @@ def check_pin(requirement):
 
 IMPORT_ALL = """
 import importlib.util, os, sys
-root, model, paths = sys.argv[1], sys.argv[2], sys.argv[3:]
-sys.path[:0] = [root, os.path.join(root, model)]
+root, model, paths = sys.argv[1], os.path.join(sys.argv[1], sys.argv[2]), sys.argv[3:]
+sys.path[:0] = [root, model]
 for number, path in enumerate(paths):
+    if os.path.exists(os.path.join(os.path.dirname(path), "__init__.py")):
+        importlib.import_module(os.path.relpath(path, model)[:-len(".py")].replace(os.sep, ".").replace(".__init__", ""))
+        continue
     spec = importlib.util.spec_from_file_location("program_%d" % number, path)
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
@@ -248,6 +251,8 @@ OPT_LEVELS["FixRes"] = "O1"
 def test_as_ascend(environments, data_of, tmp_path, model):
     """With --device=npu the scripts train on two devices and evaluate on one, calling torch.npu, hccl, apex and DLLogger as those
     are documented (stand-ins: 1.5 has torch.npu built in, later versions import torch_npu)."""
+    if HERE == "2.x" and model != MODELS[0]:
+        pytest.skip("on 2.x the models run on the simulated NPU (test_npu_models.py)")
     out, calls = tmp_path / "o", tmp_path / "calls"
     variables = dict(PYTHONPATH=STANDINS, STANDIN_CALLS=str(calls), NPU_BUILT_IN=str(int(HERE == "1.5")))
     run_model(environments, data_of, model, "train_full_8p.sh", out, "--device=npu", "--device_list=3,1", "--max_steps=2",
@@ -340,3 +345,49 @@ def test_exchange(writer, model):
         wanted = np.array(json.load(stream))
     assert np.abs(wanted).max() > 0 and len({row.tobytes() for row in wanted}) == len(wanted)
     assert np.allclose(logits(model, content), wanted, rtol=1e-4, atol=1e-4 * np.sqrt((wanted ** 2).mean()))
+
+
+# --- the table of version_matrix.sh -----------------------------------------------------------------------------------
+
+def write_results(folder, version, spoil=None):
+    """Write JUnit results in which all went well, but for the test `spoil` = (name, tag)."""
+    (folder / version).mkdir()
+    names = [("test_%s_golden" % short, "test_x") for short in ("resnet50", "hrnet", "genet", "efficientnet", "fixres")]
+    names += [("test_versions", test % model) for model in MODELS
+              for test in ("test_requirements[%s]", "test_one_device[%s]", "test_two_ranks[%s]", "test_as_ascend[%s]",
+                           "test_exchange[1-%s]", "test_exchange[2-%s]")]
+    cases = "".join('<testcase classname="ci.%s" name="%s">%s</testcase>' % (
+        module, test, "<%s/>" % spoil[1] if spoil and spoil[0] in (module, test) else "") for module, test in names)
+    (folder / version / "tests.xml").write_text("<testsuites><testsuite>%s</testsuite></testsuites>" % cases)
+
+
+def matrix(folder, *options):
+    done = subprocess.run([sys.executable, os.path.join(CI, "version_matrix.py"), str(folder)] + list(options),
+                          stdout=subprocess.PIPE, universal_newlines=True)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("spoil, status, words", [
+    (None, 0, "checkpoints      2 / 0 / 0    2 / 0 / 0    2 / 0 / 0"),
+    (("test_hrnet_golden", "failure"), 1, "PyTorch 1.8: test_hrnet_golden::test_x failed"),
+    (("test_two_ranks[GENet]", "skipped"), 1, "PyTorch 1.8: not proved: GENet, 2 ranks"),
+    (("test_exchange[1-FixRes]", "skipped"), 1, "PyTorch 1.8: not proved: FixRes, checkpoints"),
+    (("test_as_ascend[FixRes]", "error"), 1, "test_as_ascend[FixRes] failed")])
+def test_matrix_fails_for_what_is_not_proved(tmp_path, spoil, status, words):
+    """A failure, and a check that was skipped although every version needs it, each make the matrix fail and are named."""
+    for version in VERSIONS:
+        write_results(tmp_path, version, spoil if version == "1.8" else None)
+    assert matrix(tmp_path)[0] == status and words in matrix(tmp_path)[1], matrix(tmp_path)
+
+
+def test_matrix_without_a_python(tmp_path):
+    """A column without a Python says so and fails, unless that is allowed; one that could not be installed always fails."""
+    for version, why in (("1.5", "no Python 3.7"), ("1.8", None), ("2.x", None)):
+        write_results(tmp_path, version)
+        if why:
+            (tmp_path / version / "tests.xml").unlink()
+            (tmp_path / version / "state").write_text(why + "\n")
+    assert matrix(tmp_path)[0] == 1 and matrix(tmp_path, "--allow-missing")[0] == 0
+    assert "no Python 3.7" in matrix(tmp_path)[1].splitlines()[1]
+    (tmp_path / "1.5" / "state").write_text("not installed\n")
+    assert matrix(tmp_path, "--allow-missing")[0] == 1
