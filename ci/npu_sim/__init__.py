@@ -1,5 +1,6 @@
 """For tests that use the simulated NPU: where its launcher is, and whether this machine can run it."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -26,6 +27,9 @@ def skip_reason():
         return "the simulated NPU needs PyTorch"
     if tuple(int(part) for part in torch_version.split(".")[:2]) < (2, 10):
         return "the simulated NPU needs PyTorch 2.10 or newer, not %s" % torch_version
+    torch_directory = os.path.dirname(importlib.util.find_spec("torch").origin)
+    if os.path.exists(os.path.join(torch_directory, "lib", "libtorch_cuda.so")):
+        return "the simulated NPU needs a CPU build of PyTorch, as torch_npu does"
     if shutil.which(compiler_command()[0]) is None:
         return "the simulated NPU needs a C++ compiler: %s is not there" % compiler_command()[0]
     return None
