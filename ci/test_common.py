@@ -566,7 +566,8 @@ def test_records_have_dlloggers_format(tmp_path):
     assert json.loads(lines[-2][5:])["data"] == {"lr": 1.6, "odd": "cpu"}
 
 
-def test_dllogger_is_used_where_installed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("can_append", [True, False])
+def test_dllogger_is_used_where_installed(tmp_path, monkeypatch, can_append):
     """With the real package its own backend writes, with the options that its version has."""
     calls = []
 
@@ -574,9 +575,13 @@ def test_dllogger_is_used_where_installed(tmp_path, monkeypatch):
         def __init__(self, verbosity, filename, append=False):
             calls.append((verbosity, filename, append))
 
+    class OldBackend(object):
+        def __init__(self, verbosity, filename):
+            calls.append((verbosity, filename, True))
+
     class Logger(object):
         def __init__(self, backends):
-            assert isinstance(backends[0], Backend)
+            assert isinstance(backends[0], (Backend, OldBackend))
 
         def log(self, step, data, verbosity=1):
             calls.append((step, data, verbosity))
@@ -588,7 +593,7 @@ def test_dllogger_is_used_where_installed(tmp_path, monkeypatch):
             pass
 
     fake = type(sys)("dllogger")
-    fake.JSONStreamBackend, fake.Logger, fake.Verbosity = Backend, Logger, type("Verbosity", (), {"VERBOSE": 1})
+    fake.JSONStreamBackend, fake.Logger, fake.Verbosity = Backend if can_append else OldBackend, Logger, type("Verbosity", (), {"VERBOSE": 1})
     monkeypatch.setitem(sys.modules, "dllogger", fake)
     records.Recorder(str(tmp_path / "m"), ALONE, append=True).log((), {"val.top1": 1.0})
     assert calls == [(1, str(tmp_path / "m"), True), ((), {"val.top1": 1.0}, 0)]
