@@ -213,7 +213,7 @@ def fit(model, network, resumed, args, rank):
         err1, test_loss = validate(test_batches, model, criterion, amp, args, rank, show)
         progress.results["val.loss"] = test_loss
         progress.end_epoch(100.0 - err1)
-        recorder.log((epoch,), {"train.loss": progress.results["train.loss_mean"], "val.loss": test_loss, "val.top1": 100.0 - err1,
+        recorder.log((epoch,), {"train.loss": progress.results.get("train.loss_mean"), "val.loss": test_loss, "val.top1": 100.0 - err1,
                                 "train.total_ips": throughput.images_per_second, "lr": rate})
     recorder.log((), dict(progress.results, **throughput.summary()))
 
@@ -264,7 +264,8 @@ def train(batches, model, criterion, amp, progress, throughput, args, rank, show
             recorder.log((epoch, step), {"train.loss": float(losses.val), "train.data_time": data_time.avg}, epoch * steps + step)
         progress.end_step()
     throughput.stop()
-    progress.results.update({"train.loss": float(losses.val), "train.loss_mean": losses.avg})
+    if losses.count:  # an interrupted epoch may have had no step left
+        progress.results.update({"train.loss": float(losses.val), "train.loss_mean": losses.avg})
     rate = throughput.images_per_second
     show.device_note(rate and "batch_size: %d Time: %.3f * FPS@all %.3f" % (args.batch_size, args.batch_size / rate, rate))
 

@@ -193,7 +193,7 @@ def train_or_evaluate(args, rank):
         numbered = "%s-epoch%d.pth.tar" % (args.checkpoint_nameprefix, epoch + 1)
         keep = args.checkpoint_freq and (epoch + 1) % args.checkpoint_freq == 0
         progress.end_epoch(top1, copy_to=[os.path.join(args.save_ckpt_path, numbered)] if keep else [])
-        recorder.log((epoch,), {"train.loss": progress.results["train.loss_mean"], "val.loss": val_loss, "val.top1": top1,
+        recorder.log((epoch,), {"train.loss": progress.results.get("train.loss_mean"), "val.loss": val_loss, "val.top1": top1,
                                 "train.total_ips": throughput.images_per_second, "lr": optimizer.param_groups[0]["lr"]})
     recorder.log((), dict(progress.results, **throughput.summary(), bad_images=train_batches.count_bad(rank)))
 
@@ -234,7 +234,8 @@ def train(batches, model, criterion, optimizer, amp, progress, throughput, args,
                                          "lr": optimizer.param_groups[0]["lr"]}, epoch * steps + step)
         progress.end_step(resumable=step == last)
     throughput.stop()
-    progress.results.update({"train.loss": float(losses.val), "train.loss_mean": losses.avg})
+    if losses.count:  # an interrupted epoch may have had no step left
+        progress.results.update({"train.loss": float(losses.val), "train.loss_mean": losses.avg})
     rate = throughput.images_per_second
     show.note(rate and "batch_size: %d Time: %.3f * FPS@all %.3f" % (args.batch_size, args.batch_size / rate, rate))
 
