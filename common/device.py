@@ -98,6 +98,11 @@ def seed(value, device):
     """Seed Python, NumPy and PyTorch (CPU and device)."""
     random.seed(value)
     np.random.seed(value % 2 ** 32)
+    seed_torch(value, device)
+
+
+def seed_torch(value, device):
+    """Seed PyTorch alone (CPU and device)."""
     torch.manual_seed(value)
     if device.type == "npu":  # torch.manual_seed reaches CUDA by itself, the NPU only in newer plug-ins
         _api("npu").manual_seed_all(value)

@@ -3,9 +3,7 @@
 `kill -9` at any moment and the same command with --resume give bit for bit the weights of an uninterrupted run (CPU, fp32):
 batches and augmentation are functions of (seed, epoch, step), and everything else that a step depends on is in the checkpoint.
 """
-import torch
-
-from common import checkpoint, cli, distributed
+from common import checkpoint, cli, device as devices, distributed
 
 
 class Progress(object):
@@ -98,4 +96,5 @@ class Progress(object):
 def seed_step(seed, rank, epoch, step):
     """Make torch's draws in a step (dropout and the like) a function of (seed, rank, epoch, step), so that they survive a
     resume without saving generators."""
-    torch.manual_seed((seed * 1000003 + rank.rank) * 1000003 ** 2 + epoch * 1000003 + step & 0x7FFFFFFFFFFFFFFF)
+    value = (seed * 1000003 + rank.rank) * 1000003 ** 2 + epoch * 1000003 + step
+    devices.seed_torch(value & 0x7FFFFFFFFFFFFFFF, rank.device)
