@@ -12,11 +12,13 @@ PAGES = ["README.md", "README.zh-CN.md"] + [model + "/README.md" for model in MO
 
 
 def commands(page):
-    """Return the `bash …sh` commands in the page's code blocks, continued lines joined, comments left out."""
+    """Return the `bash …sh` and `python …py` commands in the page's code blocks, after the variables that the blocks set;
+    continued lines are joined, comments left out."""
     with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
         blocks = re.findall(r"^```[a-z]*\n(.*?)^```", stream.read(), re.DOTALL | re.MULTILINE)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split(" #")[0].strip() for line in lines if re.match(r"(bash \S+\.sh|python3? \S+\.py)", line)]
+    variables = "".join(line + "; " for line in lines if re.match(r"\w+=\S+$", line))
+    return [variables + line.split(" #")[0].strip() for line in lines if re.match(r"(bash \S+\.sh|python3? \S+\.py)", line)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if os.path.exists(os.path.join(ROOT, page))])
