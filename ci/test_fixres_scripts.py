@@ -46,11 +46,13 @@ def loaded(out):
 
 @pytest.fixture(scope="module")
 def phases(tiny_imagenet, tmp_path_factory):
-    """Phase 1 at 32 pixels, evaluation of its weights at 64, phase 2 at 64, evaluation: output paths and result blocks."""
+    """Phase 1 at 48 pixels, evaluation of its weights at 64, phase 2 at 64, evaluation: output paths and result blocks.
+
+    Not at 32: there the last stage is a single pixel, and the outer weights of its 3x3 convolutions are never trained."""
     out = tmp_path_factory.mktemp("three phases $1") / "o p"
     common = ["--data_path=%s" % tiny_imagenet] + TINY + ["--batch_size=16"]
     high = common + ["--image_size=64"]
-    results = {"train": block(run_script(TRAIN_1P, *common, "--train_epochs=5", "--eval_freq=3", "--learning_rate=0.01",
+    results = {"train": block(run_script(TRAIN_1P, *common, "--image_size=48", "--train_epochs=5", "--eval_freq=3", "--learning_rate=0.01",
                                          "--output_path=%s" % out))}
     results["before"] = block(run_script(EVAL_1P, *high, "--pth_path=%s" % (out / "checkpoint.pth.tar"), "--output_path=%s" % out))
     results["finetune"] = block(run_script(FINETUNE_1P, *high, "--train_epochs=3", "--learning_rate=0.01", "--pth_path=%s" % out,
@@ -130,17 +132,18 @@ def test_phase_3_leaves_what_it_should(phases):
 
 @pytest.mark.slow
 def test_three_phases_on_the_demo_data(tmp_path):
-    """The same on the digits of the demo data, at 32 and 64 pixels."""
+    """The same on the digits of the demo data, at 48 and 64 pixels."""
     subprocess.check_call([sys.executable, os.path.join(ROOT, "tools", "make_demo_data.py"), "--out", str(tmp_path), "--what", "imagenet",
                            "--train", "600", "--val", "200"], env=environment())
     common = ["--data_path=%s" % (tmp_path / "imagenet"), "--device=cpu", "--opt_level=O0", "--workers=1", "--num_classes=10",
               "--batch_size=64", "--learning_rate=0.004"]
-    high = common + ["--image_size=64", "--train_epochs=2"]
-    first = block(run_script(TRAIN_1P, *common, "--image_size=32", "--train_epochs=8", "--output_path=%s" % (tmp_path / "train")))
+    high = common + ["--image_size=64", "--train_epochs=4"]
+    first = block(run_script(TRAIN_1P, *common, "--image_size=48", "--train_epochs=6", "--output_path=%s" % (tmp_path / "train"),
+                             timeout=1800))
     second = block(run_script(FINETUNE_1P, *high, "--pth_path=%s" % (tmp_path / "train"), "--output_path=%s" % (tmp_path / "finetune")))
     third = block(run_script(EVAL_1P, *high, "--pth_path=%s" % (tmp_path / "finetune"), "--output_path=%s" % (tmp_path / "eval")))
     before = last_record(tmp_path / "finetune")["val.top1_before"]
-    print("top-1 at 32: %s; at 64 before: %.3f, after: %s" % (first["Final Train Accuracy"], before, third["Final Train Accuracy"]))
+    print("top-1 at 48: %s; at 64 before: %.3f, after: %s" % (first["Final Train Accuracy"], before, third["Final Train Accuracy"]))
     assert float(third["Final Train Accuracy"]) >= before
     assert second["Final Finetune Accuracy"] == third["Final Train Accuracy"]
 
