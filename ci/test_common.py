@@ -33,6 +33,13 @@ def test_hyphen_and_underscore_are_one_flag():
         assert parser.parse_args(words).dist_url == "a_b"
 
 
+def test_short_flags_take_their_value_joined():
+    """`-j0` and `-j 0` are one flag on every Python (3.7 would refuse the first where abbreviations are off)."""
+    parser = cli.Parser()
+    parser.add_argument("-j", "--workers", type=int)
+    assert [parser.parse_args(words).workers for words in (["-j3"], ["-j", "3"], ["--workers=3"])] == [3, 3, 3]
+
+
 @pytest.mark.parametrize("words", [["--learn", "1"], ["--unknown"], ["--batch", "x"], ["--batch", "0"], ["--batch"]])
 def test_wrong_flags_are_one_line_and_status_2(words, capsys):
     """Abbreviations, unknown flags, wrong and missing values: one line, status 2."""

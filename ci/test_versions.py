@@ -320,9 +320,10 @@ NETWORKS = {"ResNet50": resnet, "HRNet": hrnet, "GENet": genet, "EfficientNet-B3
 
 
 def logits(model, content):
+    """Return logits in float64: a few steps leave running statistics that amplify float32's rounding a thousandfold."""
     side = 32 if model == "GENet" else 64
     with torch.no_grad():
-        return network(model, content)(make_input(3, side, side)).double().numpy()
+        return network(model, content).double()(make_input(3, side, side).double()).numpy()
 
 
 def leave_for_others(model, content, path):

@@ -109,7 +109,7 @@ def load(path):
             return torch.load(path, map_location="cpu", **options)
     except pickle.UnpicklingError as error:
         refused = _refused_global(str(error))
-        raise UserError("%s is not a checkpoint of tensors: %s" % (path, refused or "it is no complete PyTorch file"))
+        raise UserError("%s is %s" % (path, refused and "not a checkpoint of tensors: " + refused or "truncated or no PyTorch checkpoint"))
     except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, ImportError, IndexError, TypeError,
             AssertionError, OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))

@@ -26,13 +26,16 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors, no abbreviations, and `--a_b` the same flag as `--a-b`."""
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(*args, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args([_hyphenated(text) for text in args], namespace)
+
+    def _get_option_tuples(self, option_string):
+        # Not allow_abbrev=False: on Python 3.7 that refuses a short flag with its value (-j0) as well.
+        return [] if option_string.startswith("--") else super()._get_option_tuples(option_string)
 
     def error(self, message):
         self.exit(EXIT_BAD_INPUT, "%s: error: %s (see --help)\n" % (self.prog, message))
