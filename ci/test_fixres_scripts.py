@@ -348,7 +348,7 @@ def steps_done(out):
 
 
 def running_in(out):
-    listed = subprocess.run(["ps", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return [line for line in listed.splitlines() if str(out) in line and "ps -eo" not in line]
 
 

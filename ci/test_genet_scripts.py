@@ -244,7 +244,7 @@ def progress_of(out, script):
 
 
 def running_in(out):
-    listed = subprocess.run(["ps", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return [line for line in listed.splitlines() if str(out) in line and "ps -eo" not in line]
 
 

@@ -309,7 +309,7 @@ def test_killed_runs_resume_exactly(uninterrupted, tiny_imagenet, tmp_path, scri
 
 def running_in(out):
     """Return the processes that still work for this output path."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return [line for line in listed.splitlines() if str(out) in line and "ps -eo" not in line]
 
 
@@ -357,12 +357,12 @@ def test_one_dying_rank_ends_the_run(tiny_imagenet, tmp_path):
 
 
 def children(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return sorted(int(word) for word in listed.split())
 
 
 def arguments(pid):
-    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
 
 
 def test_a_finished_run_resumes_to_its_result(trained, tiny_imagenet, tmp_path):

@@ -6,7 +6,7 @@ set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=$repository/ResNet50/test/output/quickstart
-small=(--image_size=64 --opt_level=O0 --learning_rate=0.03)
+small=(--image_size=48 --opt_level=O0 --learning_rate=0.03)
 
 case ${1:-} in -h | --help)
     sed -n '2,4s/^# //p' "$0"
@@ -24,7 +24,7 @@ step "demo data, in $repository/demo_data"
 python "$repository/tools/make_demo_data.py" --what imagenet
 
 step "speed of training on one device"
-bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --batch_size=32 --max_steps=30 \
+bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --batch_size=32 --max_steps=20 \
     --output_path="$output/performance" "$@"
 
 step "a short training"
