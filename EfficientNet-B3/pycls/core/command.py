@@ -60,7 +60,7 @@ def _layout(args):
 def _one_of_many(args):
     if args.rank_id >= cfg.NUM_GPUS:
         raise UserError("--rank-id %d: NUM_GPUS is %d, so it is 0 to %d" % (args.rank_id, cfg.NUM_GPUS, cfg.NUM_GPUS - 1))
-    os.environ.update(RANK=str(args.rank_id), LOCAL_RANK="0", WORLD_SIZE=str(cfg.NUM_GPUS))
+    os.environ.update(RANK=str(args.rank_id), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", WORLD_SIZE=str(cfg.NUM_GPUS))
     os.environ.setdefault("MASTER_ADDR", _ADDRESS)
     os.environ.setdefault("MASTER_PORT", _PORT)
     return distributed.layout(args.device, [args.rank_id if args.device_id is None else args.device_id])
