@@ -6,7 +6,7 @@ set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=$repository/ResNet50/test/output/quickstart
-small=(--image_size=48 --opt_level=O0 --learning_rate=0.03)
+small=(--image_size=48 --opt_level=O0)
 
 case ${1:-} in -h | --help)
     sed -n '2,4s/^# //p' "$0"
