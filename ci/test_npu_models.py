@@ -2,13 +2,14 @@
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 import npu_sim
 from common import records
-from conftest import CI, MODELS, environment, run_script
+from conftest import CI, MODELS, environment, run_script, start_script, wait_until
 from test_versions import TINY, data_of  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
@@ -18,13 +19,23 @@ each_model = pytest.mark.parametrize("model", MODELS)
 
 def run_model(data_of, script, out, device, *options, **variables):
     """Run a script of a model on simulated NPUs or on the CPU; return its report and the losses that it recorded."""
-    model = script.split("/")[0]
-    done = run_script(script, "--data_path=%s" % data_of(model), "--device=%s" % device, "--output_path=%s" % out, "--workers=0",
-                      *(TINY[model] + list(options)), env=environment(**(dict(NPU, **variables) if device == "npu" else {})))
+    done = run_script(*command(data_of, script, out, device, *options), env=where(device, **variables))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     with open(os.path.join(str(out), "report.json")) as stream:
         report = json.load(stream)
     return report, losses(os.path.join(str(out), "metrics.jsonl"))
+
+
+def command(data_of, script, out, device, *options):
+    """Return the script with all its options."""
+    model = script.split("/")[0]
+    return [script, "--data_path=%s" % data_of(model), "--device=%s" % device, "--output_path=%s" % out,
+            "--workers=0"] + TINY[model] + list(options)
+
+
+def where(device, **variables):
+    """Return the environment in which the simulated NPU, or the CPU, is used."""
+    return environment(**(dict(NPU, **variables) if device == "npu" else {}))
 
 
 def losses(path):
@@ -77,18 +88,17 @@ def larger(model):
 def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
     """Five fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other."""
     script = model + "/test/train_full_1p.sh"
-    options = ["--batch_size=8", "--max_steps=1", "--opt_level=O0", "--seed=7", "--learning_rate=0.01"]
-    traces = {}
-    for device, other in (("npu", "cpu"), ("cpu", "npu")):
-        _, whole = run_model(data_of, script, tmp_path / device, device, "--train_epochs=5", *options)
-        assert len(whole) == 5
-        traces[device] = whole
+    options = ["--batch_size=8", "--max_steps=1", "--train_epochs=5", "--opt_level=O0", "--seed=7", "--learning_rate=0.01"]
+    traces = dict((device, run_model(data_of, script, tmp_path / device, device, *options)[1]) for device in ("npu", "cpu"))
     assert np.allclose(traces["npu"], traces["cpu"], rtol=1e-5) and len(set(traces["cpu"])) == 5
     for device, other in (("npu", "cpu"), ("cpu", "npu")):
         out = tmp_path / ("%s then %s" % (device, other))
-        run_model(data_of, script, out, device, "--train_epochs=3", *options)
-        _, moved = run_model(data_of, script, out, other, "--train_epochs=5", "--resume", *options)
-        assert len(moved) == 5 and np.allclose(moved[3:], traces["cpu"][3:], rtol=1e-5)
+        process = start_script(*command(data_of, script, out, device, *options), env=where(device))
+        wait_until(lambda: os.path.isfile(str(out / "metrics.jsonl")) and len(losses(str(out / "metrics.jsonl"))) >= 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 143  # stopped in its third epoch
+        _, moved = run_model(data_of, script, out, other, "--resume", *options)
+        assert len(moved) == 5 and np.allclose(moved[-1], traces["cpu"][-1], rtol=1e-5)
 
 
 def test_fine_tuning_of_fixres_on_an_npu(data_of, tmp_path):

@@ -441,3 +441,19 @@ def test_records_that_cannot_be_drawn(tmp_path):
     assert_bad_input(run_tool("plot_curves.py", good, "--out", "x.exe"), "x.exe", ".png")
     assert_bad_input(run_tool("plot_curves.py", good, "--out", tmp_path / "no" / "x.png"), tmp_path / "no")
     assert (tmp_path / "curves.png").read_text() == "old" and len(os.listdir(str(tmp_path))) == 4
+
+
+# --- benchmark_step.py ------------------------------------------------------------------------------------------------
+
+def test_share_of_a_step_outside_the_model(demo, tmp_path):
+    """The clock runs inside the program's own training: forward, backward and update are most of a step, and not all of it."""
+    program = os.path.join(ROOT, "GENet", "train.py")
+    options = ["--DataPath=%s" % demo, "--depth=10", "--width=1", "--batch_size=10", "--no_epochs=1", "--max_steps=9",
+               "--device=cpu", "--output_path=%s" % tmp_path]
+    done = run_tool("benchmark_step.py", program, *options)
+    assert done.returncode == 0, done.stderr
+    step, inside, outside = [float(line.split(":")[1].split()[0]) for line in done.stdout.splitlines()]
+    assert 0 < inside < step and abs(step - inside - outside) < 0.02 and "mean of 5" in done.stdout
+    assert "Epoch" in done.stderr and os.listdir(str(tmp_path))
+    assert_bad_input(run_tool("benchmark_step.py", tmp_path / "none.py"), tmp_path / "none.py")
+    assert run_tool("benchmark_step.py", program, "--DataPath=%s" % (tmp_path / "none")).returncode == 2

@@ -28,7 +28,7 @@ bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --batch_s
     --output_path="$output/performance" "$@"
 
 step "a short training"
-bash "$repository/ResNet50/test/train_full_1p.sh" "${small[@]}" --batch_size=32 --train_epochs=6 --seed=1 \
+bash "$repository/ResNet50/test/train_full_1p.sh" "${small[@]}" --batch_size=32 --train_epochs=15 --seed=1 \
     --data_path="$repository/demo_data/imagenet" --output_path="$output/full" "$@"
 
 python "$repository/tools/plot_curves.py" "$output/full/metrics.jsonl" --out "$output/full/curves.png"

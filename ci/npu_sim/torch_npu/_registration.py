@@ -27,10 +27,10 @@ def register(npu):
 
 
 def _leave():
-    _C._sim_drain_autograd_threads()
     directory = os.environ.get("NPU_SIM_REPORT")
     if directory and not torch.npu._is_in_bad_fork():
         _write_report(directory)
+    _C._sim_drain_autograd_threads()  # last: it runs operators of its own
 
 
 def _write_report(directory):

@@ -364,6 +364,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // Their composite kernels would win over the fallback, and end in "convolution_overrideable not implemented".
   m.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&fallback>());
   m.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  // Theirs round otherwise than the CPU's kernels.
+  m.impl("silu_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  m.impl("mish_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
 } // namespace npu_sim

@@ -13,13 +13,16 @@ void bind_hccl(py::module& m);
 // After backward() returns, the autograd thread of a device still releases the finished graph, for which it takes the
 // GIL; if the interpreter finalises meanwhile, the process aborts ("terminate called without an active exception").
 // Each such thread serves a queue, so one more task that has come through it, of C++ objects only, says it is done.
+// The first backward() starts a thread for every device, and does not wait until each has had the GIL: all are asked.
 static void drain_autograd_threads() {
   using namespace npu_sim;
   if (!driver_entered_by_this_process()) return;
+  bool used = false;
+  for (int i = 0; i < settings().device_count; ++i) used = used || memory_use(i).allocations > 0;
+  if (!used) return;
   py::gil_scoped_release no_gil;
   at::AutoGradMode grad(true);
   for (int i = 0; i < settings().device_count; ++i) {
-    if (memory_use(i).allocations == 0) continue;
     const c10::Device device(kNPU, i);
     const at::Tensor x = at::ones({1}, at::TensorOptions().device(device)).requires_grad_(true);
     torch::autograd::backward({x * 2}, {at::ones({1}, at::TensorOptions().device(device))});
