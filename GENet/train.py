@@ -190,7 +190,7 @@ def fit(model, network, resumed, args, rank):
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device)
     progress = Progress(rank, "state_dict", {"state_dict": model, "optimizer": optimizer, "amp": amp},
                         os.path.join(args.output_path, "checkpoint.pth.tar"),
-                        os.path.join(args.output_path, "model_best.pth.tar"), best_key="best_err1",
+                        os.path.join(args.output_path, "model_best.pth.tar"), best_key="best_err1", best_is_error=True,
                         constants={"arch": "GENET", "seed": args.seed, "network": network}, every_steps=args.checkpoint_steps)
     show = Printer(rank)
     show.note(amp.note)

@@ -400,7 +400,7 @@ class Silent(object):
 def make_progress(tmp_path, model):
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     return train.Progress(ONE_RANK, "state_dict", {"state_dict": model, "optimizer": optimizer}, str(tmp_path / "checkpoint.pth.tar"),
-                          str(tmp_path / "model_best.pth.tar"), best_key="best_err1", constants={"network": THETA_MINUS})
+                          str(tmp_path / "model_best.pth.tar"), best_key="best_err1", best_is_error=True, constants={"network": THETA_MINUS})
 
 
 def test_checkpoint_holds_the_lowest_error(tmp_path):

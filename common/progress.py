@@ -12,15 +12,18 @@ class Progress(object):
     `parts`: what has a state_dict, by its key in the checkpoint; the model is the part named `model_key`. `constants`: plain
     values that go into the checkpoint as they are (architecture, seed). `results`: the latest of each number that the summary
     of a run reports. The checkpoint at `path` is written at the end of each epoch, after every `every_steps` steps (0: not),
-    and when SIGTERM comes; `best_path` is a copy of it from the epoch with the best top-1 (None: no copy).
+    and when SIGTERM comes; `best_path` is a copy of it from the epoch with the best top-1 (None: no copy). `best_key` holds the
+    best top-1 in the checkpoint, in per cent, or with `best_is_error` 100 minus it.
     """
 
-    def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1"):
+    def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1",
+                 best_is_error=False):
         self.epoch = self.step = 0
         self.best = None
         self.results = {}
         self._rank, self._model_key, self._parts = rank, model_key, parts
-        self._path, self._best_path, self._best_key = path, best_path, best_key
+        self._path, self._best_path = path, best_path
+        self._best_key, self._best_is_error = best_key, best_is_error
         self._constants, self._every_steps = constants or {}, every_steps
         self._preemption = distributed.Preemption(rank)
 
@@ -65,9 +68,9 @@ class Progress(object):
 
     def _accuracy_or_error(self, value):
         """Turn the one into the other where the checkpoint holds errors."""
-        if value is None or "err" not in self._best_key:
-            return value if value is None else float(value)
-        return 100.0 - float(value)
+        if value is None:
+            return None
+        return 100.0 - float(value) if self._best_is_error else float(value)
 
     def resume(self, content, source):
         """Continue where the loaded checkpoint `content` was written; `source` is its file's name, for errors.

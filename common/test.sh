@@ -63,7 +63,7 @@ common_options() {
     option precision_mode "" "O0|O1|O2|allow_mix_precision|must_keep_origin_dtype" "mixed precision; must_keep_origin_dtype is O0"
     option pth_path "" text "weights to start from, or to evaluate"
     option seed "" natural "makes a run reproducible (empty: a random one)"
-    option max_steps "" positive "end each epoch after this many steps"
+    option max_steps "" positive "end each epoch, and each evaluation, after this many steps"
     option image_size "" positive "input resolution instead of the recipe's"
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
     option checkpoint_steps 0 natural "also write the checkpoint every so many steps; 0: after each epoch only"
