@@ -86,19 +86,19 @@ def larger(model):
 
 @each_model
 def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
-    """Five fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other."""
+    """Six fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other."""
     script = model + "/test/train_full_1p.sh"
-    options = ["--batch_size=8", "--max_steps=1", "--train_epochs=5", "--opt_level=O0", "--seed=7", "--learning_rate=0.01"]
+    options = ["--batch_size=8", "--max_steps=1", "--train_epochs=6", "--opt_level=O0", "--seed=7", "--learning_rate=0.01"]
     traces = dict((device, run_model(data_of, script, tmp_path / device, device, *options)[1]) for device in ("npu", "cpu"))
-    assert np.allclose(traces["npu"], traces["cpu"], rtol=1e-5) and len(set(traces["cpu"])) == 5
+    assert np.allclose(traces["npu"], traces["cpu"], rtol=1e-5) and len(set(traces["cpu"])) == 6
     for device, other in (("npu", "cpu"), ("cpu", "npu")):
         out = tmp_path / ("%s then %s" % (device, other))
         process = start_script(*command(data_of, script, out, device, *options), env=where(device))
-        wait_until(lambda: os.path.isfile(str(out / "metrics.jsonl")) and len(losses(str(out / "metrics.jsonl"))) >= 2)
+        wait_until(lambda: os.path.isfile(str(out / "metrics.jsonl")) and len(losses(str(out / "metrics.jsonl"))) >= 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 143  # stopped in its third epoch
+        assert process.wait(timeout=120) == 143
         _, moved = run_model(data_of, script, out, other, "--resume", *options)
-        assert len(moved) == 5 and np.allclose(moved[-1], traces["cpu"][-1], rtol=1e-5)
+        assert len(moved) == 6 and np.allclose(moved[-1], traces["cpu"][-1], rtol=1e-5)
 
 
 def test_fine_tuning_of_fixres_on_an_npu(data_of, tmp_path):

@@ -96,6 +96,7 @@ for word in "$@"; do
     esac
 done
 [[ -z $tested || -f $tested ]] || fail "--tested=$tested: no such file"
+[[ $PWD != *\$* ]] || fail "$PWD holds a \$, and Python 3.7's distutils installs nothing into such a path; move the clone"
 
 rm -rf "$results"
 for version in "${versions[@]}"; do mkdir -p "$results/$version"; done
