@@ -87,6 +87,12 @@ def start_script(script, *options, env=None):
                             env=env or environment())
 
 
+def running_in(out):
+    """Return the processes that still work for the output path `out`, as lines of `ps`."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    return [line for line in listed.splitlines() if str(out) in line]
+
+
 def wait_until(condition, timeout=180, interval=0.02):
     """Wait until `condition()` is true; fail after `timeout` seconds."""
     end = time.time() + timeout

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from common import checkpoint, records, report
-from conftest import ROOT, assert_bad_input, environment, run_script, script_command, start_script, wait_until, write_images
+from conftest import (ROOT, assert_bad_input, environment, run_script, running_in, script_command, start_script, wait_until,
+                      write_images)
 from test_fixres_golden import GOLDEN
 
 TEST = "FixRes/test/"
@@ -345,11 +346,6 @@ def steps_done(out):
     except Exception:
         return -1
     return state["epoch"] * STEPS + state["step"]
-
-
-def running_in(out):
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
-    return [line for line in listed.splitlines() if str(out) in line and "ps -eo" not in line]
 
 
 RESUMED = [(TRAIN_1P, []), (TRAIN_8P, ["--device_list=0,1"]), (FINETUNE_1P, ["--transforms=v2"]),

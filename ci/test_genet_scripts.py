@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import checkpoint, records
-from conftest import ROOT, assert_bad_input, environment, run_script, start_script, wait_until
+from conftest import ROOT, assert_bad_input, environment, run_script, running_in, start_script, wait_until
 from test_genet_data import Attack, write_cifar
 
 FULL_1P, FULL_8P = "GENet/test/train_full_1p.sh", "GENet/test/train_full_8p.sh"
@@ -241,11 +241,6 @@ def progress_of(out, script):
         return -1
     state = checkpoint.load(str(path))
     return state["epoch"] * STEPS[script] + state["step"]
-
-
-def running_in(out):
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
-    return [line for line in listed.splitlines() if str(out) in line and "ps -eo" not in line]
 
 
 @pytest.mark.parametrize("script, options", [(FULL_1P, RUN), (FULL_8P, RUN_OF_TWO)], ids=["1 rank", "2 ranks"])

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from common import checkpoint, records
-from conftest import (ROOT, assert_bad_input, environment, load_script, run_script, script_command, start_script, wait_until,
-                      write_images)
+from conftest import (ROOT, assert_bad_input, environment, load_script, run_script, running_in, script_command, start_script,
+                      wait_until, write_images)
 from test_common import break_image
 
 FULL_1P, FULL_8P = "ResNet50/test/train_full_1p.sh", "ResNet50/test/train_full_8p.sh"
@@ -307,12 +307,6 @@ def test_killed_runs_resume_exactly(uninterrupted, tiny_imagenet, tmp_path, scri
     assert result["Final Train Accuracy"] != "not measured"
 
 
-def running_in(out):
-    """Return the processes that still work for this output path."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], stdout=subprocess.PIPE, universal_newlines=True).stdout
-    return [line for line in listed.splitlines() if str(out) in line and "ps -eo" not in line]
-
-
 @pytest.mark.parametrize("script, options", [(FULL_1P, RUN), (FULL_8P, RUN_OF_TWO)], ids=["1 rank", "2 ranks"])
 def test_sigterm_saves_and_resumes_exactly(uninterrupted, tiny_imagenet, tmp_path, script, options):
     """Pre-emption: SIGTERM to the script writes a checkpoint, ends with status 143, and the run goes on from there."""
@@ -357,7 +351,7 @@ def test_one_dying_rank_ends_the_run(tiny_imagenet, tmp_path):
 
 
 def children(pid):
-    listed = subprocess.run(["ps", "-ww", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return sorted(int(word) for word in listed.split())
 
 
