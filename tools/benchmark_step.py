@@ -40,9 +40,9 @@ class Clock(object):
 
     def start(self, initialize):
         """Return `precision.initialize` with the clock put into what it returns."""
-        def initialize_watched(model, optimizer, opt_level, loss_scale=None, device="cpu", **options):
-            self.device = device
-            model, optimizer, amp = initialize(model, optimizer, opt_level, loss_scale, device, **options)
+        def initialize_watched(*args, **kwargs):
+            model, optimizer, amp = initialize(*args, **kwargs)
+            self.device = next(model.parameters()).device
             forward, timed_forward, timed_step = model.forward, self.watched(model.forward), self.watched(amp.step)
 
             def step():
