@@ -108,18 +108,12 @@ def load(path):
             warnings.simplefilter("ignore")  # on old formats, which are fine
             return torch.load(path, map_location="cpu", **options)
     except pickle.UnpicklingError as error:
-        refused = _refused_global(str(error))
-        raise UserError("%s is %s" % (path, refused and "not a checkpoint of tensors: " + refused or "truncated or no PyTorch checkpoint"))
+        if "global" in str(error).lower():  # what PyTorch and _SafeUnpickler call a name that they refuse
+            raise UserError("%s is not a checkpoint of tensors: it holds code or objects that are not plain data, and was not run" % path)
+        raise UserError("%s is truncated or no PyTorch checkpoint" % path)
     except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, ImportError, IndexError, TypeError,
             AssertionError, OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))
-
-
-def _refused_global(message):
-    for line in message.splitlines():
-        if "GLOBAL" in line or "global" in line:
-            return "it holds code or objects that are not plain data, and was not run"
-    return None
 
 
 class _SafeUnpickler(pickle.Unpickler):
