@@ -6,7 +6,7 @@ set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=$repository/ResNet50/test/output/quickstart
-small=(--image_size=48 --opt_level=O0)
+small=(--image_size=48 --opt_level=O0 --batch_size=32)
 
 case ${1:-} in -h | --help)
     sed -n '2,4s/^# //p' "$0"
@@ -24,11 +24,11 @@ step "demo data, in $repository/demo_data"
 python "$repository/tools/make_demo_data.py" --what imagenet
 
 step "speed of training on one device"
-bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --batch_size=32 --max_steps=20 \
+bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --max_steps=20 \
     --output_path="$output/performance" "$@"
 
 step "a short training"
-bash "$repository/ResNet50/test/train_full_1p.sh" "${small[@]}" --batch_size=32 --train_epochs=15 --seed=1 \
+bash "$repository/ResNet50/test/train_full_1p.sh" "${small[@]}" --train_epochs=15 --seed=1 \
     --data_path="$repository/demo_data/imagenet" --output_path="$output/full" "$@"
 
 python "$repository/tools/plot_curves.py" "$output/full/metrics.jsonl" --out "$output/full/curves.png"
