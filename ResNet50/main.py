@@ -4,16 +4,14 @@ The recipes of pytorch/examples (the defaults), of the single-card and of the ei
 the scripts in test/ pass them.
 """
 import os
-import random
 import sys
-import time
 
-import numpy as np
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import checkpoint, cli, data, device as devices, distributed, meters, precision, records  # noqa: E402
-from common.progress import Progress  # noqa: E402
+from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, optimizer, precision,  # noqa: E402
+                    records, transforms)
+from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
 
@@ -32,7 +30,7 @@ def parser():
 
     add("--epochs", type=cli.natural_int, default=90, help="epochs in all")
     add("--start-epoch", type=cli.natural_int, default=0, help="first epoch, counted from 0")
-    add("-b", "--batch-size", type=cli.positive_int, default=256, help="images per step over all ranks of all machines")
+    add("-b", "--batch-size", type=cli.positive_int, default=256, help="images of an update over all ranks of all machines")
     add("--lr", "--learning-rate", dest="lr", type=float, help="base learning rate; without it 0.1 x batch size / 256")
     add("--lr-schedule", choices=recipe.SCHEDULES, default="step30", help="course of the learning rate after the warm-up")
     add("--warmup", type=cli.natural_int, default=0, help="epochs of linear warm-up")
@@ -46,7 +44,7 @@ def parser():
     add("--smoothing-form", choices=("uniform", "off-class"), default="uniform", help="where the smoothed mass goes")
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="parameter of mixup's Beta distribution; 0: no mixup")
     add("--optimizer-batch-size", type=int, default=-1,
-        help="images of one rank between two updates: gradients are summed over several batches; -1: every batch")
+        help="images of one rank between two updates, --accumulate counted in: gradients of several batches; -1: every update")
     add("--benchmark", "-bm", type=int, choices=(0, 1), default=0, help="1: --optimizer-batch-size %d" % BENCHMARK_BATCH)
     add("--zero-init-residual", action="store_true", help="start with 0 as the last BatchNorm weight of each block")
     add("--normal-fc", action="store_true", help="start with a normal fc.weight, std sqrt(1/(3 inputs))")
@@ -69,40 +67,31 @@ def parser():
     add("-t", "--fine-tuning", action="store_true", help="train fc alone; weights of another number of classes fit")
     add("-e", "--evaluate", type=cli.boolean, nargs="?", const=True, default=False, help="evaluate and stop")
 
-    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
-    add("--device-list", type=cli.int_list, default="0,1,2,3,4,5,6,7", help="devices of this machine")
+    flags.add_run_flags(p)
+    flags.add_machine_flags(p)
     add("--gpu", "--npu", dest="index", type=cli.natural_int, default=0, help="the device of a run on one")
-    add("--multiprocessing-distributed", action="store_true", help="one rank on each device of --device-list")
-    add("--world-size", type=int, default=-1, help="number of machines")
-    add("--rank", type=int, default=-1, help="number of this machine; without it the environment's NODE_RANK, else 0")
-    add("--addr", help="address of machine 0")
-    add("--master-port", type=cli.positive_int, help="port on machine 0")
-    add("--dist-url", help="tcp://ADDRESS:PORT of machine 0; same as --addr with --master-port")
     add("--dist-backend", choices=("hccl", "nccl", "gloo"), help="must be the device's own: hccl npu, nccl gpu, gloo cpu")
 
     add("-j", "--workers", type=cli.natural_int, default=4, help="loader processes of this machine, divided among its ranks")
-    add("--seed", type=cli.natural_int, help="makes a run reproducible; without it a random one")
-    add("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
-    add("-p", "--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
-    add("--max-steps", type=cli.positive_int, help="end each epoch (and each evaluation) after this many steps")
+    flags.add_training_flags(p)
+    flags.add_step_flags(p)
     add("--save-ckpt-path", default="./", metavar="DIR", help="where checkpoints go")
     add("--checkpoint-nameprefix", default="checkpoint")
     add("--checkpoint-freq", type=cli.natural_int, default=0, help="keep a numbered copy every so many epochs; 0: none")
-    add("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
     add("--workspace", default="./", metavar="DIR", help="where the DLLogger records go")
     add("--raport-file", default="experiment_raport.json", help="their file name")
     return p
 
 
 def main():
-    args = settled(parser().parse_args())
-    where = layout(args)
-    divide(args, where)
+    args = checked(parser().parse_args())
+    layout = device_layout(args)
+    flags.divide(args, layout)
     data.check_layout(args.data, ("val",) if args.evaluate else ("train", "val"))
-    distributed.launch(train_or_evaluate, args, where)
+    distributed.launch(train_or_evaluate, args, layout)
 
 
-def settled(args):
+def checked(args):
     """Check what the flags say together, and resolve those that say the same thing."""
     args.data = args.data or args.folder
     if not args.data:
@@ -123,149 +112,132 @@ def settled(args):
     return args
 
 
-def layout(args):
+def device_layout(args):
     """Return the distributed.Layout that the flags describe."""
-    addr, port = distributed.meeting_point(args.addr, args.master_port, args.dist_url)
-    nnodes = max(1, args.world_size)
-    node_rank = args.rank if args.rank >= 0 else int(os.environ.get("NODE_RANK", 0))
-    indices = args.device_list if args.multiprocessing_distributed else [args.index]
-    where = distributed.layout(args.device, indices, nnodes, node_rank, addr, port or (MASTER_PORT if nnodes > 1 else None))
-    if args.dist_backend not in (None, devices.backend(where.device_type)):
+    layout = flags.machine_layout(args, args.index, MASTER_PORT)
+    if args.dist_backend not in (None, devices.backend(layout.device_type)):
         raise cli.UserError("--dist-backend %s does not drive %s devices; theirs is %s"
-                            % (args.dist_backend, where.device_type, devices.backend(where.device_type)))
-    return where
+                            % (args.dist_backend, layout.device_type, devices.backend(layout.device_type)))
+    return layout
 
 
-def divide(args, where):
-    """Give each rank its share of the batch and of the loader processes."""
-    args.batch_per_rank = args.batch_size // where.world_size
-    args.workers_per_rank = (args.workers + len(where.indices) - 1) // len(where.indices)
-    if args.batch_per_rank == 0:
-        raise cli.UserError("batch size %d is smaller than the number of ranks, %d" % (args.batch_size, where.world_size))
-
+# --- what each rank does ----------------------------------------------------------------------------------------------
+# The order is the same in every model: load, seed, device modes, network, weights, to the device, optimizer, precision; then
+# progress, resume, parallel, batches, clock; and when nothing can be wrong any more, the records.
 
 def train_or_evaluate(args, rank):
     """What each rank does."""
     resumed = checkpoint.load(args.resume) if args.resume else {}
-    torch.backends.cudnn.deterministic = args.seed is not None
-    if args.seed is None:  # an interrupted run goes on with its own
-        args.seed = resumed.get("seed", distributed.broadcast_int(random.SystemRandom().randrange(2 ** 31), rank))
-    devices.seed(args.seed, rank.device)
+    args.seed = choose_seed(args.seed, resumed, rank)
     devices.npu_modes(rank.device, graph_mode=args.graph_mode, private_formats=not args.ND)
+    learner = make_learner(args, rank)
+    progress = make_progress(learner, args, rank)
+    if resumed:
+        progress.resume(resumed, args.resume)
+    learner = learner._replace(model=distributed.data_parallel(learner.model, rank))
+    if args.evaluate:
+        evaluate(learner, args, rank)
+    else:
+        fit(learner, progress, args, rank)
 
+
+def make_learner(args, rank):
+    """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
     model = build_model(args)
-    start_from_weights(model, args)
+    rank.print(start_from_weights(model, args))
     model.to(rank.device)
-    criterion = recipe.SmoothedCrossEntropy(args.label_smoothing, args.smoothing_form)
-    optimizer = torch.optim.SGD(recipe.parameter_groups(model, args.no_decay, args.weight_decay), args.lr,
-                                momentum=args.momentum, nesterov=args.nesterov)
+    sgd = torch.optim.SGD(recipe.parameter_groups(model, args.no_decay, args.weight_decay), args.lr,
+                          momentum=args.momentum, nesterov=args.nesterov)
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
-    model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, loss_scale, rank.device)
-    progress = Progress(rank, "state_dict", {"state_dict": model, "optimizer": optimizer, "amp": amp},
-                        os.path.join(args.save_ckpt_path, args.checkpoint_nameprefix + ".pth.tar"),
+    model, sgd, amp = precision.initialize(model, sgd, args.opt_level, loss_scale, rank.device)
+    rank.print(amp.note)
+    return Learner(model, recipe.SmoothedCrossEntropy(args.label_smoothing, args.smoothing_form), sgd, amp)
+
+
+def make_progress(learner, args, rank):
+    """Return the Progress of a training from its first epoch on, with upstream's keys in the checkpoint."""
+    parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
+    progress = Progress(rank, "state_dict", parts, os.path.join(args.save_ckpt_path, args.checkpoint_nameprefix + ".pth.tar"),
                         os.path.join(args.save_ckpt_path, "model_best.pth.tar"),
                         constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps)
     progress.epoch = args.start_epoch
-    show = Printer(rank)
-    show.note(amp.note)
-    if resumed:
-        absent = progress.resume(resumed, args.resume)
-        show.note("%s holds no %s: starting anew with that" % (args.resume, ", ".join(absent)) if absent else None)
-    model = distributed.data_parallel(model, rank)
-    val_batches = make_val_batches(args, rank)
-    train_batches = None if args.evaluate else make_train_batches(args, rank)
-    recorder = records.Recorder(os.path.join(args.workspace, args.raport_file), rank, append=bool(args.resume))
-    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type,
-                             opt_level_run=amp.opt_level, torch=torch.__version__))
+    return progress
 
-    if args.evaluate:
-        top1, val_loss = validate(val_batches, model, criterion, amp, args, rank, show)
-        recorder.log((), {"val.top1": top1, "val.loss": val_loss, "bad_images": val_batches.count_bad(rank)})
-        return
-    throughput = meters.Throughput(rank.device, meters.warmup_steps(len(train_batches) * (args.epochs - progress.epoch)))
+
+def evaluate(learner, args, rank):
+    """Evaluate once, and record the result."""
+    batches = make_val_batches(args, rank)
+    recorder = records.start(os.path.join(args.workspace, args.raport_file), rank, args, learner.amp)
+    recorder.evaluation(validate(batches, learner, args, rank), batches.count_bad(rank))
+
+
+def fit(learner, progress, args, rank):
+    """Train to the end of the last epoch, with an evaluation and a checkpoint after each."""
+    train_batches, val_batches = make_train_batches(args, rank), make_val_batches(args, rank)
+    clock = progress.start_clock(train_batches, args.epochs)
+    recorder = records.start(os.path.join(args.workspace, args.raport_file), rank, args, learner.amp, progress)
+    run = Run(rank, progress, clock, recorder)
     while progress.epoch < args.epochs:
-        epoch = progress.epoch
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(epoch, args.lr_schedule, args.lr, args.warmup, args.epochs)
-        train(train_batches, model, criterion, optimizer, amp, progress, throughput, args, rank, show, recorder)
-        top1, val_loss = validate(val_batches, model, criterion, amp, args, rank, show)
-        progress.results["val.loss"] = val_loss
-        numbered = "%s-epoch%d.pth.tar" % (args.checkpoint_nameprefix, epoch + 1)
-        keep = args.checkpoint_freq and (epoch + 1) % args.checkpoint_freq == 0
-        progress.end_epoch(top1, copy_to=[os.path.join(args.save_ckpt_path, numbered)] if keep else [])
-        recorder.log((epoch,), {"train.loss": progress.results.get("train.loss_mean"), "val.loss": val_loss, "val.top1": top1,
-                                "train.total_ips": throughput.images_per_second, "lr": optimizer.param_groups[0]["lr"]})
-    recorder.log((), dict(progress.results, **throughput.summary(), bad_images=train_batches.count_bad(rank)))
+        rate = recipe.learning_rate(progress.epoch, args.lr_schedule, args.lr, args.warmup, args.epochs)
+        optimizer.set_rate(learner.optimizer, rate)
+        train(train_batches, learner, run, args)
+        progress.note_evaluation(validate(val_batches, learner, args, rank))
+        recorder.epoch(progress, clock, rate)
+        numbered = "%s-epoch%d.pth.tar" % (args.checkpoint_nameprefix, progress.epoch + 1)
+        is_kept = args.checkpoint_freq and (progress.epoch + 1) % args.checkpoint_freq == 0
+        progress.end_epoch(copy_to=[os.path.join(args.save_ckpt_path, numbered)] if is_kept else [])
+    recorder.summary(progress, clock, train_batches.count_bad(rank) + val_batches.count_bad(rank))
 
 
-def train(batches, model, criterion, optimizer, amp, progress, throughput, args, rank, show, recorder):
-    """Train what is left of the epoch that `progress` is in."""
-    batch_time, data_time = meters.AverageMeter("Time", ":6.3f"), meters.AverageMeter("Data", ":6.3f")
-    losses = meters.AverageMeter("Loss", ":.4e")
-    top1, top5 = meters.AverageMeter("Acc@1", ":6.2f"), meters.AverageMeter("Acc@5", ":6.2f")
-    epoch, steps = progress.epoch, len(batches)
-    accumulate = max(1, args.optimizer_batch_size // args.batch_per_rank)
+def train(batches, learner, run, args):
+    """Train what is left of the epoch that the run is in."""
+    model, criterion, sgd, amp = learner
+    rank, progress, clock, recorder = run
+    tally = progress.tally
     model.train(not args.fine_tuning)  # a frozen body keeps its statistics too
-    throughput.start()
-    end = time.time()
-    for images, target in batches.of_epoch(epoch, first_step=progress.step):
-        data_time.update(time.time() - end)
-        step = progress.step
-        # The gradients of `accumulate` batches make one update; the last update of an epoch takes those that are left.
-        first = step - step % accumulate
-        last = min(first + accumulate, steps) - 1
-        images, soft_target = mixup(images, target, args, rank, epoch, step)
+    for step, images, target in progress.steps(batches, clock, batches_in_update(args)):
+        images, soft_target = mixup(images, target, args, rank, progress.epoch, step)
         with amp.autocast():
             output = model(images)
         loss = criterion(output.float(), soft_target)
-        amp.backward(loss / (last + 1 - first))
-        if step == last:
+        amp.backward(loss, progress.batches_in_update)
+        if progress.update_is_complete:
             amp.step()
 
-        losses.update(loss, len(target))
-        for meter, value in zip((top1, top5), meters.accuracy(output, target, topk=(1, 5))):
-            meter.update(value, len(target))
-        batch_time.update(time.time() - end)
-        end = time.time()
-        throughput.step(args.batch_per_rank * rank.world_size)
+        tally.add(loss, output, target)
+        clock.lap(len(target) * rank.world_size)
         if step % args.print_freq == 0:
-            show("Epoch: [%d]" % epoch, step, steps, batch_time, data_time, losses, top1, top5)
-            recorder.log((epoch, step), {"train.loss": float(losses.val), "train.data_time": data_time.avg,
-                                         "lr": optimizer.param_groups[0]["lr"]}, epoch * steps + step)
-        progress.end_step(resumable=step == last)
-    throughput.stop()
-    if losses.count:  # an interrupted epoch may have had no step left
-        progress.results.update({"train.loss": float(losses.val), "train.loss_mean": losses.avg})
-    rate = throughput.images_per_second
-    show.note(rate and "batch_size: %d Time: %.3f * FPS@all %.3f" % (args.batch_size, args.batch_size / rate, rate))
+            progress.read(clock)
+            rank.print(line(rank, "Epoch: [%d]" % progress.epoch, step, len(batches), clock.step_time, clock.data_time, tally.loss,
+                            tally.top1, tally.top5))
+            recorder.step(progress, clock, sgd.param_groups[0]["lr"])
+    rate = clock.images_per_second
+    rank.print(rate and "%sbatch_size: %d Time: %.3f * FPS@all %.3f" % (tag(rank), batches.global_batch, batches.global_batch / rate, rate))
 
 
-def validate(batches, model, criterion, amp, args, rank, show):
-    """Return (top-1 in per cent, loss) over the validation set: in order, each image once, counts summed over the ranks."""
-    batch_time = meters.AverageMeter("Time", ":6.3f")
-    losses = meters.AverageMeter("Loss", ":.4e")
-    top1, top5 = meters.AverageMeter("Acc@1", ":6.2f"), meters.AverageMeter("Acc@5", ":6.2f")
-    distributed.broadcast_buffers(model, rank)
-    network = distributed.unwrapped(model)  # a rank may get a batch fewer than the others: no collective in here
-    network.eval()
-    end = time.time()
-    with torch.no_grad():
-        for step, (images, target) in enumerate(batches):
-            with amp.autocast():
-                output = network(images)
-            losses.update(criterion(output.float(), target), len(target))
-            for meter, value in zip((top1, top5), meters.accuracy(output, target, topk=(1, 5))):
-                meter.update(value, len(target))
-            batch_time.update(time.time() - end)
-            end = time.time()
-            if step % args.print_freq == 0:
-                show("Test:", step, len(batches), batch_time, losses, top1, top5)
-    images, loss, acc1, acc5 = distributed.sum_over_ranks(
-        [losses.count, float(losses.sum), float(top1.sum), float(top5.sum)], rank)
-    if images == 0:
-        raise cli.UserError("no validation image could be read")
-    show.note("%s * Acc@1 %.3f Acc@5 %.3f" % ("[AVG-ACC]" if rank.world_size > 1 else "", acc1 / images, acc5 / images))
-    return acc1 / images, loss / images
+def batches_in_update(args):
+    """Return how many batches of a rank make one update: --accumulate, or what --optimizer-batch-size makes of it."""
+    return args.accumulate * max(1, args.optimizer_batch_size // (args.batch_per_rank * args.accumulate))
+
+
+def validate(batches, learner, args, rank):
+    """Return the meters.Result over the validation set."""
+    def show(step, tally, clock):
+        rank.print(line(rank, "Test: ", step, len(batches), clock.step_time, tally.loss, tally.top1, tally.top5))
+
+    result = evaluation.evaluate(batches, learner, rank, show, args.print_freq)
+    rank.print("%s%s * Acc@1 %.3f Acc@5 %.3f" % (tag(rank), "[AVG-ACC]" if rank.world_size > 1 else "", result.top1, result.top5))
+    return result
+
+
+def line(rank, what, step, steps, *shown):
+    """Return a progress line in the form of pytorch/examples."""
+    return "\t".join(["%s%s[%*d/%d]" % (tag(rank), what, len(str(steps)), step, steps)] + [str(meter) for meter in shown])
+
+
+def tag(rank):
+    """Return how a line begins: with the device where there are several ranks, as the eight-card Ascend port's do."""
+    return rank.tag if rank.world_size > 1 else ""
 
 
 def mixup(images, target, args, rank, epoch, step):
@@ -274,24 +246,6 @@ def mixup(images, target, args, rank, epoch, step):
         return images, target
     rng = data.sample_rng(args.seed + 1 + rank.rank, epoch, step)
     return recipe.mixed_up(images, target, args.num_classes, args.mixup, rng)
-
-
-class Printer(object):
-    """Prints rank 0's progress lines; with several ranks they begin with the device, as the eight-card Ascend port's do."""
-
-    def __init__(self, rank):
-        self._prefix = "[%s id: %d ] " % (rank.device.type, rank.device.index or 0) if rank.world_size > 1 else ""
-        self._is_main = rank.is_main
-
-    def __call__(self, what, step, steps, *shown):
-        if self._is_main:
-            counter = "[%*d/%d]" % (len(str(steps)), step, steps)
-            separator = "" if what.startswith("Epoch") else " "
-            print("\t".join([self._prefix + what + separator + counter] + [str(meter) for meter in shown]), flush=True)
-
-    def note(self, text):
-        if self._is_main and text:
-            print(self._prefix + text, flush=True)
 
 
 # --- the network and the batches --------------------------------------------------------------------------------------
@@ -325,19 +279,22 @@ def torchvision_network(name, **options):
 
 
 def start_from_weights(model, args):
-    """Load --pth-path or --pretrained into `model`. In fine-tuning, a classifier of other size keeps its initial weights."""
+    """Load --pth-path or --pretrained into `model`; return a line that says which where a file leaves a choice. In fine-tuning, a
+    classifier of other size keeps its initial weights."""
     if args.pth_path:
         content, source = checkpoint.load(args.pth_path), args.pth_path
     elif args.pretrained:
         content, source = published_weights(args.arch), "the published weights of " + args.arch
     else:
-        return
+        return ""
+    state = checkpoint.weights(content, source, args.use_ema)
     if args.fine_tuning:
-        content, own = checkpoint.weights(content, source), model.state_dict()
+        own = model.state_dict()
         for key in ("fc.weight", "fc.bias"):
-            if key in content and content[key].shape != own[key].shape:
-                content[key] = own[key]
-    checkpoint.load_weights(model, content, source)
+            if key in state and state[key].shape != own[key].shape:
+                state[key] = own[key]
+    checkpoint.load_weights(model, state, source)
+    return checkpoint.describe(content, source, args.use_ema)
 
 
 def published_weights(arch):
@@ -349,37 +306,18 @@ def published_weights(arch):
 
 def make_train_batches(args, rank):
     """Return the training batches on the device: random resized crop, flip."""
-    def transform(image, rng):
-        box = data.random_resized_crop_box(image.size[0], image.size[1], rng)
-        array = np.asarray(data.crop_and_resize(image, box, args.image_size))
-        return array[:, ::-1] if rng.random() < 0.5 else array
-
-    dataset = data.ImageFolder(os.path.join(args.data, "train"), transform, args.seed, args.skip_bad_images, replace=True)
-    check_classes(dataset, args)
-    batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps)
-    return on_device(dataset, batches, args, rank)
+    dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes, args.seed,
+                               args.skip_bad_images, replace=True)
+    batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate)
+    return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
 
 def make_val_batches(args, rank):
     """Return the validation batches on the device: shorter side to 8/7 of the crop (256 for 224), centre crop."""
-    def transform(image, rng):
-        return np.asarray(data.center_crop(data.resize_shorter(image, args.image_size * 8 // 7), args.image_size))
-
-    dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, skip_bad_images=args.skip_bad_images)
-    check_classes(dataset, args)
+    transform = transforms.eval_transform(args.image_size, args.image_size * 8 // 7)
+    dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, args.num_classes, skip_bad_images=args.skip_bad_images)
     batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
-    return on_device(dataset, batches, args, rank)
-
-
-def on_device(dataset, batches, args, rank):
-    source = data.loader(dataset, batches, args.workers_per_rank, rank.device)
-    return data.DeviceBatches(source, rank.device, skip_bad_images=args.skip_bad_images)
-
-
-def check_classes(dataset, args):
-    if len(dataset.classes) > args.num_classes:
-        raise cli.UserError("%s has %d classes, the network has --num-classes %d"
-                            % (dataset.root, len(dataset.classes), args.num_classes))
+    return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
 
 if __name__ == "__main__":

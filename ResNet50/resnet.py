@@ -109,8 +109,10 @@ def zero_last_gammas(model):
 
 
 def normal_classifier(model):
-    """Draw `fc.weight` as the single-card Ascend recipe does: normal, std sqrt(1 / (3 inputs)), He's rule at slope sqrt(5)."""
-    nn.init.kaiming_normal_(model.fc.weight, a=math.sqrt(5), nonlinearity="leaky_relu")
+    """Draw the weights of the classifier, the last linear layer (`fc` of a ResNet), as the single-card Ascend recipe does: normal,
+    std sqrt(1 / (3 inputs)), He's rule at slope sqrt(5). A network without one stays as it is."""
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]:
+        nn.init.kaiming_normal_(layer.weight, a=math.sqrt(5), nonlinearity="leaky_relu")
 
 
 def resnet18(num_classes=1000):

@@ -22,6 +22,10 @@ _SAFE_GLOBALS.update(("torch", kind + "Storage") for kind in
                      "Double Float Half BFloat16 Long Int Short Char Byte Bool".split())
 _SAFE_GLOBALS.update(("torch", kind) for kind in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split())
 
+# Where files keep the weights, and a moving average of them: upstream's, pycls', torchvision's references' and timm's names.
+_OWN_KEYS = ("state_dict", "model_state", "model")
+_EMA_KEYS = ("ema_state", "state_dict_ema", "model_ema")
+EMA_CHOICES = ("auto", "true", "false")
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
@@ -131,27 +135,47 @@ def _safe_pickle():
     return module
 
 
-def weights(content, source="the file"):
+def weights(content, source="the file", use_ema="auto"):
     """Return the state_dict inside a loaded checkpoint, without the `module.` of DistributedDataParallel.
 
-    Knows a bare state_dict, and one under `state_dict`, `model_state`, `model` or `ema_state`.
+    Knows a bare state_dict, and one under a key of upstream's (see `weights_key`).
     """
-    for key in ("state_dict", "model_state", "model", "ema_state"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    key = weights_key(content, source, use_ema)
+    content = content if key is None else content[key]
     if not isinstance(content, dict) or not any(torch.is_tensor(value) for value in content.values()):
         raise UserError("%s holds no model weights (wanted: a state_dict, or one under the key state_dict)" % source)
     return dict((key[len("module."):] if key.startswith("module.") else key, value) for key, value in content.items())
 
 
-def load_weights(model, content, source):
+def weights_key(content, source="the file", use_ema="auto"):
+    """Return the key of a loaded checkpoint under which the weights to take lie, None for a bare state_dict.
+
+    Where a moving average of the weights lies beside them, `use_ema` true or false says which; auto takes the one with the smaller
+    recorded error (pycls' test_err and ema_err; one that is not there counts as 100), on a tie the network's own.
+    """
+    own, average = (next((key for key in keys if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
+                    for keys in (_OWN_KEYS, _EMA_KEYS))
+    if use_ema == "true" and average is None:
+        raise UserError("%s holds no moving average of the weights (--use_ema)" % source)
+    if use_ema == "auto" and own and average:
+        use_ema = "true" if content.get("ema_err", 100) < content.get("test_err", 100) else "false"
+    return average if use_ema == "true" or own is None else own
+
+
+def describe(content, source, use_ema="auto"):
+    """Return a line for the log that says which weights of a loaded checkpoint are taken, '' where there is no choice."""
+    key = weights_key(content, source, use_ema)
+    choice = sum(isinstance(content.get(name), dict) for name in _OWN_KEYS + _EMA_KEYS) if isinstance(content, dict) else 0
+    return "the weights are those under the key %s of %s" % (key, source) if choice > 1 else ""
+
+
+def load_weights(model, content, source, use_ema="auto"):
     """Load the weights in `content` (see `weights`) into `model`; every key and shape has to fit.
 
     Only `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1. `source` is the file's name, for the
     UserError that says what does not fit.
     """
-    state = weights(content, source)
+    state = weights(content, source, use_ema)
     own = model.state_dict()
     for key in own:
         if key.endswith("num_batches_tracked"):

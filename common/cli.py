@@ -6,6 +6,7 @@ import sys
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 3
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -16,6 +17,10 @@ class UserError(Exception):
 
 class Terminated(Exception):
     """SIGTERM came, and everything that has to be saved is saved."""
+
+
+class TrainingStopped(Exception):
+    """Something went wrong in the middle of a run. The message is one line: what, and where; the last good checkpoint is kept."""
 
 
 class RankFailed(Exception):
@@ -91,24 +96,22 @@ def int_list(text):
 def run(main):
     """Call `main()` and end the process with the exit status that its outcome deserves.
 
-    0 done; 1 a rank failed; 2 bad input (UserError); 130 Ctrl-C; 143 SIGTERM after saving. Any other exception keeps its traceback.
+    0 done; 1 a rank failed; 2 bad input (UserError); 3 stopped in the middle (TrainingStopped); 130 Ctrl-C; 143 SIGTERM after
+    saving. Any other exception keeps its traceback.
     """
     sys.exit(status_of(main, complain))
 
 
 def status_of(main, report):
-    """Return the exit status for the outcome of `main()`; `report` is given the text of a UserError."""
+    """Return the exit status for the outcome of `main()`; `report` is given the text of an error that is for people."""
     # A shell starts background jobs with SIGINT ignored, and Python then leaves it so: Ctrl-C would not reach us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
         return 0
-    except UserError as error:
+    except (UserError, TrainingStopped, RankFailed) as error:
         report(str(error))
-        return EXIT_BAD_INPUT
-    except RankFailed as error:
-        report(str(error))
-        return EXIT_FAILED
+        return {UserError: EXIT_BAD_INPUT, TrainingStopped: EXIT_STOPPED, RankFailed: EXIT_FAILED}[type(error)]
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Terminated:

@@ -1,11 +1,10 @@
 """Images from class folders to normalised batches on the device.
 
-The host only decodes, crops and resizes: batches travel as uint8 and become normalised floats on the device. The
+The host only decodes, crops and resizes (common/transforms.py): batches travel as uint8 and become normalised floats on the device. The
 augmentation of a sample is a pure function of (seed, epoch, index), so results do not depend on the number of workers,
 and a resumed run sees exactly what the interrupted one would have seen.
 """
 import inspect
-import math
 import os
 import random
 import signal
@@ -59,9 +58,13 @@ class ImageFolder(torch.utils.data.Dataset):
     None as well, and `device_batches` stops with a UserError that names the file.
     """
 
-    def __init__(self, root, transform, seed=0, skip_bad_images=False, replace=False):
+    def __init__(self, root, transform, outputs, seed=0, skip_bad_images=False, replace=False):
+        """`outputs`: those of the network; raises UserError where there are more classes."""
         self.root = root
         self.classes = class_names(root)
+        if len(self.classes) > outputs:
+            raise UserError("%s has %d classes, the network has %d outputs (--num_classes, MODEL.NUM_CLASSES in a configuration)"
+                            % (root, len(self.classes), outputs))
         self._transform = transform
         self._seed = seed
         self._attempts = None if skip_bad_images and replace else 1
@@ -80,6 +83,7 @@ class ImageFolder(torch.utils.data.Dataset):
         return len(self.targets)
 
     def path(self, index):
+        """Return the path of an image."""
         return os.path.join(self.root, os.fsdecode(bytes(self._paths[index])))
 
     def __getitem__(self, key):
@@ -117,48 +121,6 @@ def sample_rng(seed, epoch, index):
     return random.Random((seed << 80) + (epoch << 48) + index)
 
 
-# --- crops and resizing: PIL images in, PIL images out ----------------------------------------------------------------
-
-def random_resized_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """Return a box (left, top, right, bottom) of Inception's crop: uniform in area, log-uniform in aspect ratio.
-
-    As torchvision from 0.3 on, on every version; torchvision 0.2 draws the ratio uniformly.
-    """
-    area = width * height
-    for _ in range(10):
-        target_area = area * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w = int(round(math.sqrt(target_area * aspect)))
-        h = int(round(math.sqrt(target_area / aspect)))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, int(round(height * ratio[1]))), min(height, int(round(width / ratio[0])))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
-def crop_and_resize(image, box, size):
-    """Cut `box` out and resize it to (size, size), bilinear with Pillow's filter."""
-    return image.crop(box).resize((size, size), Image.BILINEAR)
-
-
-def resize_shorter(image, size):
-    """Resize so that the shorter side is `size`; the longer one is truncated to an integer."""
-    width, height = image.size
-    if min(width, height) == size:
-        return image
-    if width < height:
-        return image.resize((size, int(size * height / width)), Image.BILINEAR)
-    return image.resize((int(size * width / height), size), Image.BILINEAR)
-
-
-def center_crop(image, size):
-    """Cut out the central (size, size); halves are rounded to even."""
-    left, top = int(round((image.size[0] - size) / 2.0)), int(round((image.size[1] - size) / 2.0))
-    return image.crop((left, top, left + size, top + size))
-
-
 # --- which rank sees what, when ---------------------------------------------------------------------------------------
 
 class TrainBatches(object):
@@ -168,16 +130,16 @@ class TrainBatches(object):
     r takes every world_size-th of it. N ranks with batches of B/N together see in each step what one rank sees with B.
     """
 
-    def __init__(self, length, batch_size, rank, seed=0, max_steps=None, drop_last=True):
-        """`batch_size` is that of one rank; `max_steps` ends each epoch early. Without `drop_last` an epoch ends with a smaller
-        batch, for which the order is repeated from its start until all ranks have equally many. Raises UserError when there is
-        not a single batch."""
-        self._length, self._batch_size, self._rank, self._seed = length, batch_size, rank, seed
-        self._max_steps, self._drop_last = max_steps, drop_last
+    def __init__(self, length, batch_size, rank, seed=0, max_steps=None, drop_last=True, accumulate=1):
+        """`batch_size` is that of one rank; `max_steps` ends each epoch early. With `drop_last` an epoch is a whole number of
+        updates, of `accumulate` batches each. Without, it ends with a smaller batch, for which the order is repeated from its
+        start until all ranks have equally many. Raises UserError when there is not a single update."""
+        self.images, self.global_batch = length, batch_size * accumulate * rank.world_size
+        self._step_images, self._rank, self._seed = batch_size * rank.world_size, rank, seed
+        self._max_steps, self._drop_last, self._accumulate = max_steps, drop_last, accumulate
         self._epoch = self._first_step = 0
         if len(self) == 0:
-            raise UserError("a batch of %d is larger than the data set of %d training images"
-                            % (batch_size * rank.world_size, length))
+            raise UserError("a batch of %d is larger than the data set of %d training images" % (self.global_batch, length))
 
     def set_epoch(self, epoch, first_step=0):
         """Choose the epoch that the next iteration is of, and the step that it starts with."""
@@ -185,20 +147,21 @@ class TrainBatches(object):
 
     def __len__(self):
         """Return the steps of a whole epoch."""
-        global_batch = self._batch_size * self._rank.world_size
-        steps = self._length // global_batch if self._drop_last else -(-self._length // global_batch)
+        if self._drop_last:
+            steps = self.images // self.global_batch * self._accumulate
+        else:
+            steps = -(-self.images // self._step_images)
         return min(steps, self._max_steps or steps)
 
     def __iter__(self):
         generator = torch.Generator()
         generator.manual_seed(self._seed + self._epoch)
-        order = torch.randperm(self._length, generator=generator).numpy()
+        order = torch.randperm(self.images, generator=generator).numpy()
         if not self._drop_last:
-            order = np.resize(order, -(-self._length // self._rank.world_size) * self._rank.world_size)
-        global_batch = self._batch_size * self._rank.world_size
+            order = np.resize(order, -(-self.images // self._rank.world_size) * self._rank.world_size)
         epoch = self._epoch
         for step in range(self._first_step, len(self)):
-            part = order[step * global_batch:(step + 1) * global_batch]
+            part = order[step * self._step_images:(step + 1) * self._step_images]
             yield [(epoch, int(index)) for index in part[self._rank.rank::self._rank.world_size]]
 
 
@@ -253,6 +216,11 @@ def _worker_init(_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
+    """Return the DeviceBatches of an ImageFolder in the order of a batch sampler. `workers`: loader processes of this rank."""
+    return DeviceBatches(loader(dataset, batches, workers, rank.device), rank.device, mean, std, skip_bad_images)
+
+
 class DeviceBatches(object):
     """Iterates a loader and gives (normalised float32 (N, 3, H, W), int64 (N,)) on the device.
 
@@ -268,6 +236,16 @@ class DeviceBatches(object):
     def __len__(self):
         """Return the steps of a whole epoch."""
         return len(self._source)
+
+    @property
+    def images(self):
+        """Images of the training set."""
+        return self._source.batch_sampler.images
+
+    @property
+    def global_batch(self):
+        """Images whose gradients make one update, over all ranks."""
+        return self._source.batch_sampler.global_batch
 
     def of_epoch(self, epoch, first_step=0):
         """Return an iterator over the training batches of an epoch from `first_step` on."""

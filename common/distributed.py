@@ -1,4 +1,4 @@
-"""From upstream's flags, or from what torchrun sets, to one initialised process group.
+"""From devices and machines, or from what torchrun sets, to one initialised process group.
 
 One rank drives one device. The ranks of a machine are started by torch.multiprocessing, unless torchrun (or
 torch.distributed.launch) has already done it. One rank in all needs no process group.
@@ -21,8 +21,8 @@ import torch.multiprocessing
 from common import cli, device as devices
 from common.cli import UserError
 
-# How often the ranks tell each other of a SIGTERM: a collective each step would cost as much as the logging of a loss.
-_STEPS_BETWEEN_AGREEMENTS = 10
+# How long the death of a rank is waited for when another one crashes, perhaps over the loss of it.
+_SECONDS_FOR_A_DEATH = 2
 
 
 class Rank(namedtuple("Rank", "rank world_size local_rank device")):
@@ -30,7 +30,19 @@ class Rank(namedtuple("Rank", "rank world_size local_rank device")):
 
     @property
     def is_main(self):
+        """Whether this is rank 0, which prints, records and saves."""
         return self.rank == 0
+
+    @property
+    def tag(self):
+        """How the Ascend ports begin a line: `[npu id: 0 ] `."""
+        return "[%s id: %d ] " % (self.device.type, self.device.index or 0)
+
+    def print(self, *lines):
+        """Print the lines that are not empty, on rank 0."""
+        for line in lines if self.is_main else ():
+            if line:
+                print(line, flush=True)
 
 
 class Layout(namedtuple("Layout", "device_type indices nnodes node_rank init_method")):
@@ -41,9 +53,11 @@ class Layout(namedtuple("Layout", "device_type indices nnodes node_rank init_met
 
     @property
     def world_size(self):
+        """Ranks over all machines."""
         return self.nnodes * len(self.indices)
 
     def rank(self, local_rank):
+        """Return the rank of a local rank of this machine."""
         return self.node_rank * len(self.indices) + local_rank
 
 
@@ -55,7 +69,7 @@ def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
     taken.
     """
     device_type = devices.resolve(device_kind)
-    if _is_launched():
+    if is_launched():
         return _launched_layout(device_type, indices)
     devices.require(device_type, indices)
     if not 0 <= node_rank < nnodes:
@@ -68,7 +82,7 @@ def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
     return Layout(device_type, tuple(sorted(indices)), nnodes, node_rank, "tcp://%s:%s" % (addr, port))
 
 
-def _is_launched():
+def is_launched():
     """Return whether torchrun or torch.distributed.launch has started this process as one rank."""
     return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
 
@@ -82,15 +96,11 @@ def _launched_layout(device_type, indices):
     return Layout(device_type, tuple(sorted(indices)), world_size // local_size, rank // local_size, "env://")
 
 
-def meeting_point(addr, port, url):
-    """Return (address, port) of machine 0 from the flags --addr, --master-port and --dist-url tcp://ADDRESS:PORT; what the
-    first two say counts more. Either may be None. Raises UserError for another form of URL."""
-    if not url:
-        return addr, port
-    url_addr, _, url_port = url.replace("tcp://", "").partition(":")
-    if not url_port.isdigit():
-        raise UserError("--dist-url %s is not of the form tcp://ADDRESS:PORT" % url)
-    return addr or url_addr, port or int(url_port)
+def announce_rank(rank, world_size, local_rank, local_size, master):
+    """Put into the environment what a launcher would have put there, for a process that was started by hand as one rank of a
+    training. `master`: (address, port) of rank 0."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank), LOCAL_WORLD_SIZE=str(local_size),
+                      MASTER_ADDR=str(master[0]), MASTER_PORT=str(master[1]))
 
 
 def _listenable(addr, port):
@@ -105,37 +115,38 @@ def _listenable(addr, port):
         return probe.getsockname()[1]
 
 
-def launch(worker, args, where):
-    """Run `worker(args, rank)` on every device of the Layout `where`; return when all ranks are done.
+def launch(worker, args, layout):
+    """Run `worker(args, rank)` on every device of the Layout `layout`; return when all ranks are done.
 
     Started by torchrun, this process is one rank already and runs the worker itself; so it does when there is one rank
     in all. Otherwise one process per device is spawned. When a rank fails, the others are stopped at once. Raises what
-    the failed rank met: UserError, Terminated, KeyboardInterrupt or RankFailed.
+    the failed rank met: UserError, TrainingStopped, Terminated, KeyboardInterrupt or RankFailed.
     """
-    if _is_launched():
-        _run_rank(worker, args, where, int(os.environ["LOCAL_RANK"]))
-    elif where.world_size == 1:
-        _run_rank(worker, args, where, 0)
+    if is_launched():
+        _run_rank(worker, args, layout, int(os.environ["LOCAL_RANK"]))
+    elif layout.world_size == 1:
+        _run_rank(worker, args, layout, 0)
     else:
-        _spawn(worker, args, where)
+        _spawn(worker, args, layout)
 
 
-def _run_rank(worker, args, where, local_rank):
-    rank = Rank(where.rank(local_rank), where.world_size, local_rank, devices.pick(where.device_type, where.indices[local_rank]))
-    if rank.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(where.indices)))
+def _run_rank(worker, args, layout, local_rank):
+    device = devices.pick(layout.device_type, layout.indices[local_rank])
+    rank = Rank(layout.rank(local_rank), layout.world_size, local_rank, device)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(layout.indices)))
     if rank.world_size > 1:
-        dist.init_process_group(devices.backend(where.device_type), init_method=where.init_method, rank=rank.rank,
+        dist.init_process_group(devices.backend(layout.device_type), init_method=layout.init_method, rank=rank.rank,
                                 world_size=rank.world_size)
     worker(args, rank)
     if rank.world_size > 1:
         dist.destroy_process_group()
 
 
-def _spawn(worker, args, where):
+def _spawn(worker, args, layout):
     reader, writer = torch.multiprocessing.get_context("spawn").Pipe(duplex=False)
     context = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
-        _spawned_rank, (worker, args, where, writer), nprocs=len(where.indices), join=False)
+        _spawned_rank, (worker, args, layout, writer), nprocs=len(layout.indices), join=False)
     processes = context.processes
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     try:
@@ -147,53 +158,75 @@ def _spawn(worker, args, where):
         for process in processes:
             process.join()
     if failure is not None:
-        _raise_for(where, *failure)
+        _raise_for(layout, failure)
 
 
-def _spawned_rank(local_rank, worker, args, where, writer):
-    messages = []
+# How a rank has ended: its status (negative: the signal that killed it), and the text of its error or its traceback.
+_Ending = namedtuple("_Ending", "local_rank status text")
+
+
+def _spawned_rank(local_rank, worker, args, layout, writer):
+    texts = [""]
     try:
-        status = cli.status_of(lambda: _run_rank(worker, args, where, local_rank), messages.append)
+        status = cli.status_of(lambda: _run_rank(worker, args, layout, local_rank), texts.append)
     except Exception:
-        sys.stderr.write("rank %d:\n%s" % (where.rank(local_rank), traceback.format_exc()))
         status = cli.EXIT_FAILED
+        texts.append(traceback.format_exc())
     sys.stdout.flush()
     sys.stderr.flush()
-    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_FAILED):
+    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED, cli.EXIT_FAILED):
         # Tell the parent and wait for it to stop every rank: were this one to end first, the others would lose their
         # connection and bury the reason under tracebacks of their own.
-        writer.send((local_rank, status, messages))
+        writer.send(_Ending(local_rank, status, texts[-1]))
         time.sleep(60)
     os._exit(status)  # do not wait for a collective library or for loader threads
 
 
 def _first_failure(processes, reader):
-    """Wait until all processes have ended well, or a rank has not: return its (local rank, status, messages), or None."""
+    """Wait until all processes have ended well, or one has not: return its _Ending, or None."""
     running = dict((process.sentinel, number) for number, process in enumerate(processes))
     stopping = None
     while running:
         for ready in multiprocessing.connection.wait(list(running) + [reader]):
             if ready is reader:
-                return reader.recv()
+                told = reader.recv()
+                return told if told.status != cli.EXIT_FAILED else _death(processes, running) or told
             number = running.pop(ready)
-            processes[number].join()
-            status = processes[number].exitcode
+            status = _exit_status(processes[number])
             if status == cli.EXIT_TERMINATED:
-                stopping = number, status, []  # all ranks have agreed to stop; rank 0 may still be writing
+                stopping = _Ending(number, status, "")  # all ranks have agreed to stop; rank 0 may still be writing
             elif status != 0:
-                return number, status, []
+                return _Ending(number, status, "")
     return stopping
 
 
-def _raise_for(where, local_rank, status, messages):
-    if status == cli.EXIT_BAD_INPUT:
-        raise UserError(messages[0])
+def _death(processes, running):
+    """Return the _Ending of a rank that was killed while another one crashed, or None. A crash may be no more than the loss of a
+    peer, and its message can be here before the kernel is through with the peer."""
+    for ready in multiprocessing.connection.wait(list(running), timeout=_SECONDS_FOR_A_DEATH):
+        status = _exit_status(processes[running[ready]])
+        if status < 0:
+            return _Ending(running[ready], status, "")
+    return None
+
+
+def _exit_status(process):
+    process.join()
+    return process.exitcode
+
+
+def _raise_for(layout, ending):
+    rank, status = layout.rank(ending.local_rank), ending.status
+    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED):
+        raise (UserError if status == cli.EXIT_BAD_INPUT else cli.TrainingStopped)(ending.text)
     if status == cli.EXIT_TERMINATED:
         raise cli.Terminated()
     if status == cli.EXIT_INTERRUPTED:
         raise KeyboardInterrupt()
+    if ending.text:
+        sys.stderr.write("rank %d:\n%s" % (rank, ending.text))
     how = "ended with status %d" % status if status > 0 else "was killed by signal %d" % -status
-    raise cli.RankFailed("rank %d %s; the other ranks were stopped" % (where.rank(local_rank), how))
+    raise cli.RankFailed("rank %d %s; the other ranks were stopped" % (rank, how))
 
 
 def sum_over_ranks(values, rank):
@@ -246,27 +279,3 @@ def data_parallel(model, rank):
 def unwrapped(model):
     """Return the model inside DistributedDataParallel, or the model itself."""
     return getattr(model, "module", model)
-
-
-class Preemption(object):
-    """Notices SIGTERM, so that all ranks can stop after the same step."""
-
-    def __init__(self, rank):
-        self._rank = rank
-        self._seen = self._agreed = False
-        self._asked = 0
-        signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, *_):
-        self._seen = True
-
-    def agreed(self, at_once=False):
-        """Return whether to save and stop; every rank must ask at every step, and all get the same answer.
-
-        Several ranks talk about it at every tenth step, or `at_once`."""
-        self._asked += 1
-        if self._rank.world_size == 1:
-            return self._seen
-        if at_once or self._asked % _STEPS_BETWEEN_AGREEMENTS == 0:
-            self._agreed = self._agreed or sum_over_ranks([float(self._seen)], self._rank)[0] > 0
-        return self._agreed

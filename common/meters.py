@@ -1,29 +1,41 @@
-"""Averages, accuracy and throughput."""
+"""Averages, accuracy, and the time that steps take."""
+import contextlib
+import math
 import time
+from collections import namedtuple
 
 import torch
 
-from common import device as devices
+from common import device as devices, distributed
+from common.cli import TrainingStopped, UserError
+
+# Of an evaluation over all ranks: per cent, per cent, mean over the images.
+Result = namedtuple("Result", "top1 top5 loss")
+
+# Of one batch: number of images, mean loss, per cent, per cent.
+BatchResult = namedtuple("BatchResult", "images loss top1 top5")
 
 
 class AverageMeter(object):
-    """The latest value, and the average weighted by counts. Values may be tensors: they stay on the device until shown."""
+    """The latest value, and the average weighted by counts."""
 
     def __init__(self, name, fmt=":f"):
         self.name, self.fmt = name, fmt
         self.val = self.sum = self.count = 0
 
     def update(self, value, count=1):
-        self.val = value.detach() if torch.is_tensor(value) else value
-        self.sum = self.sum + self.val * count
+        """Note a value that holds for `count` images (or steps)."""
+        self.val = value
+        self.sum += value * count
         self.count += count
 
     @property
     def avg(self):
-        return float(self.sum) / self.count if self.count else 0.0
+        """The average so far, 0 without any value."""
+        return self.sum / self.count if self.count else 0.0
 
     def __str__(self):
-        return ("{} {%s} ({%s})" % (self.fmt, self.fmt)).format(self.name, float(self.val), self.avg)
+        return ("{} {%s} ({%s})" % (self.fmt, self.fmt)).format(self.name, self.val, self.avg)
 
 
 def accuracy(output, target, topk=(1,)):
@@ -38,42 +50,129 @@ def correct_counts(output, target, topk=(1,)):
     return [hits[:, :k].float().sum() for k in topk]
 
 
-class Throughput(object):
-    """Images per second over steady steps: the first `warmup_steps` of the run, which compile and fill caches, are left out.
+class Tally(object):
+    """Loss, top-1 and top-5 of the batches of an epoch or of an evaluation.
 
-    Call `start()` before the steps of an epoch, `step(images)` after each, `stop()` after the last; what lies between epochs
-    (validation, checkpoints) does not count. The device is waited for twice an epoch, not at each step.
+    What a batch gives stays on the device until `fetch` brings all of it at once into the meters `loss`, `top1` and `top5` and
+    into `recent`, the BatchResults since `recent` was last emptied. `name` says in errors what is counted, such as "epoch 3".
+    `reduce`: what the stacked numbers (batches, 3) go through on the device, such as a mean over the ranks.
     """
 
-    def __init__(self, device, warmup_steps=10):
+    def __init__(self, name, reduce=None):
+        self.name, self._reduce = name, reduce
+        self.reset()
+
+    def reset(self):
+        """Forget everything."""
+        self.loss, self.top1, self.top5 = AverageMeter("Loss", ":.4e"), AverageMeter("Acc@1", ":6.2f"), AverageMeter("Acc@5", ":6.2f")
+        self.recent, self._pending, self._batches = [], [], 0
+
+    def add(self, loss, output, target):
+        """Note a batch: `loss` its mean (a scalar), `output` (N, classes), `target` (N,), all on the device."""
+        hits = correct_counts(output.detach(), target, topk=(1, 5))
+        self._pending.append((len(target), torch.stack([loss.detach().float()] + hits)))
+
+    def fetch(self):
+        """Bring the numbers of the batches since the last time to the host, which waits for the device. Raises TrainingStopped
+        for a loss that is not finite."""
+        if not self._pending:
+            return
+        values = torch.stack([numbers for _, numbers in self._pending])
+        counts = [images for images, _ in self._pending]
+        self._pending = []
+        for images, (loss, hits1, hits5) in zip(counts, (self._reduce(values) if self._reduce else values).tolist()):
+            if not math.isfinite(loss):
+                raise TrainingStopped("the loss is %s in step %d of %s: the weights or the images are not finite numbers; a lower "
+                                      "learning rate may help" % (loss, self._batches, self.name))
+            self._count(images, loss, hits1, hits5)
+
+    def _count(self, images, loss, hits1, hits5):
+        self._batches += 1
+        self.recent.append(BatchResult(images, loss, 100.0 * hits1 / images, 100.0 * hits5 / images))
+        for meter, value, total in ((self.loss, loss, loss * images), (self.top1, self.recent[-1].top1, 100.0 * hits1),
+                                    (self.top5, self.recent[-1].top5, 100.0 * hits5)):
+            meter.val, meter.sum, meter.count = value, meter.sum + total, meter.count + images
+
+    def result(self, rank):
+        """Return the Result over all ranks (a collective). Raises UserError where there was no image, and as `fetch` does."""
+        self.fetch()
+        images, *sums = distributed.sum_over_ranks([self.loss.count, self.top1.sum, self.top5.sum, self.loss.sum], rank)
+        if images == 0:
+            raise UserError("no image of the validation set could be read")
+        return Result(*(value / images for value in sums))
+
+    def state_dict(self):
+        """Return all that has been fetched, as plain numbers."""
+        return {"batches": self._batches, "recent": [list(batch) for batch in self.recent],
+                "meters": [[meter.val, meter.sum, meter.count] for meter in (self.loss, self.top1, self.top5)]}
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned."""
+        self.reset()
+        self._batches, self.recent = state["batches"], [BatchResult(*batch) for batch in state["recent"]]
+        for meter, (value, total, count) in zip((self.loss, self.top1, self.top5), state["meters"]):
+            meter.val, meter.sum, meter.count = value, total, count
+
+
+class Clock(object):
+    """What steps take: images per second over the steady steps of a run, and seconds a step (`step_time`) and for the wait for its
+    batch (`data_time`), with their averages over an epoch.
+
+    A device runs behind the host, so time is read only where the host has waited for it: at `start`, `split` and `stop`, and
+    when the `warmup_steps` are over, which compile and fill caches and do not count for the images per second. What lies between
+    `stop` and `start`, or in `paused`, does not count at all.
+    """
+
+    def __init__(self, device, steps_left, usual_warmup=10):
+        """`steps_left`: of the run; where they are few, fewer than `usual_warmup` are left out."""
         self._device = device
-        self._left_to_warm_up = self.warmup_steps = warmup_steps
+        self.warmup_steps = self._left_to_warm_up = max(1, min(usual_warmup, steps_left // 2))
         self.steps = self.images = 0
         self.seconds = 0.0
-        self._since = None
+        self.lapped = False
 
     def start(self):
-        if self._left_to_warm_up == 0:
-            self._since = self._now()
+        """Begin the steps of an epoch."""
+        self.step_time, self.data_time = AverageMeter("Time", ":6.3f"), AverageMeter("Data", ":6.3f")
+        self._open()
 
-    def step(self, images):
-        """Note one step over `images` images (of all ranks)."""
+    def wait_for_batch(self):
+        """The host asks for the next batch."""
+        self._asked, self.lapped = time.perf_counter(), False
+
+    def batch_came(self):
+        """The batch is there."""
+        self._waited += time.perf_counter() - self._asked
+
+    def lap(self, images):
+        """The host is through with a step over `images` images (of all ranks)."""
+        self.lapped = True
+        self._laps += 1
+        self._images += images
         if self._left_to_warm_up > 0:
             self._left_to_warm_up -= 1
             if self._left_to_warm_up == 0:
-                self._since = self._now()
-            return
-        self.steps += 1
-        self.images += images
+                self.split()
+
+    def split(self):
+        """Take the time since the last split, after waiting for the device."""
+        self._close()
+        self._open()
 
     def stop(self):
-        if self._since is not None:
-            self.seconds += self._now() - self._since
-            self._since = None
+        """End the steps of an epoch."""
+        self._close()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What is done in here, such as writing a checkpoint, does not count."""
+        self._close()
+        yield
+        self._open()
 
     @property
     def images_per_second(self):
-        """The rate, or None when no steady step was measured."""
+        """The rate over steady steps, or None when there was none."""
         return self.images / self.seconds if self.steps and self.seconds else None
 
     def summary(self):
@@ -81,11 +180,20 @@ class Throughput(object):
         return {"train.total_ips": self.images_per_second, "steady_steps": self.steps, "warmup_steps": self.warmup_steps,
                 "peak_memory_bytes": devices.peak_memory(self._device)}
 
+    def _open(self):
+        self._laps, self._images, self._waited = 0, 0, 0.0
+        self._is_steady = self._left_to_warm_up == 0
+        self._since = self._asked = self._now()
+
+    def _close(self):
+        seconds = self._now() - self._since
+        if self._laps == 0:
+            return
+        self.step_time.update(seconds / self._laps, self._laps)
+        self.data_time.update(self._waited / self._laps, self._laps)
+        if self._is_steady:
+            self.steps, self.images, self.seconds = self.steps + self._laps, self.images + self._images, self.seconds + seconds
+
     def _now(self):
         devices.synchronize(self._device)
         return time.perf_counter()
-
-
-def warmup_steps(steps_in_all, usual=10):
-    """Return how many steps to leave out of the throughput: `usual`, fewer in a run so short that nothing would be left."""
-    return max(1, min(usual, steps_in_all // 2))

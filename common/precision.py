@@ -59,9 +59,10 @@ class NativeAmp(object):
         if opt_level == "O2":
             self._to_half(model, half_dtype(device))
 
-    def backward(self, loss):
-        """Add the gradients of `loss` (a scalar, in fp32) to those of the optimizer's parameters."""
-        self._scaler.scale(loss).backward()
+    def backward(self, loss, parts=1):
+        """Add the gradients of `loss` (a scalar, in fp32) to those of the optimizer's parameters; `loss` is that of one of `parts`
+        batches whose mean makes one update."""
+        self._scaler.scale(_share(loss, parts)).backward()
         for parameter, master in self._masters.values():
             if parameter.grad is not None:
                 gradient = parameter.grad.float()
@@ -147,8 +148,9 @@ class ApexAmp(object):
         self._apex_amp = apex_amp
         self._optimizer = optimizer
 
-    def backward(self, loss):
-        with self._apex_amp.scale_loss(loss, self._optimizer) as scaled_loss:
+    def backward(self, loss, parts=1):
+        """As NativeAmp's."""
+        with self._apex_amp.scale_loss(_share(loss, parts), self._optimizer) as scaled_loss:
             scaled_loss.backward()
 
     def step(self):
@@ -161,6 +163,10 @@ class ApexAmp(object):
     def load_state_dict(self, state):
         if state:
             self._apex_amp.load_state_dict(state)
+
+
+def _share(loss, parts):
+    return loss / parts if parts > 1 else loss
 
 
 def _apex_amp():

@@ -1,41 +1,108 @@
 """How far a training is, and how that survives an interruption.
 
-`kill -9` at any moment and the same command with --resume give bit for bit the weights of an uninterrupted run (CPU, fp32):
-batches and augmentation are functions of (seed, epoch, step), and everything else that a step depends on is in the checkpoint.
+`kill -9` at any moment and the same command with --resume give bit for bit the weights and the results of an undisturbed run
+(CPU, fp32): batches and augmentation are functions of (seed, epoch, step), torch's draws in a step are functions of (seed, rank,
+epoch, step), and everything else that a step depends on is in the checkpoint.
 """
-from common import checkpoint, cli, device as devices, distributed
+import random
+import signal
+from collections import namedtuple
+
+from common import checkpoint, cli, device as devices, distributed, meters
+
+# What takes training steps: the network (in DistributedDataParallel where there are several ranks), its loss, the optimizer, and
+# precision's amp.
+Learner = namedtuple("Learner", "model criterion optimizer amp")
+
+# What a training is in: this process's distributed.Rank, its Progress, its meters.Clock, its records.Recorder.
+Run = namedtuple("Run", "rank progress clock recorder")
+
+# How often the ranks tell each other of a SIGTERM: a collective each step would cost as much as the logging of a loss.
+_STEPS_BETWEEN_AGREEMENTS = 10
+
+# What the checkpoint says of the order of the images; another value would leave images out or show them twice.
+_ORDER = {"global_batch": "images in an update", "train_images": "training images"}
 
 
 class Progress(object):
     """The epoch and step that come next, the results so far, and the checkpoint that holds them.
 
     `parts`: what has a state_dict, by its key in the checkpoint; the model is the part named `model_key`. `constants`: plain
-    values that go into the checkpoint as they are (architecture, seed). `results`: the latest of each number that the summary
-    of a run reports. The checkpoint at `path` is written at the end of each epoch, after every `every_steps` steps (0: not),
-    and when SIGTERM comes; `best_path` is a copy of it from the epoch with the best top-1 (None: no copy). `best_key` holds the
-    best top-1 in the checkpoint, in per cent, or with `best_is_error` 100 minus it.
+    values that go into the checkpoint as they are, the seed among them. `tally`: loss and accuracies of the epoch, of this rank.
+    `results`: the latest of each number that the summary of a run reports. The checkpoint at `path` is written at the end of each
+    epoch, after every `every_steps` steps (0: not), and when SIGTERM comes; `best_path` is a copy of it from the epoch with the
+    best top-1 (None: no copy). `best_key` holds the best top-1 in the checkpoint, in per cent, or with `best_is_error` 100 minus
+    it.
     """
 
     def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1",
                  best_is_error=False):
         self.epoch = self.step = 0
         self.best = None
+        self.resumed = False
         self.results = {}
+        self.constants = constants or {}
+        self.tally = meters.Tally("epoch 0")
         self._rank, self._model_key, self._parts = rank, model_key, parts
-        self._path, self._best_path = path, best_path
+        self._path, self._best_path, self._every_steps = path, best_path, every_steps
         self._best_key, self._best_is_error = best_key, best_is_error
-        self._constants, self._every_steps = constants or {}, every_steps
-        self._preemption = distributed.Preemption(rank)
+        self._is_best = False
+        self._preemption = _Preemption(rank)
 
-    def end_step(self, resumable=True):
-        """Count a step; save when it is time to. Raises Terminated after saving when SIGTERM has come.
+    # --- the steps of an epoch ---
 
-        `resumable`: False between the batches of one update, whose gradients no checkpoint holds.
+    def start_clock(self, batches, epochs, usual_warmup=10):
+        """Return the meters.Clock of what is left of a run of `epochs` epochs of the data.DeviceBatches `batches`. Raises UserError
+        where a resumed run had other batches."""
+        for key, value in zip(("global_batch", "train_images"), (batches.global_batch, batches.images)):
+            if self.constants.setdefault(key, value) != value:
+                raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]))
+        return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
+
+    def steps(self, batches, clock, accumulate=1):
+        """Iterate over what is left of the epoch: gives (step, images, target), and after the body of the loop, which has to call
+        `clock.lap`, counts the step and saves when it is time to.
+
+        The gradients of `accumulate` batches make one update; the last one of an epoch takes those that are left. In between
+        nothing is saved: no checkpoint holds their gradients. Raises Terminated after saving when SIGTERM has come.
         """
+        self.steps_in_epoch = len(batches)
+        self.tally.name = "epoch %d" % self.epoch
+        clock.start()
+        for images, target in batches.of_epoch(self.epoch, first_step=self.step):
+            clock.batch_came()
+            self._divide_into_updates(accumulate)
+            self._seed_step()
+            yield self.step, images, target
+            assert clock.lapped, "the body of the loop has not called clock.lap"
+            self._end_step(clock)
+            clock.wait_for_batch()
+        self._note_training()
+        clock.stop()
+
+    def _divide_into_updates(self, accumulate):
+        """Say of the step that comes in how many batches its update consists, and whether it is the last one of them."""
+        first = self.step - self.step % accumulate
+        self.batches_in_update = min(accumulate, self.steps_in_epoch - first)
+        self.update_is_complete = self.step == first + self.batches_in_update - 1
+
+    def _seed_step(self):
+        """Make torch's draws in a step (dropout and the like) a function of (seed, rank, epoch, step), so that they survive a
+        resume without saving generators."""
+        seed = (self.constants["seed"] * 1000003 + self._rank.rank) * 1000003 ** 2 + self.epoch * 1000003 + self.step
+        devices.seed_torch(seed & 0x7FFFFFFFFFFFFFFF, self._rank.device)
+
+    def read(self, clock):
+        """Bring what the steps so far have given to the host: the one place in a loop where it waits for the device."""
+        self.tally.fetch()
+        clock.split()
+
+    def _end_step(self, clock):
         self.step += 1
-        stop = self._preemption.agreed() and resumable
-        if stop or (resumable and self._every_steps and self.step % self._every_steps == 0):
-            self.save()
+        stop = self._preemption.agreed() and self.update_is_complete
+        if stop or (self.update_is_complete and self._every_steps and self.step % self._every_steps == 0):
+            with clock.paused():
+                self.save()
         if stop:
             self._leave()
 
@@ -43,25 +110,43 @@ class Progress(object):
         distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
         raise cli.Terminated()
 
-    def end_epoch(self, top1, copy_to=()):
-        """Count an epoch that reached `top1` (per cent, None where it was not evaluated), and save. Raises Terminated as
-        `end_step` does."""
+    def _note_training(self):
+        self.tally.fetch()
+        tally = self.tally
+        if tally.loss.count:
+            self.results.update({"train.loss": tally.loss.val, "train.loss_mean": tally.loss.avg, "train.top1": tally.top1.avg,
+                                 "train.top5": tally.top5.avg})
+
+    # --- the end of an epoch ---
+
+    def is_best(self, top1):
+        """Return whether `top1` (per cent) is better than all epochs before."""
+        return self.best is None or top1 > self.best
+
+    def note_evaluation(self, result):
+        """Put the meters.Result of the epoch's evaluation into the results."""
+        self._is_best = self.is_best(result.top1)
+        self.best = result.top1 if self._is_best else self.best
+        self.results.update({"val.top1": result.top1, "val.top5": result.top5, "val.loss": result.loss, "val.best_top1": self.best})
+
+    def end_epoch(self, copy_to=()):
+        """Count an epoch, and save, with further copies of the checkpoint at the paths `copy_to`. Raises Terminated as `steps`
+        does."""
         self.epoch, self.step = self.epoch + 1, 0
-        copies = list(copy_to)
-        if top1 is not None:
-            self.results["val.top1"] = top1
-            if self.best is None or top1 > self.best:
-                self.best = top1
-                copies += [self._best_path] if self._best_path else []
-            self.results["val.best_top1"] = self.best
+        self.tally.reset()
+        copies = list(copy_to) + ([self._best_path] if self._is_best and self._best_path else [])
+        self._is_best = False
         self.save(copies)
         if self._preemption.agreed(at_once=True):
             self._leave()
 
+    # --- the checkpoint ---
+
     def save(self, copy_to=()):
-        """Write the checkpoint (rank 0)."""
+        """Write the checkpoint (rank 0; every rank has to call)."""
+        self.tally.fetch()
         if self._rank.is_main:
-            state = dict(self._constants, epoch=self.epoch, step=self.step, results=self.results)
+            state = dict(self.constants, epoch=self.epoch, step=self.step, results=self.results, tally=self.tally.state_dict())
             state[self._best_key] = self._accuracy_or_error(self.best)
             state.update((key, part.state_dict()) for key, part in self._parts.items())
             checkpoint.save(state, self._path, copy_to)
@@ -73,31 +158,69 @@ class Progress(object):
         return 100.0 - float(value) if self._best_is_error else float(value)
 
     def resume(self, content, source):
-        """Continue where the loaded checkpoint `content` was written; `source` is its file's name, for errors.
+        """Continue where the loaded checkpoint `content` was written; `source` is its file's name, for errors and for the log.
 
-        Weights and epoch suffice: checkpoints of upstream hold no more. Returns the keys that were not there.
+        Weights and epoch suffice: checkpoints of upstream hold no more; the log says what is not there and starts anew.
         """
+        checkpoint.load_weights(self._parts[self._model_key], content, source, use_ema="false")
+        self.resumed = True
         self.epoch, self.step = int(content.get("epoch", 0)), int(content.get("step", 0))
         self.results = dict(content.get("results", {}))
         stored = self._accuracy_or_error(content.get(self._best_key))
         self.best = self.results.get("val.best_top1", stored)  # an error need not give the very same accuracy
-        checkpoint.load_weights(self._parts[self._model_key], content, source)
-        absent = []
-        for key, part in self._parts.items():
-            if key == self._model_key:
-                continue
-            if key not in content:
-                absent.append(key)
-                continue
-            try:
-                part.load_state_dict(content[key])
-            except (ValueError, KeyError) as error:
-                raise cli.UserError("%s was written by another kind of run: its %s does not fit (%s)" % (source, key, error))
+        self.constants.update((key, content[key]) for key in _ORDER if key in content)
+        if "tally" in content:
+            self.tally.load_state_dict(content["tally"])
+        absent = [key for key in self._parts if key != self._model_key and not self._restore(key, content, source)]
+        self._rank.print("%s holds no %s: starting anew with that" % (source, ", ".join(absent)) if absent else "")
         return absent
 
+    def _restore(self, key, content, source):
+        """Give a part its state; return whether there is one."""
+        if key not in content:
+            return False
+        try:
+            self._parts[key].load_state_dict(content[key])
+        except (ValueError, KeyError) as error:
+            raise cli.UserError("%s was written by another kind of run: its %s does not fit (%s)" % (source, key, error))
+        return True
 
-def seed_step(seed, rank, epoch, step):
-    """Make torch's draws in a step (dropout and the like) a function of (seed, rank, epoch, step), so that they survive a
-    resume without saving generators."""
-    value = (seed * 1000003 + rank.rank) * 1000003 ** 2 + epoch * 1000003 + step
-    devices.seed_torch(value & 0x7FFFFFFFFFFFFFFF, rank.device)
+
+def choose_seed(asked, resumed, rank):
+    """Return the run's seed, the same on all ranks, after seeding everything with it: the one that was asked for (None: not), or
+    that of `resumed` (a loaded checkpoint, or {}), or a random one. A seed changes no algorithm.
+
+    Raises UserError where another one was asked for than the run to resume has.
+    """
+    stored = resumed.get("seed") if isinstance(resumed, dict) else None
+    if None not in (asked, stored) and asked != stored:
+        raise cli.UserError("this run has seed %d, the run to resume has %d" % (asked, stored))
+    seed = stored if asked is None else asked
+    if seed is None:
+        seed = distributed.broadcast_int(random.SystemRandom().randrange(2 ** 31), rank)
+    devices.seed(seed, rank.device)
+    return seed
+
+
+class _Preemption(object):
+    """Notices SIGTERM, so that all ranks can stop after the same step."""
+
+    def __init__(self, rank):
+        self._rank = rank
+        self._seen = self._agreed = False
+        self._asked = 0
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_):
+        self._seen = True
+
+    def agreed(self, at_once=False):
+        """Return whether to save and stop; every rank must ask at every step, and all get the same answer.
+
+        Several ranks talk about it at every tenth step, or `at_once`."""
+        self._asked += 1
+        if self._rank.world_size == 1:
+            return self._seen
+        if at_once or self._asked % _STEPS_BETWEEN_AGREEMENTS == 0:
+            self._agreed = self._agreed or distributed.sum_over_ranks([float(self._seen)], self._rank)[0] > 0
+        return self._agreed

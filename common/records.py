@@ -9,13 +9,29 @@ import json
 import os
 import time
 
+import torch
+
 _UNITS = {"val.top1": "%", "val.top5": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
+
+
+def start(path, rank, args, amp, progress=None, **more):
+    """Return the Recorder of a run, which has noted its parameters: `args` and `more`. Everything that can be wrong has to be
+    checked before. `progress`: that of a training; where it goes on with another one, so do the records."""
+    goes_on = progress is not None and progress.resumed
+    if goes_on and rank.is_main:
+        _forget_since(path, progress.epoch, progress.step)
+    recorder = Recorder(path, rank, append=goes_on, tensorboard_dir=more.pop("tensorboard_dir", None))
+    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
+                             torch=torch.__version__, **more))
+    return recorder
 
 
 class Recorder(object):
     """Writes the records of rank 0 to `path`; does nothing on other ranks or with an empty path.
 
-    `append` continues the file of an interrupted run. TensorBoard gets the same numbers when `tensorboard_dir` is given.
+    A name means the same in every model: `train.loss` is that of the last batch, `train.loss_mean`, `train.top1` and `train.top5`
+    are means over the images of the epoch so far, times are means of a step. `append` continues the file of an interrupted run.
+    TensorBoard gets the same numbers when `tensorboard_dir` is given.
     """
 
     def __init__(self, path, rank, append=False, tensorboard_dir=None):
@@ -23,8 +39,6 @@ class Recorder(object):
         if not (rank.is_main and path):
             return
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        if append:
-            _end_last_line(path)
         self._backend = _logger(path, append)
         for metric, unit in _UNITS.items():
             self._backend.metadata(metric, {"unit": unit, "format": ":.2f"})
@@ -37,6 +51,27 @@ class Recorder(object):
         if self._backend:
             self._backend.log("PARAMETER", json.loads(json.dumps(values, default=str)), 0)
             self._backend.flush()
+
+    def step(self, progress, clock, rate):
+        """Record the training step that has just been read (Progress.read), at the learning rate `rate`."""
+        tally = progress.tally
+        self.log((progress.epoch, progress.step),
+                 {"train.loss": tally.loss.val, "train.loss_mean": tally.loss.avg, "train.top1": tally.top1.avg,
+                  "train.top5": tally.top5.avg, "train.step_time": clock.step_time.val, "train.data_time": clock.data_time.val,
+                  "lr": rate}, progress.epoch * progress.steps_in_epoch + progress.step)
+
+    def epoch(self, progress, clock, rate, evaluated=True):
+        """Record the epoch that has just been trained and, unless it was not, evaluated."""
+        values = {name: value for name, value in progress.results.items() if evaluated or not name.startswith("val.")}
+        self.log((progress.epoch,), dict(values, **{"train.total_ips": clock.images_per_second, "lr": rate}))
+
+    def summary(self, progress, clock, bad_images):
+        """Record the end of a training."""
+        self.log((), dict(progress.results, bad_images=bad_images, **clock.summary()))
+
+    def evaluation(self, result, bad_images):
+        """Record an evaluation (meters.Result) that is all of the run."""
+        self.log((), {"val.top1": result.top1, "val.top5": result.top5, "val.loss": result.loss, "bad_images": bad_images})
 
     def log(self, step, values, global_step=None):
         """Record `values` (name -> number, None for what was not measured) at `step`, a tuple as above.
@@ -60,13 +95,16 @@ class JsonLines(object):
         self._stream = open(path, "a" if append else "w")
 
     def log(self, step, data, verbosity=1):
+        """Write a record of a step."""
         self._write([("type", "LOG"), ("step", step), ("data", data)], clock=("timestamp", "datetime", "elapsedtime"))
 
     def metadata(self, metric, metadata):
+        """Write what a number is."""
         self._write([("type", "METADATA"), ("metric", metric), ("metadata", metadata)],
                     clock=("timestamp", "elapsedtime", "datetime"))
 
     def flush(self):
+        """Hand what has been written to the operating system."""
         self._stream.flush()
 
     def _write(self, fields, clock):
@@ -85,23 +123,32 @@ def _logger(path, append):
     return dllogger.Logger([dllogger.JSONStreamBackend(dllogger.Verbosity.VERBOSE, path, **options)])
 
 
-def _end_last_line(path):
-    """Close the half line that a killed run has left, so that the next record stands on a line of its own."""
-    if os.path.exists(path) and os.path.getsize(path) > 0:
-        with open(path, "rb+") as stream:
-            stream.seek(-1, os.SEEK_END)
-            if stream.read(1) != b"\n":
-                stream.write(b"\n")
+def _forget_since(path, epoch, step):
+    """Take out what a run has recorded after the checkpoint that it goes on from, and the half line that it may have left: the
+    steps are taken, and recorded, again."""
+    if not os.path.exists(path):
+        return
+    with open(path) as stream:
+        kept = [line for line in stream if line.endswith("\n") and _is_before(_parsed(line), epoch, step)]
+    with open(path + ".part", "w") as stream:
+        stream.writelines(kept)
+    os.replace(path + ".part", path)
+
+
+def _is_before(record, epoch, step):
+    if record is None or record.get("type") != "LOG" or not isinstance(record.get("step"), list):
+        return record is not None
+    return tuple(record["step"]) < ((epoch, step) if len(record["step"]) > 1 else (epoch,)) and record["step"] != []
 
 
 def read(path):
     """Return the records of a file as a list of dictionaries; half lines of a killed run are passed over."""
-    records = []
     with open(path) as stream:
-        for line in stream:
-            if line.startswith("DLLL "):
-                try:
-                    records.append(json.loads(line[len("DLLL "):]))
-                except ValueError:
-                    continue
-    return records
+        return [record for record in map(_parsed, stream) if record is not None]
+
+
+def _parsed(line):
+    try:
+        return json.loads(line[len("DLLL "):]) if line.startswith("DLLL ") else None
+    except ValueError:
+        return None

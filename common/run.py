@@ -23,6 +23,7 @@ _WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 
 
 def main():
+    """Run the case that the command line describes."""
     args = _parser().parse_args()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
@@ -153,7 +154,7 @@ def _die_with_parent():
 
 
 def _say_why(status, log_path):
-    if status == cli.EXIT_BAD_INPUT:
+    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED):
         return  # one line has said it
     if status == cli.EXIT_INTERRUPTED:
         sys.stderr.write("interrupted; log: %s\n" % log_path)

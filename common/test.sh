@@ -1,27 +1,30 @@
 # shellcheck shell=bash disable=SC2034
 # What every test/*.sh shares: options, --help, the NPU environment, and the hand-over to common/run.py.
-# A script says what makes its case this case:
 #
-#   source ".../common/test.sh"
+# A model's test/model.sh sources this file and says once what its scripts share: its own options, the flags of its programs that
+# options become, its recipes. A script sources model.sh and says what makes its case this case:
+#
 #   about "one sentence on the case"
-#   defaults batch_size=512 train_epochs=90 …      # gives a common option its default here; without one it is unset
-#   option NAME DEFAULT CHECK "help"               # an option of this script alone
-#   parse "$@"                                     # sets $NAME for each of them
-#   run_case NETWORK SUFFIX KIND python3 main.py …
+#   on_one_device                                  # or on_listed_devices
+#   defaults batch_size=512 train_epochs=90 …      # gives an option its default here; without one it is unset
+#   parse "$@"                                     # sets $NAME for each option
+#   require data_path
+#   train NETWORK SUFFIX FLAG…                     # model.sh's; ends with run_case
 #
-# Where a model's --batch_size counts the images of one rank, its scripts set batch_per_rank=1 before `parse`.
+# Where a model's --batch_size counts the images of one rank, its model.sh sets batch_per_rank=1.
 set -euo pipefail
 
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
-seed="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
+seed="" accumulate="" use_ema="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-case_ranks=1 batch_per_rank=""
+case_devices=one case_ranks=1 batch_per_rank=""
+nnodes=""    # of the scripts for several machines
 no_report="" # set on machines that have no records of the run
-option_names=()
+option_names=() flags=()
 declare -A option_default=() option_check=() option_help=()
 
 fail() {
@@ -37,12 +40,23 @@ option() {
     option_default[$1]=$2 option_check[$1]=$3 option_help[$1]=$4
 }
 
-# without_option NAME: a common option that would do nothing in this model.
-without_option() {
+# without_options NAME…: options that would do nothing here.
+without_options() {
     local name kept=()
-    for name in "${option_names[@]}"; do [[ $name == "$1" ]] || kept+=("$name"); done
+    for name in "${option_names[@]}"; do [[ " $* " == *" $name "* ]] || kept+=("$name"); done
     option_names=("${kept[@]}")
-    unset "option_check[$1]"
+    for name in "$@"; do unset "option_check[$name]"; done
+}
+
+# Which devices a case runs on: one, or a rank on each of a list.
+on_one_device() { without_options device_list; }
+on_listed_devices() { case_devices=listed; }
+
+# What an evaluation takes; its script says the rest.
+evaluation_options() {
+    without_options train_epochs learning_rate seed accumulate checkpoint_steps resume
+    option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
+    case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
 }
 
 defaults() {
@@ -55,14 +69,15 @@ common_options() {
     option device auto "auto|npu|gpu|cuda|cpu" "where to run; auto: npu, else gpu, else cpu"
     option device_id "${ASCEND_DEVICE_ID:-0}" natural "the device of a 1p run; names the log and the output folder"
     option device_list 0,1,2,3,4,5,6,7 list "the devices of an 8p or multi-node run, one rank each"
-    option batch_size "" positive "images per step over all ranks"
+    option batch_size "" positive "images of an update over all ranks"
     option train_epochs "" positive "epochs"
     option workers "" natural "loader processes of this machine, divided among its ranks"
     option learning_rate "" number "learning rate (empty: the recipe's)"
     option opt_level "" "O0|O1|O2" "mixed precision level; same as precision_mode"
     option precision_mode "" "O0|O1|O2|allow_mix_precision|must_keep_origin_dtype" "mixed precision; must_keep_origin_dtype is O0"
     option pth_path "" text "weights to start from, or to evaluate"
-    option seed "" natural "makes a run reproducible (empty: a random one)"
+    option seed "" natural "of everything random (empty: a random one)"
+    option accumulate "" positive "batches that an update is computed in, one after the other (empty: 1)"
     option max_steps "" positive "end each epoch, and each evaluation, after this many steps"
     option image_size "" positive "input resolution instead of the recipe's"
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
@@ -89,7 +104,7 @@ usage() {
 
 parse() {
     local word name value
-    [[ -z $batch_per_rank ]] || option_help[batch_size]="images per step of each rank"
+    [[ -z $batch_per_rank ]] || option_help[batch_size]="images per batch of each rank"
     for name in "${option_names[@]}"; do printf -v "$name" %s "${option_default[$name]}"; done
     for word in "$@"; do
         [[ $word != --help && $word != -h ]] || { usage; exit 0; }
@@ -101,7 +116,7 @@ parse() {
         check_value "$name" "${option_check[$name]}" "$value"
         printf -v "$name" %s "$value"
     done
-    settle_options
+    resolve_options
 }
 
 check_value() {
@@ -130,7 +145,7 @@ describe_check() {
     esac
 }
 
-settle_options() {
+resolve_options() {
     case_fp32=""
     case $precision_mode in
         "") ;;
@@ -143,19 +158,35 @@ settle_options() {
     [[ -z $data_path ]] || data_path=$(absolute "$data_path")
     [[ -z $pth_path ]] || pth_path=$(absolute "$pth_path")
     output_path=$(absolute "$output_path")
+    find_checkpoint
+    [[ $case_devices == one ]] || count_ranks
+}
+
+# find_checkpoint: set `resume_from` where --resume was given and the output path holds a checkpoint.
+find_checkpoint() {
+    resume_from=""
     [[ -z $resume || ! -f $output_path/checkpoint.pth.tar ]] || resume_from=$output_path/checkpoint.pth.tar
+}
+
+# count_ranks: the case has as many ranks as --device_list has entries, on each machine.
+count_ranks() {
+    local listed
+    IFS=, read -r -a listed <<<"$device_list"
+    case_ranks=$((${#listed[@]} * ${nnodes:-1}))
 }
 
 absolute() { case $1 in /*) printf %s "$1" ;; *) printf %s "$PWD/$1" ;; esac; }
 
 require() { [[ -n ${!1} ]] || fail "--$1 is missing: ${option_help[$1]} (see --help)"; }
 
-# one_rank_per_listed_device [MACHINES]: the case has as many ranks as --device_list has entries, on each machine.
-one_rank_per_listed_device() {
-    local listed
-    IFS=, read -r -a listed <<<"$device_list"
-    case_ranks=$((${#listed[@]} * ${1:-1}))
-    [[ -n $batch_per_rank ]] || ((batch_size >= case_ranks)) || fail "--batch_size=$batch_size is smaller than the number of ranks ($case_ranks)"
+# share OPTION: print what is each rank's of what all ranks have together, rounded up.
+share() { echo $((($1 + case_ranks - 1) / case_ranks)); }
+
+# require_whole_batches: no image of a batch may be left over when it is divided.
+require_whole_batches() {
+    local parts=$((case_ranks * ${accumulate:-1}))
+    [[ -n $batch_per_rank ]] || ((batch_size % parts == 0)) ||
+        fail "--batch_size=$batch_size cannot be divided among $case_ranks rank(s)${accumulate:+ times --accumulate=$accumulate}; take a multiple of $parts"
 }
 
 # demo_data_unless_given SET: without --data_path, the demo data (imagenet or cifar10), made if need be, and a batch that fits it.
@@ -166,6 +197,19 @@ demo_data_unless_given() {
     data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
     [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((batch_per_rank ? 32 : 32 * case_ranks))
+}
+
+# forward FLAG=OPTION …: append to `flags` what the options say: FLAG=VALUE, or FLAG alone for a switch; nothing for an empty one.
+# With a blank after the FLAG, as in "KEY =option", the value is a word of its own.
+forward() {
+    local pair flag name
+    for pair in "$@"; do
+        flag=${pair%%=*} name=${pair#*=}
+        if [[ -z ${!name} ]]; then continue
+        elif [[ ${option_check[$name]:-} == switch ]]; then flags+=("$flag")
+        elif [[ $flag == *" " ]]; then flags+=("${flag% }" "${!name}")
+        else flags+=("$flag=${!name}"); fi
+    done
 }
 
 # CANN's own environment, where there is one; a caller that has set it up says so with etp_running_flag=true.
@@ -190,6 +234,7 @@ use_npu_environment() {
 run_case() {
     local network=$1 suffix=$2 kind=$3
     shift 3
+    require_whole_batches
     case $device in npu | auto) use_npu_environment ;; esac
     cd "$model_path"
     exec python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \

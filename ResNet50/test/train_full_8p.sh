@@ -1,20 +1,10 @@
 #!/usr/bin/env bash
-# shellcheck source=common/test.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
+# shellcheck source=ResNet50/test/model.sh
+source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 about "Train ResNet50 on ImageNet with eight devices of one machine: 90 epochs."
-arch=""
+on_listed_devices
 defaults batch_size=4096 train_epochs=90 workers="$(at_most_cores 128)" opt_level=O2 seed=49
-option arch resnet50 text "the network"
 parse "$@"
 require data_path
-one_rank_per_listed_device
-
-run_case ResNet50_ID0095_for_PyTorch acc train \
-    python3 -u main.py --data="$data_path" --device="$device" --device-list="$device_list" --multiprocessing-distributed \
-    --arch="$arch" --batch-size="$batch_size" --epochs="$train_epochs" --workers="$workers" \
-    --lr-schedule=cosine --warmup=8 --label-smoothing=0.1 --smoothing-form=off-class --no-decay=bn \
-    --opt-level="$opt_level" --static-loss-scale=1024 ${learning_rate:+"--lr=$learning_rate"} ${pth_path:+"--pth-path=$pth_path"} \
-    ${max_steps:+"--max-steps=$max_steps"} ${image_size:+"--image-size=$image_size"} ${skip_bad_images:+--skip-bad-images} \
-    ${seed:+"--seed=$seed"} --save-ckpt-path="$output_path" --workspace="$output_path" --raport-file=metrics.jsonl ${resume_from:+"--resume=$resume_from"} \
-    --checkpoint-steps="$checkpoint_steps"
+train ResNet50_ID0095_for_PyTorch acc "${eight_card_recipe[@]}"

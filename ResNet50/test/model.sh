@@ -1,0 +1,48 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts of this model share: its options, the flags of main.py that they become, and the two recipes.
+# shellcheck source=common/test.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
+
+arch="" num_classes="" checkpoint="" node_rank="" local_addr="" master_addr="" master_port=""
+option arch resnet50 text "the network"
+one_card_recipe=(--lr-schedule=cosine --warmup=5 --label-smoothing=0.1 --no-decay=bias --zero-init-residual --normal-fc)
+eight_card_recipe=(--lr-schedule=cosine --warmup=8 --label-smoothing=0.1 --smoothing-form=off-class --no-decay=bn)
+
+forward_devices() {
+    if [[ $case_devices == one ]]; then forward --npu=device_id
+    else forward --device-list=device_list && flags+=(--multiprocessing-distributed); fi
+}
+
+train() { # NETWORK SUFFIX FLAG…
+    forward_devices
+    forward --data=data_path --device=device --arch=arch --batch-size=batch_size --epochs=train_epochs --workers=workers \
+        --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --max-steps=max_steps --image-size=image_size \
+        --skip-bad-images=skip_bad_images --seed=seed --accumulate=accumulate --save-ckpt-path=output_path --workspace=output_path \
+        --resume=resume_from --checkpoint-steps=checkpoint_steps
+    run_case "$1" "$2" train python3 -u main.py "${flags[@]}" --static-loss-scale=1024 --raport-file=metrics.jsonl "${@:3}"
+}
+
+evaluation() {
+    evaluation_options
+    option num_classes 1000 positive "outputs of the network"
+    option checkpoint "" text "same as pth_path"
+}
+
+evaluate() {
+    pth_path=${pth_path:-$checkpoint}
+    require pth_path
+    forward_devices
+    forward --data=data_path --device=device --pth-path=pth_path --arch=arch --num-classes=num_classes --batch-size=batch_size \
+        --workers=workers --opt-level=opt_level --max-steps=max_steps --image-size=image_size --skip-bad-images=skip_bad_images \
+        --use-ema=use_ema --workspace=output_path
+    run_case ResNet50_for_PyTorch eval eval python3 -u main.py "${flags[@]}" --evaluate --label-smoothing=0.1 --raport-file=metrics.jsonl
+}
+
+machines() {
+    case_example="--data_path=/data/imagenet --batch_size=8192 --nnodes=2 --node_rank=0 --local_addr=10.0.0.1 --master_addr=10.0.0.1"
+    option nnodes 1 positive "number of machines"
+    option node_rank 0 natural "number of this machine, from 0"
+    option local_addr 127.0.0.1 text "address of this machine, in the network of master_addr"
+    option master_addr 127.0.0.1 text "address of machine 0"
+    option master_port 29501 positive "free port on machine 0"
+}

@@ -1,0 +1,42 @@
+"""One pass over a validation set: in order, each image once over all ranks."""
+import contextlib
+
+import torch
+
+from common import distributed
+from common.meters import Clock, Tally
+
+
+@contextlib.contextmanager
+def evaluating(model, rank):
+    """Give the network inside `model`, in evaluation mode and without gradients, with rank 0's running statistics, which are those
+    that a checkpoint holds. No collective may be called in there: a rank may get a batch fewer than the others."""
+    distributed.broadcast_buffers(model, rank)
+    network = distributed.unwrapped(model)
+    network.eval()
+    with torch.no_grad():
+        yield network
+
+
+def evaluate(batches, learner, rank, show=None, every=1):
+    """Return the meters.Result of `learner` (model, criterion and amp of a progress.Learner) over `batches`.
+
+    `show(step, tally, clock)` is called after every `every`-th batch of this rank, to print a line. Raises UserError where there
+    is no image, TrainingStopped for a loss that is not finite.
+    """
+    tally, clock = Tally("the evaluation"), Clock(rank.device, len(batches))
+    with evaluating(learner.model, rank) as network:
+        clock.start()
+        for step, (images, target) in enumerate(batches):
+            clock.batch_came()
+            with learner.amp.autocast():
+                output = network(images).float()
+            tally.add(learner.criterion(output, target), output, target)
+            clock.lap(len(target) * rank.world_size)
+            if show and step % every == 0:
+                tally.fetch()
+                clock.split()
+                show(step, tally, clock)
+            clock.wait_for_batch()
+        clock.stop()
+    return tally.result(rank)

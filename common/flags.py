@@ -1,0 +1,70 @@
+"""The flags that several programs have, each said once, and what they say together."""
+import os
+
+from common import checkpoint, cli, device as devices, distributed
+from common.cli import UserError
+
+
+def add_run_flags(p, images=True):
+    """Add to a cli.Parser what trainings and evaluations have. `images`: they read image files."""
+    p.add_argument("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
+    p.add_argument("--use-ema", choices=checkpoint.EMA_CHOICES, default="auto",
+                   help="of weights that lie beside their moving average, take the average; auto: the better by the errors in the file")
+    if images:
+        p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
+
+
+def add_training_flags(p, seed=None):
+    """Add what trainings have. `seed`: the default one, None for a random one."""
+    p.add_argument("--seed", type=cli.natural_int, default=seed,
+                   help="of everything random; it changes no algorithm" + ("" if seed is not None else "; without it a random one"))
+    p.add_argument("--accumulate", type=cli.positive_int, default=1, help="batches whose gradients make one update")
+    p.add_argument("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
+
+
+def add_step_flags(p):
+    """Add what ends an epoch early and says how often a line is printed, by the names that most upstreams use."""
+    p.add_argument("-p", "--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
+    p.add_argument("--max-steps", type=cli.positive_int, help="end each epoch (and each evaluation) after this many steps")
+
+
+def add_machine_flags(p):
+    """Add which devices of which machines take part, by the names of pytorch/examples and the Ascend ports."""
+    add = p.add_argument
+    add("--device-list", type=cli.int_list, default="0,1,2,3,4,5,6,7", help="devices of this machine")
+    add("--multiprocessing-distributed", action="store_true", help="one rank on each device of --device-list")
+    add("--world-size", type=int, default=-1, help="number of machines")
+    add("--rank", type=int, default=-1, help="number of this machine; without it the environment's NODE_RANK, else 0")
+    add("--addr", help="address of machine 0")
+    add("--master-port", type=cli.positive_int, help="port on machine 0")
+    add("--dist-url", help="tcp://ADDRESS:PORT of machine 0; same as --addr with --master-port")
+
+
+def machine_layout(args, index, usual_port):
+    """Return the distributed.Layout that the flags of `add_machine_flags` describe; `index` is the device of a run on one, and
+    `usual_port` where several machines meet unless the flags say it."""
+    addr, port = _meeting_point(args)
+    indices = args.device_list if args.multiprocessing_distributed else [index]
+    nnodes = max(1, args.world_size)
+    node_rank = args.rank if args.rank >= 0 else int(os.environ.get("NODE_RANK", 0))
+    return distributed.layout(args.device, indices, nnodes, node_rank, addr, port or (usual_port if nnodes > 1 else None))
+
+
+def _meeting_point(args):
+    """Return (address, port) of machine 0; --addr and --master-port count more than --dist-url. Either may be None."""
+    if not args.dist_url:
+        return args.addr, args.master_port
+    addr, _, port = args.dist_url.replace("tcp://", "").partition(":")
+    if not port.isdigit():
+        raise UserError("--dist-url %s is not of the form tcp://ADDRESS:PORT" % args.dist_url)
+    return args.addr or addr, args.master_port or int(port)
+
+
+def divide(args, layout):
+    """Give each rank its share: `batch_per_rank` of the --batch-size images of an update, which all ranks and --accumulate batches
+    have together (rounded down, as upstream does), and `workers_per_rank` of this machine's loader processes."""
+    args.batch_per_rank = args.batch_size // layout.world_size // args.accumulate
+    args.workers_per_rank = -(-args.workers // len(layout.indices))
+    if args.batch_per_rank == 0:
+        raise UserError("batch size %d is smaller than the number of ranks, %d, times --accumulate %d"
+                        % (args.batch_size, layout.world_size, args.accumulate))
