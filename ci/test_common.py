@@ -1,14 +1,18 @@
 """Unit tests of common/: where the logic is subtle."""
+import argparse
 import importlib.util
 import inspect
 import json
+import multiprocessing
 import os
 import pickle
 import random
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common import checkpoint, cli, data, device as devices, distributed, meters, precision, progress, records, report
+from common import checkpoint, cli, data, device as devices, distributed, evaluation, meters, precision, progress, records, report
 from conftest import ROOT, environment, write_images
 
 CPU = torch.device("cpu")
@@ -163,6 +167,46 @@ def test_one_rank_ends_all(ranks_script, what, status, words):
     assert what != "crash" or done.stderr.count("Traceback") == 1
 
 
+def complains_then(kill_after):
+    """Start two processes: one tells of a crash at once, the other is killed `kill_after` seconds later (None: it stays)."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+
+    def complain():
+        writer.send(distributed._Ending(0, cli.EXIT_FAILED, "Connection closed by peer"))
+        time.sleep(60)
+
+    def die():
+        time.sleep(60 if kill_after is None else kill_after)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    processes = [context.Process(target=target) for target in (complain, die)]
+    for process in processes:
+        process.start()
+    return processes, reader
+
+
+@pytest.mark.parametrize("kill_after, blamed, status", [(0.3, 1, -signal.SIGKILL), (None, 0, cli.EXIT_FAILED)])
+def test_a_death_counts_more_than_the_complaint_about_it(kill_after, blamed, status):
+    """A rank that has lost its peer may be heard before the peer's death is seen: the dead one is named all the same."""
+    processes, reader = complains_then(kill_after)
+    try:
+        ending = distributed._first_failure(processes, reader)
+        assert (ending.local_rank, ending.status) == (blamed, status)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_lines_of_ranks_do_not_run_into_each_other(tmp_path):
+    """A line is one write, even where Python does not buffer: several ranks share one stdout."""
+    code = "import sys; sys.path.insert(0, %r); from common import cli; cli.print_line('step 1')" % ROOT
+    trace = tmp_path / "writes"
+    wrapped = "import os, sys\nclass Raw:\n def write(self, text): open(%r, 'a').write(repr(text) + '|'); return len(text)\n def flush(self): pass\nsys.stdout = Raw()\n"
+    subprocess.run([sys.executable, "-c", wrapped % str(trace) + code], check=True)
+    assert trace.read_text() == "'step 1\\n'|"
+
+
 def test_torchs_launcher_starts_the_ranks(ranks_script):
     """Started by PyTorch's own launcher (torchrun; before 1.9 torch.distributed.launch), each process is one rank and spawns nothing."""
     launcher = ["torch.distributed.run"] if _importable("torch.distributed.run") else ["torch.distributed.launch", "--use_env"]
@@ -215,6 +259,22 @@ def test_evaluation_sees_each_image_once(world_size, length):
     assert sorted(seen) == list(range(length))
 
 
+def test_accumulated_batches_are_the_images_of_one_update():
+    """Two batches that make one update hold the images of the one batch of twice as many ranks, and no update is left half."""
+    together = [set(batch) for batch in data.TrainBatches(103, 16, ALONE, seed=3)]
+    accumulated = list(data.TrainBatches(103, 8, ALONE, seed=3, accumulate=2))
+    assert len(accumulated) == 12 and [set(accumulated[i] + accumulated[i + 1]) for i in range(0, 12, 2)] == together
+    kept = data.TrainBatches(103, 8, ALONE, seed=3, drop_last=False, accumulate=2)
+    assert len(kept) == 13 and (kept.images, kept.global_batch) == (103, 16)
+
+
+def test_more_classes_than_outputs_are_refused(tmp_path):
+    """The class count is checked where the classes are read, for every model."""
+    write_images(tmp_path / "d", classes=3, per_class=1)
+    with pytest.raises(cli.UserError, match="has 3 classes, the network has 2 outputs"):
+        data.ImageFolder(str(tmp_path / "d"), None, 2)
+
+
 def test_a_batch_larger_than_the_data_set_is_refused():
     """Without a single whole batch there would be nothing to train."""
     with pytest.raises(cli.UserError, match="larger than the data set"):
@@ -229,7 +289,7 @@ def random_crop(image, rng):
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_augmentation_does_not_depend_on_the_workers(tiny_imagenet, workers):
     """A sample is a function of (seed, epoch, index): the same batches from 0, 1 and 3 loader processes."""
-    dataset = data.ImageFolder(str(tiny_imagenet / "train"), random_crop, seed=5)
+    dataset = data.ImageFolder(str(tiny_imagenet / "train"), random_crop, 4, seed=5)
     source = data.loader(dataset, data.TrainBatches(len(dataset), 16, ALONE, seed=5), workers, CPU)
     wanted = [(dataset[(0, index)][0].sum(), dataset[(0, index)][1]) for batch in data.TrainBatches(64, 16, ALONE, seed=5)
               for _, index in batch]
@@ -262,13 +322,13 @@ def break_image(path, how):
 def test_unreadable_images(tmp_path, how):
     """A bad file is named; with skip_bad_images it is replaced in training, left out in evaluation, and counted once."""
     write_images(tmp_path / "d", classes=2, per_class=4)
-    dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image))
+    dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image), 2)
     break_image(dataset.path(2), how)
     batches = data.EvalBatches(8, 4, ALONE)
     with pytest.raises(cli.UserError, match="n00000000_2.JPEG.*--skip_bad_images"):
         list(data.DeviceBatches(data.loader(dataset, batches, 0, CPU), CPU))
     for replace, images in ((False, 7), (True, 8)):
-        dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image), skip_bad_images=True, replace=replace)
+        dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image), 2, skip_bad_images=True, replace=replace)
         source = data.DeviceBatches(data.loader(dataset, batches, 0, CPU), CPU, skip_bad_images=True)
         assert sum(len(target) for _ in range(2) for _, target in source) == 2 * images
         assert source.count_bad(ALONE) == 1
@@ -460,6 +520,34 @@ def test_layouts_of_checkpoints(layout):
     assert (model[0].weight == state["0.weight"]).all()
 
 
+def average_beside(own_key, average_key, **errors):
+    own, average = small_network().state_dict(), small_network().state_dict()
+    average["0.weight"] = average["0.weight"] + 1
+    return dict(errors, **{own_key: own, average_key: average})
+
+
+@pytest.mark.parametrize("keys", [("state_dict", "ema_state"), ("model_state", "ema_state"), ("model", "model_ema"),
+                                  ("state_dict", "state_dict_ema")])
+@pytest.mark.parametrize("errors, use_ema, taken", [
+    ({}, "auto", 0), ({}, "true", 1), ({}, "false", 0), ({"ema_err": 20.0, "test_err": 21.0}, "auto", 1),
+    ({"ema_err": 20.0}, "auto", 1), ({"ema_err": 20.0, "test_err": 20.0}, "auto", 0), ({"ema_err": 20.0, "test_err": 21.0}, "false", 0)])
+def test_of_weights_and_their_average_one_is_chosen_and_named(keys, errors, use_ema, taken):
+    """A file of any tool that holds both: the better one, or the one that was asked for, and the log says which (it used to be the
+    first key, whatever the errors said)."""
+    content = average_beside(*keys, **errors)
+    assert torch.equal(checkpoint.weights(content, "f", use_ema)["0.weight"], content[keys[taken]]["0.weight"])
+    assert checkpoint.describe(content, "f", use_ema) == "the weights are those under the key %s of f" % keys[taken]
+
+
+def test_an_average_that_is_not_there_is_refused():
+    """Asking for the average of a file without one is a mistake; a file without a choice needs no line in the log."""
+    state = small_network().state_dict()
+    with pytest.raises(cli.UserError, match="no moving average"):
+        checkpoint.weights({"state_dict": state}, "f", "true")
+    assert checkpoint.describe({"state_dict": state}, "f") == checkpoint.describe(state, "f") == ""
+    assert checkpoint.weights({"ema_state": state}, "f", "false").keys() == state.keys()
+
+
 def test_another_architecture_is_described():
     """What does not fit is said: how many keys, the first of them, the shapes. Nothing is loaded (defects 8 and 20)."""
     state = small_network().state_dict()
@@ -500,7 +588,32 @@ def test_a_folder_without_permission(tmp_path):
 def make_progress(tmp_path, model, **options):
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     return progress.Progress(ALONE, "state_dict", {"state_dict": model, "optimizer": optimizer}, str(tmp_path / "c.pth.tar"),
-                             str(tmp_path / "best.pth.tar"), **options)
+                             str(tmp_path / "best.pth.tar"), constants={"seed": 7}, **options)
+
+
+class MadeUpBatches(object):
+    """Stands in for DeviceBatches: batch b of an epoch holds four images of the value b."""
+
+    images, global_batch = 24, 4
+
+    def __len__(self):
+        return 6
+
+    def of_epoch(self, epoch, first_step=0):
+        return ((torch.full((4,), float(step)), torch.zeros(4, dtype=torch.int64)) for step in range(first_step, 6))
+
+
+def run_steps(ours, clock, accumulate=1, until=None, loss=lambda step: 1.0 / (step + 1)):
+    """Take the steps that are left of the epoch; return (step, torch's draw, batches of the update, whether it is complete)."""
+    seen = []
+    for step, images, target in ours.steps(MadeUpBatches(), clock, accumulate):
+        assert float(images[0]) == step
+        seen.append((step, torch.rand(1).item(), ours.batches_in_update, ours.update_is_complete))
+        ours.tally.add(torch.tensor(loss(step)), torch.eye(4)[[0, 0, 0, step % 4]], target)
+        clock.lap(4)
+        if step == until:
+            break
+    return seen
 
 
 def test_best_and_last_are_kept(tmp_path):
@@ -510,51 +623,182 @@ def test_best_and_last_are_kept(tmp_path):
     for epoch, top1 in enumerate([10.0, 30.0, 20.0, 30.0]):
         with torch.no_grad():
             model[0].bias.fill_(epoch)
-        ours.end_epoch(top1)
+        ours.note_evaluation(meters.Result(top1, 90.0, 1.0))
+        ours.end_epoch()
     best, last = checkpoint.load(str(tmp_path / "best.pth.tar")), checkpoint.load(str(tmp_path / "c.pth.tar"))
     assert (best["epoch"], last["epoch"], last["best_acc1"]) == (2, 4, 30.0)
     assert float(best["state_dict"]["0.bias"][0]) == 1 and last["results"]["val.top1"] == 30.0
 
 
-def test_upstreams_checkpoints_resume(tmp_path):
+def test_upstreams_checkpoints_resume(tmp_path, capsys):
     """A file with epoch, weights and best_acc1 alone (the port's) resumes; what it lacks is named. Another one is refused."""
     model = small_network()
     ours = make_progress(tmp_path, model)
     absent = ours.resume({"epoch": 7, "best_acc1": torch.tensor(61.5), "arch": "x",
                           "state_dict": {"module." + k: v for k, v in model.state_dict().items()}}, "file")
     assert (ours.epoch, ours.step, ours.best, absent) == (7, 0, 61.5, ["optimizer"])
+    assert capsys.readouterr().out == "file holds no optimizer: starting anew with that\n"
     with pytest.raises(cli.UserError, match="optimizer does not fit"):
         ours.resume({"state_dict": model.state_dict(), "optimizer": {"state": {}, "param_groups": []}}, "file")
 
 
 def test_sigterm_saves_between_updates_only(tmp_path):
     """SIGTERM writes the checkpoint after the current step and raises Terminated; not in the middle of an update."""
-    ours = make_progress(tmp_path, small_network())
-    ours.end_step()
+    ours, clock = make_progress(tmp_path, small_network()), meters.Clock(CPU, 6)
+    steps = ours.steps(MadeUpBatches(), clock, accumulate=2)
+    next(steps)
     os.kill(os.getpid(), cli.signal.SIGTERM)
+    clock.lap(4)
+    next(steps)
+    clock.lap(4)
     with pytest.raises(cli.Terminated):
-        ours.end_step()
+        next(steps)
     assert checkpoint.load(str(tmp_path / "c.pth.tar"))["step"] == 2
     cli.signal.signal(cli.signal.SIGTERM, cli.signal.SIG_DFL)
 
 
+@pytest.mark.parametrize("stopped_after", [0, 2, 5])
+def test_steps_and_results_of_a_resumed_epoch(tmp_path, stopped_after):
+    """Whatever step an epoch is interrupted after, the last one included, torch's draws in the steps that follow and the results of the
+    epoch are those of an undisturbed one."""
+    (tmp_path / "whole").mkdir()
+    whole = make_progress(tmp_path / "whole", small_network())
+    wanted = run_steps(whole, meters.Clock(CPU, 6))
+    interrupted = make_progress(tmp_path, small_network(), every_steps=1)
+    seen = run_steps(interrupted, meters.Clock(CPU, 6), until=stopped_after + 1)[:stopped_after + 1]
+    resumed = make_progress(tmp_path, small_network(), every_steps=1)
+    resumed.resume(checkpoint.load(str(tmp_path / "c.pth.tar")), "c")
+    assert resumed.step == stopped_after + 1 and seen == wanted[:stopped_after + 1]
+    assert run_steps(resumed, meters.Clock(CPU, 6)) == wanted[stopped_after + 1:]
+    assert resumed.results == whole.results and whole.results["train.loss"] == pytest.approx(1 / 6)
+    assert whole.results["train.loss_mean"] == pytest.approx(sum(1 / (step + 1) for step in range(6)) / 6)
+    assert len(set(draw for _, draw, _, _ in wanted)) == 6
+
+
+def test_updates_of_an_epoch(tmp_path):
+    """Every batch belongs to one update; the last one takes those that are left, and knows how many."""
+    seen = run_steps(make_progress(tmp_path, small_network()), meters.Clock(CPU, 6), accumulate=4)
+    assert [step[2:] for step in seen] == [(4, False)] * 3 + [(4, True), (2, False), (2, True)]
+
+
+def test_a_loop_that_forgets_the_clock_is_told(tmp_path):
+    """`steps` is the contract of the loop: without clock.lap the speed would be wrong in silence."""
+    steps = make_progress(tmp_path, small_network()).steps(MadeUpBatches(), meters.Clock(CPU, 6))
+    next(steps)
+    with pytest.raises(AssertionError, match="clock.lap"):
+        next(steps)
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("global_batch", 8, "4 images in an update, the run to resume has 8"), ("train_images", 23, "24 training images, the run to resume has 23")])
+def test_another_batch_or_data_set_is_refused(tmp_path, key, value, words):
+    """A step of the checkpoint would be another place in the data: images would be left out or seen twice."""
+    ours = make_progress(tmp_path, small_network())
+    ours.resume({"state_dict": small_network().state_dict(), "epoch": 1, "step": 2, key: value}, "file")
+    with pytest.raises(cli.UserError, match=words):
+        ours.start_clock(MadeUpBatches(), 3)
+
+
+def test_the_seed_of_a_resumed_run(monkeypatch):
+    """Asked for: that one, unless the run to resume has another; else the run's own; else a random one. No algorithm changes."""
+    before = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    assert progress.choose_seed(3, {}, ALONE) == progress.choose_seed(None, {"seed": 3}, ALONE) == progress.choose_seed(3, {"seed": 3}, ALONE) == 3
+    assert progress.choose_seed(None, {}, ALONE) != progress.choose_seed(None, {}, ALONE)
+    with pytest.raises(cli.UserError, match="seed 4, the run to resume has 3"):
+        progress.choose_seed(4, {"seed": 3}, ALONE)
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """Found where the numbers are fetched anyway, and named by epoch and step, whenever that is."""
+    for every in (1, 100):
+        ours = make_progress(tmp_path, small_network(), every_steps=every)
+        with pytest.raises(cli.TrainingStopped, match="the loss is nan in step 3 of epoch 0"):
+            run_steps(ours, meters.Clock(CPU, 6), loss=lambda step: float("nan") if step == 3 else 1.0)
+    assert checkpoint.load(str(tmp_path / "c.pth.tar"))["step"] == 3
+
+
 # --- meters, records, report ------------------------------------------------------------------------------------------
 
-def test_throughput_leaves_out_the_warm_up(monkeypatch):
-    """Only steady steps count, over their own time; without any there is no figure (not a zero)."""
-    clock = [0.0]
-    monkeypatch.setattr(meters.time, "perf_counter", lambda: clock[0])
-    ours = meters.Throughput(CPU, warmup_steps=2)
-    for _ in range(2):
-        ours.start()
-        for _ in range(4):
-            clock[0] += 100.0 if ours.steps == 0 and ours._left_to_warm_up else 2.0
-            ours.step(10)
-        ours.stop()
-        clock[0] += 1000.0
-    assert (ours.steps, ours.images, ours.images_per_second) == (6, 60, 5.0)
-    assert meters.Throughput(CPU).images_per_second is None
-    assert [meters.warmup_steps(n) for n in (1, 3, 8, 1000)] == [1, 1, 4, 10]
+class MadeUpTime(object):
+    """Stands in for the clock of the machine and for a device of which every step takes 2 s after the host has launched it."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.device_free_at, self.waits = 0.0, 0.0, 0
+        monkeypatch.setattr(meters.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(meters.devices, "synchronize", self.synchronize)
+
+    def launch(self, seconds=2.0):
+        self.device_free_at = max(self.device_free_at, self.now) + seconds
+        self.now += 0.001
+
+    def synchronize(self, device):
+        self.waits += 1
+        self.now = max(self.now, self.device_free_at)
+
+
+def test_clock_measures_the_device_over_steady_steps(monkeypatch):
+    """Warm-up, pauses and what lies between epochs do not count, and a step's time is the device's, not that of its launch; the
+    host waits for the device only where it is asked to, and once when the warm-up ends."""
+    time = MadeUpTime(monkeypatch)
+    clock = meters.Clock(CPU, 20, usual_warmup=2)
+    for epoch in range(2):
+        clock.start()
+        for step in range(5):
+            clock.wait_for_batch()
+            time.now += 0.5 if step == 3 else 0.0
+            clock.batch_came()
+            time.launch(100.0 if (epoch, step) == (0, 0) else 2.0)
+            clock.lap(10)
+            if step == 3:
+                with clock.paused():
+                    time.now += 1000.0
+        clock.stop()
+        time.now += 1000.0
+    assert (clock.steps, clock.images, clock.warmup_steps) == (8, 80, 2)
+    assert clock.images_per_second == pytest.approx(80 / 16.0, rel=1e-2)
+    assert clock.step_time.avg == pytest.approx(2.0, rel=1e-2) and clock.data_time.avg == pytest.approx(0.1, rel=0.1)
+    assert time.waits == 2 * 4 + 2
+    assert meters.Clock(CPU, 9).images_per_second is None
+    assert [meters.Clock(CPU, steps).warmup_steps for steps in (1, 3, 8, 1000)] == [1, 1, 4, 10]
+
+
+def test_tally_counts_each_image_once():
+    """Means are over images, not over batches; top-5 of fewer than five classes is of all of them; the state goes on where it was."""
+    tally, half = meters.Tally("a test"), meters.Tally("a test")
+    batches = [(2.0, torch.eye(3)[[0, 1, 2]], torch.tensor([0, 1, 0])), (5.0, torch.eye(3)[[0]], torch.tensor([0]))]
+    for number, (loss, output, target) in enumerate(batches):
+        tally.add(torch.tensor(loss), output, target)
+        half.add(torch.tensor(loss), output, target)
+        if number == 0:
+            half.fetch()
+            state = json.loads(json.dumps(half.state_dict()))
+            half = meters.Tally("a test")
+            half.load_state_dict(state)
+    assert tally.result(ALONE) == half.result(ALONE) == meters.Result(75.0, 100.0, 2.75)
+    assert tally.recent == half.recent and [batch.images for batch in tally.recent] == [3, 1]
+    assert (tally.loss.val, tally.loss.avg, tally.top1.val) == (5.0, 2.75, 100.0)
+    with pytest.raises(cli.UserError, match="no image"):
+        meters.Tally("the evaluation").result(ALONE)
+
+
+def test_evaluation_uses_the_network_as_it_is():
+    """Evaluation mode, no gradients, and a line after every second batch; a loss that is no number is not a result."""
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    batches = [(torch.eye(4)[:size], torch.arange(size)) for size in (4, 4, 3)]
+    learner = progress.Learner(network, torch.nn.functional.cross_entropy, None, precision.initialize(network, None, "O0")[2])
+    lines = []
+    result = evaluation.evaluate(batches, learner, ALONE, lambda step, tally, clock: lines.append((step, tally.loss.count)), every=2)
+    with torch.no_grad():
+        output, target = network.eval()(torch.cat([images for images, _ in batches])), torch.cat([target for _, target in batches])
+    assert result.loss == pytest.approx(float(torch.nn.functional.cross_entropy(output, target)), rel=1e-5)
+    assert result.top1 == pytest.approx(meters.accuracy(output, target)[0].item()) and lines == [(0, 4), (2, 11)]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        network[0].weight.fill_(float("nan"))
+    with pytest.raises(cli.TrainingStopped, match="the loss is nan in step 0 of the evaluation"):
+        evaluation.evaluate(batches, learner, ALONE)
 
 
 def test_records_have_dlloggers_format(tmp_path):
@@ -606,6 +850,22 @@ def test_dllogger_is_used_where_installed(tmp_path, monkeypatch, can_append):
     assert calls == [(1, str(tmp_path / "m"), True), ((), {"val.top1": 1.0}, 0)]
 
 
+@pytest.mark.parametrize("epoch, step, kept", [(0, 2, [[0, 0]]), (1, 0, [[0, 0], [0, 2], [0]]), (1, 1, [[0, 0], [0, 2], [0], [1, 0]])])
+def test_a_resumed_run_records_every_step_once(tmp_path, epoch, step, kept):
+    """What was recorded after the checkpoint is recorded again, so it goes, with the half line of a killed run; nothing else does."""
+    path = str(tmp_path / "m.jsonl")
+    recorder = records.Recorder(path, ALONE)
+    recorder.parameters({"run": 1})
+    for taken in [(0, 0), (0, 2), (0,), (1, 0), (1, 2), ()]:
+        recorder.log(taken, {"train.loss": 1.0})
+    with open(path, "a") as stream:
+        stream.write('DLLL {"timestamp": "17')
+    ours = make_progress(tmp_path, small_network())
+    ours.epoch, ours.step, ours.resumed = epoch, step, True
+    records.start(path, ALONE, argparse.Namespace(run=2), argparse.Namespace(opt_level="O0"), ours)
+    assert [record["step"] for record in records.read(path) if record["type"] == "LOG"] == ["PARAMETER"] + kept + ["PARAMETER"]
+
+
 def test_a_resumed_record_file_stays_readable(tmp_path):
     """The half line of a killed run is closed and passed over; the summary is that of the newest run."""
     path = str(tmp_path / "m.jsonl")
@@ -615,6 +875,8 @@ def test_a_resumed_record_file_stays_readable(tmp_path):
     with open(path, "a") as stream:
         stream.write('DLLL {"timestamp": "17')
     assert report.summary(path) == ({"run": 1}, {"val.top1": 1.0})
+    with open(path, "a") as stream:
+        stream.write("\n")
     recorder = records.Recorder(path, ALONE, append=True)
     recorder.parameters({"run": 2})
     assert report.summary(path) == ({"run": 2}, None)

@@ -175,7 +175,7 @@ def test_learning_rate(golden):
 def test_base_rate_follows_the_batch(arguments, batch, rate):
     """One rule, 0.1 x batch / 256, gives the base rate of all three recipes."""
     main = load_script("ResNet50/main.py")
-    args = main.settled(main.parser().parse_args(["--data", "x"] + arguments))
+    args = main.checked(main.parser().parse_args(["--data", "x"] + arguments))
     assert args.batch_size == batch and np.isclose(args.lr, rate)
 
 
@@ -256,7 +256,7 @@ def test_average_meter():
 
 @pytest.mark.parametrize("ranks, golden", [(1, GOLDEN["log_lines"]["upstream"]), (1, GOLDEN["log_lines"]["1p"]),
                                            (8, GOLDEN["log_lines"]["8p"])], ids=["upstream", "1p", "8p"])
-def test_log_lines(ranks, golden, capsys):
+def test_log_lines(ranks, golden):
     """Progress lines are upstream's to the letter; with several ranks they begin with the device."""
     main = load_script("ResNet50/main.py")
     shown = []
@@ -266,10 +266,8 @@ def test_log_lines(ranks, golden, capsys):
         meter.update(value)
         shown.append(meter)
     npu = collections.namedtuple("Device", "type index")("npu", 0)
-    printer = main.Printer(distributed.Rank(0, ranks, 0, npu))
-    printer("Epoch: [7]", 40, 2502, *shown)
-    printer("Test:", 5, 98, shown[0], *shown[2:])
-    assert capsys.readouterr().out.splitlines() == golden
+    rank = distributed.Rank(0, ranks, 0, npu)
+    assert [main.line(rank, "Epoch: [7]", 40, 2502, *shown), main.line(rank, "Test: ", 5, 98, shown[0], *shown[2:])] == golden
 
 
 @pytest.mark.parametrize("golden", GOLDEN["distributed"], ids=lambda golden: "%(nnodes)d nodes, %(device_list)s" % golden)
@@ -277,14 +275,14 @@ def test_ranks_and_their_shares(golden, monkeypatch):
     """Device, rank, batch and workers of each process, on one machine and on several."""
     monkeypatch.setattr("common.device.count", lambda kind: 8)
     main = load_script("ResNet50/main.py")
-    args = main.settled(main.parser().parse_args([
+    args = main.checked(main.parser().parse_args([
         "--data", "x", "--device", "npu", "--multiprocessing-distributed", "--device-list", golden["device_list"], "--world-size",
         str(golden["nnodes"]), "--rank", str(golden["node_rank"]), "--addr", "127.0.0.1", "--batch-size", str(golden["batch_size"]),
         "--workers", str(golden["workers"])]))
-    where = main.layout(args)
-    main.divide(args, where)
-    assert where.world_size == golden["world_size"]
-    ours = [{"local": k, "device": device, "rank": where.rank(k)} for k, device in enumerate(where.indices)]
+    layout = main.device_layout(args)
+    main.flags.divide(args, layout)
+    assert layout.world_size == golden["world_size"]
+    ours = [{"local": k, "device": device, "rank": layout.rank(k)} for k, device in enumerate(layout.indices)]
     assert ours[:len(golden["processes"])] == golden["processes"]
     assert (args.batch_per_rank, args.workers_per_rank) == (golden["batch_per_card"], golden["workers_per_card"])
 

@@ -365,7 +365,7 @@ def write_run(path, epochs=3, first=0, append=False, scale=1.0):
     for epoch in range(first, epochs):
         for step in (0, 2):
             recorder.log((epoch, step), {"train.loss": scale * (10 - epoch - step / 4), "lr": 0.1, "train.data_time": 0})
-        recorder.log((epoch,), {"train.loss": scale * (9 - epoch), "val.loss": 1.0, "val.top1": 10.0 * epoch,
+        recorder.log((epoch,), {"train.loss": 77.0, "train.loss_mean": scale * (9 - epoch), "val.loss": 1.0, "val.top1": 10.0 * epoch,
                                 "train.total_ips": 100.0 if epoch else None})
     recorder.log((), {"train.loss": 1.0, "val.top1": 5.0})
     return path

@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, with every underscore in the name of a long flag read as a hyphen."""
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args([_hyphenated(text) for text in args], namespace)
 
@@ -43,6 +44,7 @@ class Parser(argparse.ArgumentParser):
         return [] if option_string.startswith("--") else super()._get_option_tuples(option_string)
 
     def error(self, message):
+        """End the process with one line and the status of bad input."""
         self.exit(EXIT_BAD_INPUT, "%s: error: %s (see --help)\n" % (self.prog, message))
 
 
@@ -116,6 +118,12 @@ def status_of(main, report):
         return EXIT_INTERRUPTED
     except Terminated:
         return EXIT_TERMINATED
+
+
+def print_line(text):
+    """Print a line in one piece: the lines of several ranks may not run into each other on the stdout that they share."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def complain(message):

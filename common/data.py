@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import distributed
+from common import cli, distributed
 from common.cli import UserError
+from common.transforms import center_crop, crop_and_resize, random_resized_crop_box, resize_shorter  # noqa: F401  (data.center_crop …)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -257,7 +258,7 @@ class DeviceBatches(object):
             if bad and not self._skip_bad_images:
                 raise UserError("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
             for message in set(bad) - self.bad_images:
-                print("skipped unreadable image " + message, flush=True)
+                cli.print_line("skipped unreadable image " + message)
             self.bad_images.update(bad)
             if len(targets):
                 yield self._normalized(images), targets.to(self._device, non_blocking=True)

@@ -42,7 +42,7 @@ class Rank(namedtuple("Rank", "rank world_size local_rank device")):
         """Print the lines that are not empty, on rank 0."""
         for line in lines if self.is_main else ():
             if line:
-                print(line, flush=True)
+                cli.print_line(line)
 
 
 class Layout(namedtuple("Layout", "device_type indices nnodes node_rank init_method")):

@@ -18,13 +18,13 @@ def evaluating(model, rank):
         yield network
 
 
-def evaluate(batches, learner, rank, show=None, every=1):
+def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
     """Return the meters.Result of `learner` (model, criterion and amp of a progress.Learner) over `batches`.
 
-    `show(step, tally, clock)` is called after every `every`-th batch of this rank, to print a line. Raises UserError where there
-    is no image, TrainingStopped for a loss that is not finite.
+    `show(step, tally, clock)` is called after every `every`-th batch of this rank from `first` on, to print a line. `clock`: the
+    meters.Clock to measure with. Raises UserError where there is no image, TrainingStopped for a loss that is not finite.
     """
-    tally, clock = Tally("the evaluation"), Clock(rank.device, len(batches))
+    tally, clock = Tally("the evaluation"), clock or Clock(rank.device, len(batches))
     with evaluating(learner.model, rank) as network:
         clock.start()
         for step, (images, target) in enumerate(batches):
@@ -33,7 +33,7 @@ def evaluate(batches, learner, rank, show=None, every=1):
                 output = network(images).float()
             tally.add(learner.criterion(output, target), output, target)
             clock.lap(len(target) * rank.world_size)
-            if show and step % every == 0:
+            if show and step % every == first:
                 tally.fetch()
                 clock.split()
                 show(step, tally, clock)

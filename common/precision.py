@@ -26,7 +26,8 @@ def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device
     """
     apex_amp = _apex_amp() if device.type != "cpu" else None
     if apex_amp is not None:
-        return _initialize_apex(apex_amp, model, optimizer, opt_level, loss_scale, apex_options)
+        options = dict(apex_options, opt_level=opt_level, **({} if loss_scale is None else {"loss_scale": loss_scale}))
+        return _initialize_apex(apex_amp, model, optimizer, options)
     note = None
     if opt_level != "O0" and not _runs(opt_level, device):
         note = "opt level %s cannot run on %s with PyTorch %s without apex: running O0" % (
@@ -119,16 +120,18 @@ class StaticScaler(object):
         self._scale = float(scale)
 
     def scale(self, loss):
+        """Return the loss times the constant."""
         return loss if self._scale == 1.0 else loss * self._scale
 
     def step(self, optimizer):
+        """Divide the gradients by the constant, and take an optimizer step."""
         if self._scale != 1.0:
             for group in optimizer.param_groups:
                 _multiply([p.grad for p in group["params"] if p.grad is not None], 1.0 / self._scale)
         optimizer.step()
 
     def update(self):
-        pass
+        """Nothing: the scale is constant."""
 
     def state_dict(self):
         return {}
@@ -154,6 +157,7 @@ class ApexAmp(object):
             scaled_loss.backward()
 
     def step(self):
+        """As NativeAmp's."""
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -177,14 +181,12 @@ def _apex_amp():
     return amp if hasattr(amp, "initialize") else None
 
 
-def _initialize_apex(apex_amp, model, optimizer, opt_level, loss_scale, options):
-    if loss_scale is not None:
-        options = dict(options, loss_scale=loss_scale)
+def _initialize_apex(apex_amp, model, optimizer, options):
     if optimizer is None:
-        model = apex_amp.initialize(model, opt_level=opt_level, **options)
+        model = apex_amp.initialize(model, **options)
     else:
-        model, optimizer = apex_amp.initialize(model, optimizer, opt_level=opt_level, **options)
-    return model, optimizer, ApexAmp(apex_amp, optimizer, opt_level)
+        model, optimizer = apex_amp.initialize(model, optimizer, **options)
+    return model, optimizer, ApexAmp(apex_amp, optimizer, options["opt_level"])
 
 
 def _scaler(loss_scale, device):

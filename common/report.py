@@ -52,6 +52,7 @@ def write(case, metrics_path, output_path, seconds):
 
 
 def case_name(case):
+    """Return the name of the case, which its log has: `<Network>_bs<batch>_<N>p_<acc|perf|eval>`."""
     return "{network}_bs{batch_size}_{ranks}p_{suffix}".format(**case)
 
 

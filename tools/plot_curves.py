@@ -46,9 +46,11 @@ def read_curves(path):
     for record in logged:
         place = place_of(record["step"], steps_per_epoch)
         for metric in METRICS.intersection(record["data"] if place else ()):
-            if is_number(record["data"][metric]):
-                level, epoch = place
-                curves.setdefault(metric, ({}, {}))[level][epoch] = record["data"][metric]
+            level, epoch = place
+            # Of an epoch the mean is drawn: the number of that name is its last batch's.
+            value = record["data"].get(metric + "_mean" if level else metric, record["data"][metric])
+            if is_number(value):
+                curves.setdefault(metric, ({}, {}))[level][epoch] = value
     if not curves:
         raise UserError("%s holds no DLLogger record of a training (wanted: lines `DLLL {...}` with %s)"
                         % (path, ", ".join(sorted(METRICS))))

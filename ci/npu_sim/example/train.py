@@ -6,6 +6,7 @@ with --checkpoint it resumes from that file where it exists, and writes it at th
 
 import argparse
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,12 @@ def pick_device(kind, rank):
     return device
 
 
+def print_line(text):
+    """In one piece: the ranks share one stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def train(rank, options):
     device = pick_device(options.device, rank)
     torch.manual_seed(0)
@@ -76,12 +83,12 @@ def train(rank, options):
         scaler.step(optimizer)
         scaler.update()
         if rank == 0:
-            print("step %d loss %.9f" % (step, loss.item()), flush=True)
+            print_line("step %d loss %.9f" % (step, loss.item()))
     if options.checkpoint and rank == 0:
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, options.checkpoint)
     if device.type == "npu":
         torch.npu.synchronize()
-        print("rank %d peak memory %d bytes" % (rank, torch.npu.max_memory_allocated()), flush=True)
+        print_line("rank %d peak memory %d bytes" % (rank, torch.npu.max_memory_allocated()))
     if options.ranks > 1:
         dist.destroy_process_group()
 
