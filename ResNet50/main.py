@@ -47,7 +47,7 @@ def parser():
         help="images of one rank between two updates, --accumulate counted in: gradients of several batches; -1: every update")
     add("--benchmark", "-bm", type=int, choices=(0, 1), default=0, help="1: --optimizer-batch-size %d" % BENCHMARK_BATCH)
     add("--zero-init-residual", action="store_true", help="start with 0 as the last BatchNorm weight of each block")
-    add("--normal-fc", action="store_true", help="start with a normal fc.weight, std sqrt(1/(3 inputs))")
+    add("--normal-fc", action="store_true", help="start with a normal classifier, std sqrt(1/(3 inputs))")
     add("-c", "--model-config", choices=("classic", "fanin", "grp-fanin", "grp-fanout"), default="classic",
         help="initialisation of the convolutions: He's with fan-in for the fanin ones, else with fan-out")
 
@@ -196,7 +196,7 @@ def train(batches, learner, run, args):
     tally = progress.tally
     model.train(not args.fine_tuning)  # a frozen body keeps its statistics too
     for step, images, target in progress.steps(batches, clock, batches_in_update(args)):
-        images, soft_target = mixup(images, target, args, rank, progress.epoch, step)
+        images, soft_target = mixup(images, target, args, run)
         with amp.autocast():
             output = model(images)
         loss = criterion(output.float(), soft_target)
@@ -240,11 +240,11 @@ def tag(rank):
     return rank.tag if rank.world_size > 1 else ""
 
 
-def mixup(images, target, args, rank, epoch, step):
+def mixup(images, target, args, run):
     """Return (images, target), mixed when --mixup asks for it; a function of seed, rank, epoch and step."""
     if args.mixup <= 0:
         return images, target
-    rng = data.sample_rng(args.seed + 1 + rank.rank, epoch, step)
+    rng = data.sample_rng(args.seed + 1 + run.rank.rank, run.progress.epoch, run.progress.step)
     return recipe.mixed_up(images, target, args.num_classes, args.mixup, rng)
 
 
