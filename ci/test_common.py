@@ -594,7 +594,7 @@ def make_progress(tmp_path, model, **options):
 class MadeUpBatches(object):
     """Stands in for DeviceBatches: batch b of an epoch holds four images of the value b."""
 
-    images, global_batch = 24, 4
+    images, global_batch, step_images = 24, 4, 2
 
     def __len__(self):
         return 6
@@ -697,6 +697,15 @@ def test_another_batch_or_data_set_is_refused(tmp_path, key, value, words):
     ours.resume({"state_dict": small_network().state_dict(), "epoch": 1, "step": 2, key: value}, "file")
     with pytest.raises(cli.UserError, match=words):
         ours.start_clock(MadeUpBatches(), 3)
+
+
+@pytest.mark.parametrize("stored, step", [({}, 4), ({"step_images": 2}, 4), ({"step_images": 4}, 8), ({"step_images": 1}, 2)])
+def test_a_resume_with_another_accumulation_starts_at_the_same_image(tmp_path, stored, step):
+    """An update may be computed in more or fewer batches than before the interruption: what counts is the images that were seen."""
+    ours = make_progress(tmp_path, small_network())
+    ours.resume(dict({"state_dict": small_network().state_dict(), "step": 4}, **stored), "file")
+    ours.start_clock(MadeUpBatches(), 3)
+    assert ours.step == step
 
 
 def test_the_seed_of_a_resumed_run(monkeypatch):

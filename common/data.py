@@ -136,7 +136,7 @@ class TrainBatches(object):
         updates, of `accumulate` batches each. Without, it ends with a smaller batch, for which the order is repeated from its
         start until all ranks have equally many. Raises UserError when there is not a single update."""
         self.images, self.global_batch = length, batch_size * accumulate * rank.world_size
-        self._step_images, self._rank, self._seed = batch_size * rank.world_size, rank, seed
+        self.step_images, self._rank, self._seed = batch_size * rank.world_size, rank, seed
         self._max_steps, self._drop_last, self._accumulate = max_steps, drop_last, accumulate
         self._epoch = self._first_step = 0
         if len(self) == 0:
@@ -151,7 +151,7 @@ class TrainBatches(object):
         if self._drop_last:
             steps = self.images // self.global_batch * self._accumulate
         else:
-            steps = -(-self.images // self._step_images)
+            steps = -(-self.images // self.step_images)
         return min(steps, self._max_steps or steps)
 
     def __iter__(self):
@@ -162,7 +162,7 @@ class TrainBatches(object):
             order = np.resize(order, -(-self.images // self._rank.world_size) * self._rank.world_size)
         epoch = self._epoch
         for step in range(self._first_step, len(self)):
-            part = order[step * self._step_images:(step + 1) * self._step_images]
+            part = order[step * self.step_images:(step + 1) * self.step_images]
             yield [(epoch, int(index)) for index in part[self._rank.rank::self._rank.world_size]]
 
 
@@ -247,6 +247,11 @@ class DeviceBatches(object):
     def global_batch(self):
         """Images whose gradients make one update, over all ranks."""
         return self._source.batch_sampler.global_batch
+
+    @property
+    def step_images(self):
+        """Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated."""
+        return self._source.batch_sampler.step_images
 
     def of_epoch(self, epoch, first_step=0):
         """Return an iterator over the training batches of an epoch from `first_step` on."""

@@ -54,7 +54,7 @@ class Tally(object):
     """Loss, top-1 and top-5 of the batches of an epoch or of an evaluation.
 
     What a batch gives stays on the device until `fetch` brings all of it at once into the meters `loss`, `top1` and `top5` and
-    into `recent`, the BatchResults since `recent` was last emptied. `name` says in errors what is counted, such as "epoch 3".
+    into `recent`, the BatchResults since `recent` was last emptied. `batches` counts them. `name` says in errors what is counted, such as "epoch 3".
     `reduce`: what the stacked numbers (batches, 3) go through on the device, such as a mean over the ranks.
     """
 
@@ -65,7 +65,7 @@ class Tally(object):
     def reset(self):
         """Forget everything."""
         self.loss, self.top1, self.top5 = AverageMeter("Loss", ":.4e"), AverageMeter("Acc@1", ":6.2f"), AverageMeter("Acc@5", ":6.2f")
-        self.recent, self._pending, self._batches = [], [], 0
+        self.recent, self._pending, self.batches = [], [], 0
 
     def add(self, loss, output, target):
         """Note a batch: `loss` its mean (a scalar), `output` (N, classes), `target` (N,), all on the device."""
@@ -83,11 +83,11 @@ class Tally(object):
         for images, (loss, hits1, hits5) in zip(counts, (self._reduce(values) if self._reduce else values).tolist()):
             if not math.isfinite(loss):
                 raise TrainingStopped("the loss is %s in step %d of %s: the weights or the images are not finite numbers; a lower "
-                                      "learning rate may help" % (loss, self._batches, self.name))
+                                      "learning rate may help" % (loss, self.batches, self.name))
             self._count(images, loss, hits1, hits5)
 
     def _count(self, images, loss, hits1, hits5):
-        self._batches += 1
+        self.batches += 1
         self.recent.append(BatchResult(images, loss, 100.0 * hits1 / images, 100.0 * hits5 / images))
         for meter, value, total in ((self.loss, loss, loss * images), (self.top1, self.recent[-1].top1, 100.0 * hits1),
                                     (self.top5, self.recent[-1].top5, 100.0 * hits5)):
@@ -103,13 +103,13 @@ class Tally(object):
 
     def state_dict(self):
         """Return all that has been fetched, as plain numbers."""
-        return {"batches": self._batches, "recent": [list(batch) for batch in self.recent],
+        return {"batches": self.batches, "recent": [list(batch) for batch in self.recent],
                 "meters": [[meter.val, meter.sum, meter.count] for meter in (self.loss, self.top1, self.top5)]}
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned."""
         self.reset()
-        self._batches, self.recent = state["batches"], [BatchResult(*batch) for batch in state["recent"]]
+        self.batches, self.recent = state["batches"], [BatchResult(*batch) for batch in state["recent"]]
         for meter, (value, total, count) in zip((self.loss, self.top1, self.top5), state["meters"]):
             meter.val, meter.sum, meter.count = value, total, count
 

@@ -57,6 +57,9 @@ class Progress(object):
         for key, value in zip(("global_batch", "train_images"), (batches.global_batch, batches.images)):
             if self.constants.setdefault(key, value) != value:
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]))
+        # Where an update is now divided into more or fewer steps, the same images have been seen after another number of them.
+        self.step = self.step * self.constants.get("step_images", batches.step_images) // batches.step_images
+        self.constants["step_images"] = batches.step_images
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
 
     def steps(self, batches, clock, accumulate=1):
@@ -67,7 +70,7 @@ class Progress(object):
         nothing is saved: no checkpoint holds their gradients. Raises Terminated after saving when SIGTERM has come.
         """
         self.steps_in_epoch = len(batches)
-        self.tally.name = "epoch %d" % self.epoch
+        self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
         clock.start()
         for images, target in batches.of_epoch(self.epoch, first_step=self.step):
             clock.batch_came()
@@ -168,7 +171,7 @@ class Progress(object):
         self.results = dict(content.get("results", {}))
         stored = self._accuracy_or_error(content.get(self._best_key))
         self.best = self.results.get("val.best_top1", stored)  # an error need not give the very same accuracy
-        self.constants.update((key, content[key]) for key in _ORDER if key in content)
+        self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images"] if key in content)
         if "tally" in content:
             self.tally.load_state_dict(content["tally"])
         absent = [key for key in self._parts if key != self._model_key and not self._restore(key, content, source)]

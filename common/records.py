@@ -9,14 +9,13 @@ import json
 import os
 import time
 
-import torch
-
 _UNITS = {"val.top1": "%", "val.top5": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
 
 
 def start(path, rank, args, amp, progress=None, **more):
     """Return the Recorder of a run, which has noted its parameters: `args` and `more`. Everything that can be wrong has to be
     checked before. `progress`: that of a training; where it goes on with another one, so do the records."""
+    import torch  # not for run.py, which only reads records: every script would start a second later
     goes_on = progress is not None and progress.resumed
     if goes_on and rank.is_main:
         _forget_since(path, progress.epoch, progress.step)

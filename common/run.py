@@ -75,14 +75,16 @@ def _prepare(output_path, products, log_path):
     try:
         os.makedirs(output_path, exist_ok=True)
         with open(log_path, "ab") as log:
-            log_is_new = log.tell() == 0
+            size_of_log = log.tell()
     except OSError as error:
         raise cli.UserError("cannot write to output path %s (%s)" % (output_path, error.strerror))
-    aside = _set_aside(output_path, products, log_path if log_is_new else None)
+    aside = _set_aside(output_path, products, None if size_of_log else log_path)
 
     def undo():
-        if log_is_new or aside:
+        if aside or not size_of_log:
             os.remove(log_path)
+        else:
+            os.truncate(log_path, size_of_log)
         for name in os.listdir(aside) if aside else ():
             shutil.move(os.path.join(aside, name), output_path)
         for folder in ([aside] if aside else []) + made:
