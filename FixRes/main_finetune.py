@@ -4,7 +4,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import checkpoint, cli, data, device as devices, distributed  # noqa: E402
+from common import checkpoint, cli, data, distributed  # noqa: E402
 from imnet_common import flags, networks, training, transforms, weights  # noqa: E402
 from imnet_finetune.adaptation import freeze, set_finetune_mode  # noqa: E402
 from imnet_finetune.samplers import FixedOrderSampler  # noqa: E402
@@ -28,32 +28,33 @@ def parser():
 
 def main():
     args = parser().parse_args()
-    flags.settle_files(args, subfolder="finetune")
+    flags.divide(args)
+    flags.resolve_files(args, subfolder="finetune")
     data.check_layout(args.imnet_path)
     distributed.launch(finetune, args, flags.layout(args))
 
 
 def finetune(args, rank):
     """What each rank does."""
-    devices.seed(args.seed, rank.device)
-    model = networks.build(args.architecture, args.num_classes, args.EfficientNet_models)
-    start_from_weights(model, args)
-    freeze(model, args.architecture)
     pipeline = {"v1": transforms.eval_pipeline, "v2": transforms.finetune_pipeline_v2}[args.transforms]
-    training.train(args, rank, model, training.Phase(
-        architecture=args.architecture, sampler=functools.partial(FixedOrderSampler, seed=args.seed),
+    training.train(args, rank, training.Phase(
+        architecture=args.architecture, network=start_network, sampler=FixedOrderSampler,
         transform=pipeline(args.input_size, args.resize == "short-side"),
         set_mode=functools.partial(set_finetune_mode, architecture=args.architecture),
         scaled=args.lr_scaling == "global-batch", evaluate_first=True))
 
 
-def start_from_weights(model, args):
-    """Load what the flags name, or the published weights. A resumed run has its own."""
+def start_network(args, rank):
+    """Return the network, frozen but for what is adapted, with the weights that the flags name, or else the published ones. A
+    resumed run has its own."""
+    model = networks.build(args.architecture, args.num_classes, args.EfficientNet_models)
     if args.pth_path:
-        weights.load(model, args.pth_path, args.num_classes)
+        rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema))
     elif not args.resume:
         content = networks.first_weights(args.architecture, args.EfficientNet_models)
         checkpoint.load_weights(model, content, "the published weights of " + args.architecture)
+    freeze(model, args.architecture)
+    return model
 
 
 if __name__ == "__main__":

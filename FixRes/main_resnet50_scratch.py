@@ -1,10 +1,9 @@
 """FixRes, phase 1: train a ResNet-50 from scratch on ImageNet at a low resolution, with repeated augmentation."""
-import functools
 import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import cli, data, device as devices, distributed  # noqa: E402
+from common import cli, data, distributed  # noqa: E402
 from imnet_common import flags, networks, training, transforms, weights  # noqa: E402
 from imnet_resnet50_scratch.samplers import RASampler  # noqa: E402
 
@@ -18,20 +17,25 @@ def parser():
 
 def main():
     args = parser().parse_args()
-    flags.settle_files(args, subfolder="")
+    flags.divide(args)
+    flags.resolve_files(args, subfolder="")
     data.check_layout(args.imnet_path)
     distributed.launch(train, args, flags.layout(args))
 
 
 def train(args, rank):
     """What each rank does."""
-    devices.seed(args.seed, rank.device)
+    training.train(args, rank, training.Phase(
+        architecture="ResNet50", network=start_network, sampler=RASampler, transform=transforms.train_pipeline(args.input_size),
+        set_mode=lambda network: network.train(), scaled=True, evaluate_first=False))
+
+
+def start_network(args, rank):
+    """Return the network with the weights that the flags name, or with random ones."""
     model = networks.build("ResNet50", args.num_classes)
     if args.pth_path:
-        weights.load(model, args.pth_path, args.num_classes)
-    training.train(args, rank, model, training.Phase(
-        architecture="ResNet50", sampler=functools.partial(RASampler, seed=args.seed), transform=transforms.train_pipeline(args.input_size),
-        set_mode=lambda network: network.train(), scaled=True, evaluate_first=False))
+        rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema))
+    return model
 
 
 if __name__ == "__main__":

@@ -3,23 +3,23 @@
 The defaults are the recipe of the Ascend port: GE-theta-minus with global extent on WRN-16-8, 300 epochs.
 """
 import inspect
+import itertools
 import json
 import os
-import random
 import sys
-import time
 
 import torch
 from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import checkpoint, cifar, cli, data, device as devices, distributed, meters, precision, records  # noqa: E402
-from common.progress import Progress  # noqa: E402
+from common import (checkpoint, cifar, cli, data, device as devices, distributed, evaluation, flags, optimizer,  # noqa: E402
+                    precision, records)
+from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
 from models import IMAGE_SIZE, WideResNet  # noqa: E402
 
 MASTER_PORT = 29688  # where the ranks of several machines meet, as in the Ascend port, unless --dist-url or --master-port says otherwise
-PROFILED_STEP = 5  # --prof: the first steps compile and fill caches
+PROFILED_UPDATE = 5  # --prof: the first ones compile and fill caches
 NETWORK_FLAGS = ("depth", "width", "extent", "extra_params", "mlp")
 
 
@@ -38,7 +38,7 @@ def parser():
     add("--image-size", type=cli.positive_int, default=IMAGE_SIZE, help="must be %d: CIFAR's" % IMAGE_SIZE)
 
     add("-epochs", "--no-epochs", "--epochs", dest="epochs", type=cli.natural_int, default=300, help="epochs in all")
-    add("-b", "--batch-size", type=cli.positive_int, default=128, help="images per step over all ranks of all machines")
+    add("-b", "--batch-size", type=cli.positive_int, default=128, help="images of an update over all ranks of all machines")
     add("-bt", "--test-batch-size", type=cli.positive_int, default=128, help="images per evaluation step of one rank")
     add("-lr", "--learning-rate", "--lr", type=float, default=0.1, help="not scaled by the number of ranks")
     add("--lr-decay-ratio", type=float, default=0.2, help="factor on the learning rate at each of --epoch-step")
@@ -57,24 +57,16 @@ def parser():
         help="start from --pth-path (without it from model_best.pth.tar of the output path), with a new classifier")
     add("--resume", metavar="FILE", default="", help="go on exactly where this checkpoint was written; with --eval: evaluate it")
 
-    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
-    add("--device-list", type=cli.int_list, default="0,1,2,3,4,5,6,7", help="devices of this machine")
+    flags.add_run_flags(p, images=False)
+    flags.add_machine_flags(p)
     add("--gpu", type=cli.natural_int, default=0, help="position in --device-list of the device of a run on one")
-    add("--multiprocessing-distributed", action="store_true", help="one rank on each device of --device-list")
-    add("--world-size", type=cli.positive_int, default=1, help="number of machines")
-    add("--rank", type=int, default=-1, help="number of this machine; without it the environment's NODE_RANK, else 0")
-    add("--addr", help="address of machine 0")
-    add("--master-port", type=cli.positive_int, help="port on machine 0")
-    add("--dist-url", help="tcp://ADDRESS:PORT of machine 0; same as --addr with --master-port")
-
     add("-j", "--workers", type=cli.natural_int, default=9,
         help="threads of this machine that prepare batches, divided among its ranks; 0: batches are made when they are needed")
-    add("--seed", type=cli.natural_int, help="makes a run reproducible; without it a random one")
-    add("-p", "--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
-    add("--max-steps", type=cli.positive_int, help="end each epoch (and each evaluation) after this many steps")
-    add("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
+
+    flags.add_training_flags(p)
+    flags.add_step_flags(p)
     add("--output-path", default="checkpoints", metavar="DIR", help="where checkpoints and metrics.jsonl go")
-    add("--prof", action="store_true", help="train %d steps, profile one, write output.prof and stop" % PROFILED_STEP)
+    add("--prof", action="store_true", help="make %d updates, profile one, write output.prof and stop" % PROFILED_UPDATE)
     return p
 
 
@@ -101,18 +93,15 @@ def loss_scale(text):
 
 
 def main():
-    args = settled(parser().parse_args())
-    where = layout(args)
-    args.batch_per_rank = args.batch_size // where.world_size
-    args.workers_per_rank = (args.workers + len(where.indices) - 1) // len(where.indices)
-    if args.batch_per_rank == 0:
-        raise cli.UserError("batch size %d is smaller than the number of ranks, %d" % (args.batch_size, where.world_size))
+    args = checked(parser().parse_args())
+    layout = device_layout(args)
+    flags.divide(args, layout)
     args.folder = cifar.find_folder(args.data_path, args.dataset)
     cifar.verify_checksums(args.folder, args.dataset)
-    distributed.launch(train_or_evaluate, args, where)
+    distributed.launch(train_or_evaluate, args, layout)
 
 
-def settled(args):
+def checked(args):
     """Check what the flags say together, and resolve those that say the same thing."""
     if not args.data_path:
         raise cli.UserError("no dataset: give the folder that holds %s with --DataPath" % cifar.LAYOUTS[args.dataset].folder)
@@ -131,105 +120,79 @@ def settled(args):
     return args
 
 
-def layout(args):
+def device_layout(args):
     """Return the distributed.Layout that the flags describe."""
-    addr, port = distributed.meeting_point(args.addr, args.master_port, args.dist_url)
     if args.gpu >= len(args.device_list):
         raise cli.UserError("--gpu %d: --device-list has %d devices, counted from 0" % (args.gpu, len(args.device_list)))
-    indices = args.device_list if args.multiprocessing_distributed else [args.device_list[args.gpu]]
-    node_rank = args.rank if args.rank >= 0 else int(os.environ.get("NODE_RANK", 0))
-    return distributed.layout(args.device, indices, args.world_size, node_rank, addr,
-                              port or (MASTER_PORT if args.world_size > 1 else None))
+    return flags.machine_layout(args, args.device_list[args.gpu], MASTER_PORT)
 
 
 def train_or_evaluate(args, rank):
-    """What each rank does."""
-    resumed = load_run(args.resume) if args.resume else {}
-    seed_everything(args, resumed, rank)
+    """What each rank does; the order is that of every model (ResNet50/main.py)."""
+    resumed = checkpoint.load(args.resume) if args.resume else {}
+    args.seed = choose_seed(args.seed, resumed, rank)
     devices.npu_modes(rank.device)
-
-    network = {flag: getattr(args, flag) for flag in NETWORK_FLAGS}
-    model = build_model(network, cifar.LAYOUTS[args.dataset].classes)
-    start_from_weights(model, network, args)
-    model.to(rank.device)
+    learner = make_learner(args, rank)
     if args.eval:
-        evaluate(model, args, rank)
-    else:
-        fit(model, network, resumed, args, rank)
+        return evaluate(learner, args, rank)
+    progress = make_progress(learner, args, rank)
+    if args.resume:
+        resume(progress, resumed, args)
+    fit(learner._replace(model=distributed.data_parallel(learner.model, rank)), progress, args, rank)
 
 
-def seed_everything(args, resumed, rank):
-    """Settle the run's seed, the same on all ranks: --seed, or that of the run to go on with, or a random one.
-
-    Whoever gives --seed wants the same numbers again, so cuDNN may neither use algorithms that differ from call to call nor
-    choose among them by their speed of the moment.
-    """
-    torch.backends.cudnn.deterministic = args.seed is not None
-    if args.seed is not None:
-        torch.backends.cudnn.benchmark = False
-    else:
-        args.seed = resumed.get("seed", distributed.broadcast_int(random.SystemRandom().randrange(2 ** 31), rank))
-    devices.seed(args.seed, rank.device)
-
-
-def evaluate(model, args, rank):
-    """Evaluate on the test set and record the result."""
-    model, _, amp = precision.initialize(model, None, args.opt_level, args.loss_scale, rank.device)
-    show = Printer(rank)
-    show.note(amp.note)
-    batches = make_batches("test", args, rank)
-    recorder = open_recorder(args, rank, amp)
-    err1, test_loss = validate(batches, model, nn.CrossEntropyLoss(), amp, args, rank, show)
-    recorder.log((), {"val.top1": 100.0 - err1, "val.loss": test_loss})
-
-
-def fit(model, network, resumed, args, rank):
-    """Train from the epoch and step that `resumed`, a loaded checkpoint or nothing, has reached; evaluate after each epoch."""
-    criterion = nn.CrossEntropyLoss()
-    optimizer = make_optimizer(model, args)
-    model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device)
-    progress = Progress(rank, "state_dict", {"state_dict": model, "optimizer": optimizer, "amp": amp},
-                        os.path.join(args.output_path, "checkpoint.pth.tar"),
-                        os.path.join(args.output_path, "model_best.pth.tar"), best_key="best_err1", best_is_error=True,
-                        constants={"arch": "GENET", "seed": args.seed, "network": network}, every_steps=args.checkpoint_steps)
-    show = Printer(rank)
-    show.note(amp.note)
-    if resumed:
-        resume(progress, resumed, network, args.resume, show)
-    model = distributed.data_parallel(model, rank)
-    train_batches, test_batches = make_batches("train", args, rank), make_batches("test", args, rank)
-    if args.prof:
-        return profile(train_batches, model, criterion, amp, args, rank, show)
-    recorder = open_recorder(args, rank, amp)
-
-    throughput = meters.Throughput(rank.device, meters.warmup_steps(len(train_batches) * (args.epochs - progress.epoch)))
-    while progress.epoch < args.epochs:
-        epoch = progress.epoch
-        rate = learning_rate(epoch, args.learning_rate, args.lr_decay_ratio, args.epoch_step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        show.note("epoch %d: learning rate %g" % (epoch, rate))
-        train(train_batches, model, criterion, amp, progress, throughput, args, rank, show, recorder)
-        err1, test_loss = validate(test_batches, model, criterion, amp, args, rank, show)
-        progress.results["val.loss"] = test_loss
-        progress.end_epoch(100.0 - err1)
-        recorder.log((epoch,), {"train.loss": progress.results.get("train.loss_mean"), "val.loss": test_loss, "val.top1": 100.0 - err1,
-                                "train.total_ips": throughput.images_per_second, "lr": rate})
-    recorder.log((), dict(progress.results, **throughput.summary()))
-
-
-def open_recorder(args, rank, amp):
-    """Return the recorder of the run, which has noted its parameters. Everything that can be wrong has been checked by now."""
-    recorder = records.Recorder(os.path.join(args.output_path, "metrics.jsonl"), rank, append=bool(args.resume))
-    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type,
-                             opt_level_run=amp.opt_level, torch=torch.__version__))
-    return recorder
+def make_learner(args, rank):
+    """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
+    model = build_model(network_of(args), cifar.LAYOUTS[args.dataset].classes)
+    rank.print(start_from_weights(model, args))
+    model.to(rank.device)
+    model, sgd, amp = precision.initialize(model, make_optimizer(model, args), args.opt_level, args.loss_scale, rank.device)
+    rank.print(amp.note)
+    return Learner(model, nn.CrossEntropyLoss(), sgd, amp)
 
 
 def make_optimizer(model, args):
     """Return SGD over all parameters in one group: BatchNorm's and the classifier's bias decay too."""
     return torch.optim.SGD(model.parameters(), args.learning_rate, momentum=args.momentum,
                            weight_decay=args.weight_decay, nesterov=args.nesterov)
+
+
+def make_progress(learner, args, rank):
+    """Return the Progress of a training from its first epoch on, with the port's keys in the checkpoint."""
+    parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
+    path, best_path = (os.path.join(args.output_path, name) for name in ("checkpoint.pth.tar", "model_best.pth.tar"))
+    constants = {"arch": "GENET", "seed": args.seed, "network": network_of(args)}
+    return Progress(rank, "state_dict", parts, path, best_path, constants, args.checkpoint_steps, "best_err1", best_is_error=True)
+
+
+def evaluate(learner, args, rank):
+    """Evaluate once on the test set, and record the result."""
+    batches = make_batches("test", args, rank)
+    recorder = open_records(learner, args, rank)
+    recorder.evaluation(validate(batches, learner, args, rank), bad_images=0)
+
+
+def fit(learner, progress, args, rank):
+    """Train to the end of the last epoch, with an evaluation and a checkpoint after each."""
+    train_batches, test_batches = make_batches("train", args, rank), make_batches("test", args, rank)
+    clock = progress.start_clock(train_batches, args.epochs)
+    if args.prof:
+        return profile(train_batches, learner, Run(rank, progress, clock, None), args)
+    run = Run(rank, progress, clock, open_records(learner, args, rank, progress))
+    while progress.epoch < args.epochs:
+        rate = learning_rate(progress.epoch, args.learning_rate, args.lr_decay_ratio, args.epoch_step)
+        optimizer.set_rate(learner.optimizer, rate)
+        rank.print("epoch %d: learning rate %g" % (progress.epoch, rate))
+        train(train_batches, learner, run, args)
+        progress.note_evaluation(validate(test_batches, learner, args, rank))
+        run.recorder.epoch(progress, clock, rate)
+        progress.end_epoch()
+    run.recorder.summary(progress, clock, bad_images=0)
+
+
+def open_records(learner, args, rank, progress=None):
+    """Return the Recorder of the run. Everything that can be wrong has been checked by now."""
+    return records.start(os.path.join(args.output_path, "metrics.jsonl"), rank, args, learner.amp, progress)
 
 
 def learning_rate(epoch, base, decay_ratio, milestones):
@@ -241,91 +204,75 @@ def learning_rate(epoch, base, decay_ratio, milestones):
     return base * decay_ratio ** sum(milestone <= epoch for milestone in milestones)
 
 
-def train(batches, model, criterion, amp, progress, throughput, args, rank, show, recorder):
-    """Train what is left of the epoch that `progress` is in."""
-    batch_time, data_time, losses, err1, err5 = Meter("Time"), Meter("Data"), Meter("Loss", 4), Meter("Err@1"), Meter("Err@5")
-    epoch, steps = progress.epoch, len(batches)
-    model.train()
-    throughput.start()
-    end = time.time()
-    for images, target in batches.of_epoch(epoch, first_step=progress.step):
-        data_time.update(time.time() - end)
-        step = progress.step
-        output, loss = train_step(model, criterion, amp, images, target)
-
-        losses.update(loss, len(target))
-        for meter, value in zip((err1, err5), errors(output, target)):
-            meter.update(value, len(target))
-        batch_time.update(time.time() - end)
-        end = time.time()
-        throughput.step(len(target) * rank.world_size)
-        if step % args.print_freq == 0:  # the only place where the host waits for the device
-            show("Epoch: [%d]" % epoch, step, steps, batch_time, data_time, losses, err1, err5)
-            recorder.log((epoch, step), {"train.loss": float(losses.val), "train.data_time": data_time.avg}, epoch * steps + step)
-        progress.end_step()
-    throughput.stop()
-    if losses.count:  # an interrupted epoch may have had no step left
-        progress.results.update({"train.loss": float(losses.val), "train.loss_mean": losses.avg})
-    rate = throughput.images_per_second
-    show.device_note(rate and "batch_size: %d Time: %.3f * FPS@all %.3f" % (args.batch_size, args.batch_size / rate, rate))
+def train(batches, learner, run, args):
+    """Train what is left of the epoch that the run is in."""
+    rank, progress, clock, recorder = run
+    tally = progress.tally
+    learner.model.train()
+    for step, images, target in progress.steps(batches, clock, args.accumulate):
+        output, loss = train_step(learner, images, target, progress)
+        tally.add(loss, output, target)
+        clock.lap(len(target) * rank.world_size)
+        if step % args.print_freq == 0:
+            progress.read(clock)
+            rank.print(line("Epoch: [%d]" % progress.epoch, step, len(batches), (clock.step_time, clock.data_time), tally))
+            recorder.step(progress, clock, learner.optimizer.param_groups[0]["lr"])
+    rate = clock.images_per_second
+    rank.print(rate and "%sbatch_size: %d Time: %.3f * FPS@all %.3f"
+               % (rank.tag, batches.global_batch, batches.global_batch / rate, rate))
 
 
-def train_step(model, criterion, amp, images, target):
-    """Forward, backward and update; return the output and the loss, both still on the device."""
-    with amp.autocast():
-        output = model(images)
-    loss = criterion(output.float(), target)
-    amp.backward(loss)
-    amp.step()
-    return output.detach(), loss.detach()
+def train_step(learner, images, target, progress):
+    """Forward, backward and, with the last batch of an update, the update; return output and loss, still on the device."""
+    with learner.amp.autocast():
+        output = learner.model(images)
+    loss = learner.criterion(output.float(), target)
+    learner.amp.backward(loss, progress.batches_in_update)
+    if progress.update_is_complete:
+        learner.amp.step()
+    return output, loss
 
 
-def validate(batches, model, criterion, amp, args, rank, show):
-    """Return (top-1 error in per cent, loss) over the test set: in order, each image once, counts summed over the ranks."""
-    batch_time, losses, err1, err5 = Meter("Time"), Meter("Loss", 4), Meter("Err@1"), Meter("Err@5")
-    distributed.broadcast_buffers(model, rank)
-    network = distributed.unwrapped(model)  # a rank may get a batch fewer than the others: no collective in here
-    network.eval()
-    end = time.time()
-    with torch.no_grad():
-        for step, (images, target) in enumerate(batches):
-            with amp.autocast():
-                output = network(images)
-            losses.update(criterion(output.float(), target), len(target))
-            for meter, value in zip((err1, err5), errors(output, target)):
-                meter.update(value, len(target))
-            batch_time.update(time.time() - end)
-            end = time.time()
-            if step % args.print_freq == 0:
-                show("Test: ", step, len(batches), batch_time, losses, err1, err5)
-    images, loss, wrong1, wrong5 = distributed.sum_over_ranks(
-        [losses.count, float(losses.sum), float(err1.sum), float(err5.sum)], rank)
-    show.device_note("[AVG-ERR] * Err@1 %.3f Err@5 %.3f" % (wrong1 / images, wrong5 / images))
-    return wrong1 / images, loss / images
+def validate(batches, learner, args, rank):
+    """Return the meters.Result over the test set."""
+    def show(step, tally, clock):
+        rank.print(line("Test: ", step, len(batches), (clock.step_time,), tally))
+
+    result = evaluation.evaluate(batches, learner, rank, show, args.print_freq)
+    rank.print("%s[AVG-ERR] * Err@1 %.3f Err@5 %.3f" % (rank.tag, 100.0 - result.top1, 100.0 - result.top5))
+    return result
 
 
-def errors(output, target):
-    """Return the top-1 and top-5 errors of a batch in per cent, as tensors on the device."""
-    return [100.0 - right for right in meters.accuracy(output, target, topk=(1, 5))]
+def line(what, step, steps, times, tally):
+    """Return a progress line in upstream's form: `Name value (average)` of the meters, with errors for accuracies."""
+    shown = ["%s %.3f (%.3f)" % (time.name, time.val, time.avg) for time in times]
+    shown.append("Loss %.4f (%.4f)" % (tally.loss.val, tally.loss.avg))
+    shown += ["Err@%d %.3f (%.3f)" % (k, 100.0 - right.val, 100.0 - right.avg) for k, right in ((1, tally.top1), (5, tally.top5))]
+    return "\t".join(["%s[%d/%d]" % (what, step, steps)] + shown)
 
 
-def profile(batches, model, criterion, amp, args, rank, show):
-    """Profile one whole training step, the update with its gradients included, after the first few; write output.prof."""
-    model.train()
-    for step, (images, target) in enumerate(batches.of_epoch(0)):
-        if step < PROFILED_STEP:
-            train_step(model, criterion, amp, images, target)
-            continue
-        with torch.autograd.profiler.profile(**profiler_options(rank.device)) as profiler:
-            train_step(model, criterion, amp, images, target)
-            devices.synchronize(rank.device)
-        break
-    else:
-        raise cli.UserError("--prof needs more than %d steps in an epoch" % PROFILED_STEP)
+def profile(batches, learner, run, args):
+    """Profile one whole update, its gradients included, after the first few; write output.prof."""
+    rank, progress, clock, _ = run
+    if len(batches) - progress.step <= PROFILED_UPDATE * args.accumulate:
+        raise cli.UserError("--prof needs more than %d updates in an epoch" % PROFILED_UPDATE)
+
+    def take(steps):
+        for _, images, target in steps:
+            train_step(learner, images, target, progress)
+            clock.lap(len(target) * rank.world_size)
+        devices.synchronize(rank.device)
+
+    learner.model.train()
+    steps = progress.steps(batches, clock, args.accumulate)
+    take(itertools.islice(steps, PROFILED_UPDATE * args.accumulate))
+    with torch.autograd.profiler.profile(**profiler_options(rank.device)) as profiler:
+        take(itertools.islice(steps, args.accumulate))
+    path = os.path.join(args.output_path, "output.prof")
     if rank.is_main:
         os.makedirs(args.output_path, exist_ok=True)
-        profiler.export_chrome_trace(os.path.join(args.output_path, "output.prof"))
-    show.note("wrote %s (open it in chrome://tracing)" % os.path.join(args.output_path, "output.prof"))
+        profiler.export_chrome_trace(path)
+    rank.print("wrote %s (open it in chrome://tracing)" % path)
 
 
 def profiler_options(device):
@@ -338,32 +285,12 @@ def profiler_options(device):
     return {"use_" + device.type: True} if "use_" + device.type in known else {}
 
 
-class Meter(meters.AverageMeter):
-    """Prints as upstream's: `Name value (average)`."""
-
-    def __init__(self, name, digits=3):
-        super().__init__(name, ":.%df" % digits)
-
-
-class Printer:
-    """Prints rank 0's lines."""
-
-    def __init__(self, rank):
-        self._device = "[%s id: %d ] " % (rank.device.type, rank.device.index or 0)
-        self._is_main = rank.is_main
-
-    def __call__(self, what, step, steps, *shown):
-        self.note("\t".join(["%s[%d/%d]" % (what, step, steps)] + [str(meter) for meter in shown]))
-
-    def note(self, text):
-        if self._is_main and text:
-            print(text, flush=True)
-
-    def device_note(self, text):
-        self.note(text and self._device + text)
-
-
 # --- the network and the batches --------------------------------------------------------------------------------------
+
+def network_of(args):
+    """Return which variant the flags ask for; a checkpoint keeps it."""
+    return {flag: getattr(args, flag) for flag in NETWORK_FLAGS}
+
 
 def build_model(network, classes):
     """Return the network with its initial weights. Raises UserError for options that make no network."""
@@ -373,52 +300,46 @@ def build_model(network, classes):
         raise cli.UserError("--%s" % error)
 
 
-def start_from_weights(model, network, args):
-    """Load --pth-path into `model`; with --pretrained all but its classifier."""
+def start_from_weights(model, args):
+    """Load --pth-path into `model`, with --pretrained all but its classifier; return a line that says which weights they are
+    where the file leaves a choice."""
     if not args.pth_path:
-        return
+        return ""
     content = checkpoint.load(args.pth_path)
-    check_network(content, network, args.pth_path)
+    check_network(content, args, args.pth_path)
+    state = checkpoint.weights(content, args.pth_path, args.use_ema)
     if args.pretrained and not args.eval:
-        content = checkpoint.weights(content)
-        content.update((key, value) for key, value in model.state_dict().items() if key.startswith("fc."))
-    checkpoint.load_weights(model, content, args.pth_path)
+        state.update((key, value) for key, value in model.state_dict().items() if key.startswith("fc."))
+    checkpoint.load_weights(model, state, args.pth_path)
+    return checkpoint.describe(content, args.pth_path, args.use_ema)
 
 
-def check_network(content, network, source):
+def check_network(content, args, source):
     """Raise UserError where a checkpoint says that it is of another variant. (Without parameters in the gather, all
     extents have the same keys and shapes, so that loading alone would not notice.)"""
     trained = content.get("network") if isinstance(content, dict) else None
-    if isinstance(trained, dict) and trained != network:
-        different = ["--%s %s" % (flag.replace("_", "-"), trained.get(flag)) for flag in NETWORK_FLAGS
-                     if trained.get(flag) != network[flag]]
+    if isinstance(trained, dict) and trained != network_of(args):
+        different = ["--%s %s" % (flag.replace("_", "-"), trained.get(flag)) for flag, value in network_of(args).items()
+                     if trained.get(flag) != value]
         raise cli.UserError("%s was trained with %s" % (source, " ".join(different)))
 
 
-def load_run(path):
-    """Return the checkpoint of a run to go on with. Raises UserError for a file without weights."""
-    content = checkpoint.load(path)
-    checkpoint.weights(content)
-    return content
-
-
-def resume(progress, content, network, source, show):
+def resume(progress, content, args):
     """Continue where the loaded checkpoint was written: ours, the Ascend port's, or upstream's own."""
-    check_network(content, network, source)
-    if "best_err1" not in content and content.get("error_history"):
-        content["best_err1"] = min(float(error) for error in content["error_history"])
-    absent = progress.resume(content, source)
-    show.note("%s holds no %s: starting anew with that" % (source, ", ".join(absent)) if absent else None)
+    check_network(content, args, args.resume)
+    progress.resume(content, args.resume)
+    if progress.best is None and content.get("error_history"):  # upstream's: the error of each epoch
+        progress.best = 100.0 - min(float(error) for error in content["error_history"])
 
 
 def make_batches(split, args, rank):
     """Return the batches of a split on the device: augmented and shuffled for training, as they are for testing."""
     images, labels = cifar.read_split(args.folder, split, args.dataset)
     if split == "train":
-        # As in the port, one rank keeps the smaller last batch of an epoch and several drop it. One of a single image is
-        # dropped as well: BatchNorm on the 1x1 maps of some variants needs two values.
-        drop_last = rank.world_size > 1 or len(images) % args.batch_per_rank == 1
-        batches = data.TrainBatches(len(images), args.batch_per_rank, rank, args.seed, args.max_steps, drop_last)
+        # As in the port, one rank keeps the smaller last batch of an epoch and several drop it; so does one that accumulates in
+        # their stead. One of a single image is dropped as well: BatchNorm on the 1x1 maps of some variants needs two values.
+        drop_last = rank.world_size * args.accumulate > 1 or len(images) % args.batch_per_rank == 1
+        batches = data.TrainBatches(len(images), args.batch_per_rank, rank, args.seed, args.max_steps, drop_last, args.accumulate)
     else:
         batches = data.EvalBatches(len(images), args.test_batch_size, rank, args.max_steps)
     source = CifarLoader(images, labels, batches, rank.device, args.workers_per_rank, args.seed if split == "train" else None)

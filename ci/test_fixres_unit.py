@@ -7,12 +7,13 @@ from torch import nn
 
 from common.cli import UserError
 from common.distributed import Rank
+from common.evaluation import evaluate
+from common.progress import Learner
 from conftest import load_script
 from fill import fill_state_dict
 from imnet_common import flags, networks, weights
 from imnet_common.batches import SequenceBatches
 from imnet_common.schedule import Schedule, sgd
-from imnet_evaluate.evaluation import evaluate
 from imnet_finetune.adaptation import ADAPTATIONS, freeze, set_finetune_mode
 from imnet_finetune.samplers import FixedOrderSampler
 
@@ -72,8 +73,19 @@ def test_weights_in_every_layout(resnet_state, layout, tmp_path):
     torch.save(layout(resnet_state), str(tmp_path / "checkpoint.pth"))
     for path in (tmp_path / "checkpoint.pth", tmp_path):
         model = networks.build("ResNet50", num_classes=5)
-        weights.load(model, str(path), 5)
+        assert weights.load(model, str(path), 5) == ""
         assert all(torch.equal(value, resnet_state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("use_ema, key", [("auto", "state_dict"), ("false", "state_dict"), ("true", "state_dict_ema")])
+def test_moving_average_beside_the_weights(resnet_state, use_ema, key, tmp_path):
+    """Where a file holds both, --use_ema chooses, and the line for the log says what was taken."""
+    average = {name: value.double().mul(0.5).to(value.dtype) for name, value in resnet_state.items()}
+    torch.save({"state_dict": resnet_state, "state_dict_ema": average}, str(tmp_path / "timm.pth"))
+    model = networks.build("ResNet50", num_classes=5)
+    assert "key %s of" % key in weights.load(model, str(tmp_path / "timm.pth"), 5, use_ema)
+    taken = average if key == "state_dict_ema" else resnet_state
+    assert torch.equal(model.state_dict()["fc.weight"], taken["fc.weight"])
 
 
 def test_folder_of_an_earlier_phase(tmp_path):
@@ -143,8 +155,8 @@ def no_launcher(monkeypatch):
 
 def test_device_of_one_card_is_not_its_rank(no_launcher):
     """A run on one card drives the device that --local_rank names, and is rank 0 of one (the port's was rank 3 of one)."""
-    where = flags.layout(parsed("main_resnet50_scratch", "--device", "cpu", "--local-rank", "3"))
-    assert where.indices == (3,) and where.world_size == 1 and where.rank(0) == 0
+    layout = flags.layout(parsed("main_resnet50_scratch", "--device", "cpu", "--local-rank", "3"))
+    assert layout.indices == (3,) and layout.world_size == 1 and layout.rank(0) == 0
 
 
 def test_tasks_and_devices_have_to_agree(no_launcher):
@@ -192,24 +204,24 @@ def test_where_a_job_writes(tmp_path):
     """Checkpoints go to <shared folder>/<job id>/, and a job that is known goes on; without a job id every run has its own folder."""
     words = ("--shared-folder-path", str(tmp_path))
     args = parsed("main_resnet50_scratch", "--job-id", "j", *words)
-    flags.settle_files(args, "")
+    flags.resolve_files(args, "")
     assert (args.checkpoint_file, args.resume) == (str(tmp_path / "j" / "checkpoint.pth"), None)
     assert args.metrics_file == str(tmp_path / "j" / "metrics.jsonl")
     assert flags.beside_checkpoint(args, "model_best") == str(tmp_path / "j" / "model_best.pth")
     (tmp_path / "j").mkdir()
     (tmp_path / "j" / "checkpoint.pth").write_bytes(b"")
     known = parsed("main_resnet50_scratch", "--job-id", "j", *words)
-    flags.settle_files(known, "")
+    flags.resolve_files(known, "")
     assert known.resume == known.checkpoint_file == args.checkpoint_file
     anew = parsed("main_finetune", *words)
-    flags.settle_files(anew, "finetune")
+    flags.resolve_files(anew, "finetune")
     assert anew.resume is None and os.path.dirname(os.path.dirname(anew.checkpoint_file)) == str(tmp_path / "finetune")
 
 
 def test_a_resumed_checkpoint_is_written_again_where_it_was(tmp_path):
     """--resume alone is enough to go on with a run."""
     args = parsed("main_finetune", "--resume", str(tmp_path / "checkpoint.pth.tar"))
-    flags.settle_files(args, "finetune")
+    flags.resolve_files(args, "finetune")
     assert args.checkpoint_file == args.resume
     assert flags.beside_checkpoint(args, "checkpoint_9") == str(tmp_path / "checkpoint_9.pth.tar")
 
@@ -234,6 +246,19 @@ def test_max_steps_ends_an_epoch():
     assert [len(batch) for batch in SequenceBatches(sampler, 8, max_steps=2)] == [8, 8]
 
 
+def test_accumulated_batches_are_those_of_one_update():
+    """--accumulate cuts a card's --batch into batches: the same images in the same updates, and the same --batch for the rate."""
+    args = parsed("main_finetune", "--batch", "8", "--accumulate", "2")
+    flags.divide(args)
+    assert (args.batch, args.batch_per_rank) == (8, 4)
+    sampler = FixedOrderSampler(20, 2, 0)
+    whole, parts = SequenceBatches(sampler, 8), SequenceBatches(sampler, args.batch_per_rank, accumulate=2)
+    assert (parts.images, parts.global_batch) == (whole.images, whole.global_batch) == (20, 16)
+    assert sum(parts, []) == sum(whole, []) and [len(batch) for batch in parts] == [4, 4, 2]
+    with pytest.raises(UserError, match="--batch 8 cannot be divided into --accumulate 3 batches"):
+        flags.divide(parsed("main_finetune", "--batch", "8", "--accumulate", "3"))
+
+
 def test_loss_of_an_evaluation_is_the_mean_over_images():
     """The smaller last batch does not weigh more than its images, so the result does not depend on the batch size."""
     class NoAmp(object):
@@ -241,11 +266,12 @@ def test_loss_of_an_evaluation_is_the_mean_over_images():
         def autocast():
             return torch.no_grad()
 
+    learner, rank = Learner(nn.Sequential(), nn.functional.cross_entropy, None, NoAmp()), Rank(0, 1, 0, CPU)
     logits = torch.arange(21.0).view(7, 3).sin()
     target = torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    results = [evaluate(zip(logits.split(size), target.split(size)), nn.Sequential(), NoAmp(), Rank(0, 1, 0, CPU)) for size in (7, 3)]
+    results = [evaluate(list(zip(logits.split(size), target.split(size))), learner, rank) for size in (7, 3)]
     assert results[0] == pytest.approx(results[1], rel=1e-6)
     assert results[0].loss == pytest.approx(nn.functional.cross_entropy(logits, target).item(), rel=1e-6)
     assert results[0].top1 == pytest.approx(100 * (logits.argmax(1) == target).float().mean().item())
-    with pytest.raises(UserError, match="no validation image"):
-        evaluate([], nn.Sequential(), NoAmp(), Rank(0, 1, 0, CPU))
+    with pytest.raises(UserError, match="no image of the validation set"):
+        evaluate([], learner, rank)

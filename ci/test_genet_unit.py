@@ -3,6 +3,7 @@ import json
 import os
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from cifar_batches import CifarLoader
-from common import checkpoint, cli, data, distributed, precision
+from common import cli, data, distributed, meters, precision
 from conftest import load_script
 from fill import fill_state_dict, make_input, make_target
 from models import WideResNet
@@ -19,6 +20,7 @@ from test_genet_data import pictures, write_cifar
 train = load_script("GENet/train.py")
 CPU = torch.device("cpu")
 ONE_RANK = distributed.Rank(0, 1, 0, CPU)
+AN_UPDATE = types.SimpleNamespace(batches_in_update=1, update_is_complete=True)
 with open(os.path.join(os.path.dirname(__file__), "golden", "GENet.json")) as stream:
     GOLDEN = json.load(stream)
 
@@ -41,11 +43,11 @@ def refuse(capsys, *words):
 
 def test_defaults_are_the_recipe():
     """Without flags: the port's network and recipe, in fp32."""
-    args = train.settled(parse("--DataPath=/data"))
+    args = train.checked(parse("--DataPath=/data"))
     expected = dict(depth=16, width=8, extent=0, extra_params=False, mlp=False, dataset="cifar10", epochs=300, batch_size=128,
                     test_batch_size=128, learning_rate=0.1, lr_decay_ratio=0.2, epoch_step=[60, 120, 160, 200], momentum=0.9,
-                    nesterov=False, weight_decay=0.0005, opt_level="O0", loss_scale=128.0, workers=9, world_size=1, rank=-1,
-                    print_freq=10, seed=None, eval=False, prof=False, pretrained=False)
+                    nesterov=False, weight_decay=0.0005, opt_level="O0", loss_scale=128.0, workers=9, world_size=-1, rank=-1,
+                    print_freq=10, seed=None, accumulate=1, eval=False, prof=False, pretrained=False)
     assert {key: getattr(args, key) for key in expected} == expected
 
 
@@ -53,7 +55,7 @@ FLAGS_WITH_VALUES = ["--workers 3", "--device cpu", "--print_freq 1", "--resume 
                      "--dist_url tcp://127.0.0.1:50000", "--gpu 1", "--batch_size 8", "--test_batch_size 9", "--learning_rate 0.2",
                      "--lr_decay_ratio 0.1", "--no_epochs 7", "--momentum 0.8", "--nesterov True", "--weight_decay 0.1",
                      "--epoch_step [3,5]", "--dataset cifar100", "--depth 22", "--width 2", "--mlp True", "--extra_params True",
-                     "--extent 4", "--addr 10.0.0.1", "--device_list 0,1", "--loss_scale 32", "--opt_level O1", "--pth_path x"]
+                     "--extent 4", "--accumulate 2", "--use_ema true", "--addr 10.0.0.1", "--device_list 0,1", "--loss_scale 32", "--opt_level O1", "--pth_path x"]
 SWITCHES = ["--eval", "--pretrained", "--multiprocessing_distributed", "--amp", "--prof", "--nesterov", "--mlp", "--extra_params"]
 
 
@@ -111,25 +113,25 @@ def test_wrong_values_are_refused_in_one_line(words, complaint, capsys):
 def test_flags_that_do_not_go_together(words, complaint):
     """What the flags say together is checked before anything starts."""
     with pytest.raises(cli.UserError, match=complaint):
-        train.settled(parse(*words))
+        train.checked(parse(*words))
 
 
 def test_device_of_a_single_process_run():
     """Defect: a single-process run without --gpu stopped with a KeyError; --gpu counts in the device list."""
-    assert train.layout(parse("--device=cpu")).indices == (0,)
-    assert train.layout(parse("--device=cpu", "--device_list=3,5", "--gpu=1")).indices == (5,)
+    assert train.device_layout(parse("--device=cpu")).indices == (0,)
+    assert train.device_layout(parse("--device=cpu", "--device_list=3,5", "--gpu=1")).indices == (5,)
     with pytest.raises(cli.UserError, match="--device-list has 2 devices"):
-        train.layout(parse("--device=cpu", "--device_list=3,5", "--gpu=2"))
+        train.device_layout(parse("--device=cpu", "--device_list=3,5", "--gpu=2"))
 
 
 def test_machines_and_ranks():
     """--world_size counts machines; the rank of a process is machine x devices + position; --dist_url and --addr say where."""
     words = ["--device=cpu", "--device_list=0,1", "--multiprocessing_distributed", "--world_size=3", "--rank=2"]
-    where = train.layout(parse(*words, "--dist_url=tcp://10.0.0.9:4000"))
-    assert (where.world_size, where.rank(1), where.init_method) == (6, 5, "tcp://10.0.0.9:4000")
-    assert train.layout(parse(*words, "--addr=10.0.0.9")).init_method == "tcp://10.0.0.9:29688"
+    layout = train.device_layout(parse(*words, "--dist_url=tcp://10.0.0.9:4000"))
+    assert (layout.world_size, layout.rank(1), layout.init_method) == (6, 5, "tcp://10.0.0.9:4000")
+    assert train.device_layout(parse(*words, "--addr=10.0.0.9")).init_method == "tcp://10.0.0.9:29688"
     with pytest.raises(cli.UserError, match="tcp://ADDRESS:PORT"):
-        train.layout(parse(*words, "--dist_url=somewhere"))
+        train.device_layout(parse(*words, "--dist_url=somewhere"))
 
 
 # --- schedule, loss, optimizer ----------------------------------------------------------------------------------------
@@ -146,13 +148,18 @@ def test_golden_learning_rates(recipe):
 
 @pytest.mark.parametrize("case, seed, rows, classes", [(GOLDEN["losses"]["cases"][0], 11, 16, 10), (GOLDEN["losses"]["cases"][1], 13, 128, 100)])
 def test_golden_loss_and_errors(case, seed, rows, classes):
-    """Mean cross-entropy and the top-1 and top-5 errors of a batch."""
+    """Mean cross-entropy and the top-1 and top-5 errors of a batch, and upstream's line of them."""
     target = make_target(rows, classes, seed=seed + 1)
     logits = np.random.RandomState(seed).standard_normal((rows, classes)).astype(np.float32)
     logits[np.arange(rows), target.numpy()] += np.float32(1.5)
     logits = torch.from_numpy(logits)
     assert float(F.cross_entropy(logits, target)) == pytest.approx(case["cross_entropy"], rel=1e-5)
-    assert [float(error) for error in train.errors(logits, target)] == pytest.approx([case["err1"], case["err5"]], abs=1e-4)
+    tally = meters.Tally("a test")
+    tally.add(F.cross_entropy(logits, target), logits, target)
+    tally.fetch()
+    assert [100.0 - tally.top1.avg, 100.0 - tally.top5.avg] == pytest.approx([case["err1"], case["err5"]], abs=1e-4)
+    assert train.line("Test: ", 0, 1, (), tally) == "Test: [0/1]\tLoss %.4f (%.4f)\tErr@1 %.3f (%.3f)\tErr@5 %.3f (%.3f)" % (
+        tally.loss.val, tally.loss.val, case["err1"], case["err1"], case["err5"], case["err5"])
 
 
 def test_static_loss_scale_changes_nothing():
@@ -163,7 +170,8 @@ def test_static_loss_scale_changes_nothing():
         model.load_state_dict(fill_state_dict(model.state_dict()))
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
         model, optimizer, amp = precision.initialize(model.train(), optimizer, level, scale, CPU)
-        train.train_step(model, torch.nn.CrossEntropyLoss(), amp, make_input(4, 32, 32), make_target(4, 10))
+        learner = train.Learner(model, torch.nn.CrossEntropyLoss(), optimizer, amp)
+        train.train_step(learner, make_input(4, 32, 32), make_target(4, 10), AN_UPDATE)
         weights.append(model.fc.weight.detach().clone())
     assert torch.allclose(weights[0], weights[1], atol=5e-3)
     assert not torch.allclose(weights[0], fill_state_dict(WideResNet(10, 1).state_dict())["fc.weight"], atol=1e-4)
@@ -181,40 +189,27 @@ def test_weight_decay_is_on_every_parameter():
 
 
 def test_seed(monkeypatch):
-    """Defect: cuDNN was let search for fast algorithms although a seed asked for the same numbers, and not every process was
-    seeded. A resumed run without --seed goes on with its own."""
+    """Defect: not every process was seeded. A resumed run without --seed goes on with its own; no algorithm depends on one."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    args = parse()
-    train.seed_everything(args, {"seed": 7}, ONE_RANK)
-    first = torch.rand(3)
-    assert args.seed == 7 and torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
-    train.seed_everything(parse("--seed=7"), {}, ONE_RANK)
-    assert torch.equal(torch.rand(3), first)
-    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
-    one, other = parse(), parse()
-    train.seed_everything(one, {}, ONE_RANK)
-    train.seed_everything(other, {}, ONE_RANK)
-    assert one.seed != other.seed
+    drawn = []
+    for asked, resumed in ((7, {}), (None, {"seed": 7}), (7, {"seed": 7})):
+        assert train.choose_seed(asked, resumed, ONE_RANK) == 7
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    assert train.choose_seed(None, {}, ONE_RANK) != train.choose_seed(None, {}, ONE_RANK)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 
-class Rank4(object):
-    """Enough of a distributed.Rank for a sampler."""
-
-    def __init__(self, rank, world_size):
-        self.rank, self.world_size = rank, world_size
-
-
-def settled_args(folder, *words):
-    args = train.settled(parse("--DataPath", str(folder), "--seed=3", *words))
+def checked_args(folder, *words):
+    args = train.checked(parse("--DataPath", str(folder), "--seed=3", *words))
     args.folder = str(folder)
     return args
 
 
 def batches_of(folder, split, rank, batch_per_rank, *words, workers=0):
-    args = settled_args(folder, *words)
+    args = checked_args(folder, *words)
     args.batch_per_rank, args.workers_per_rank = batch_per_rank, workers
     return train.make_batches(split, args, rank)
 
@@ -228,8 +223,10 @@ def test_steps_of_an_epoch(tmp_path):
     assert [len(target) for _, target in batches_of(folder, "train", ONE_RANK, 7).of_epoch(0)] == [7] * 7  # not a batch of 1
     two = [distributed.Rank(number, 2, number, CPU) for number in range(2)]
     assert [[len(target) for _, target in batches_of(folder, "train", rank, 8).of_epoch(0)] for rank in two] == [[8] * 3] * 2
+    accumulated = batches_of(folder, "train", ONE_RANK, 8, "--accumulate=2")  # as the two ranks: 3 updates of 16
+    assert [len(target) for _, target in accumulated.of_epoch(0)] == [8] * 6 and accumulated.global_batch == 16
     assert [[len(target) for _, target in batches_of(folder, "test", rank, 8, "-bt", "3")] for rank in two] == [[3, 2]] * 2
-    samplers = [data.TrainBatches(50000, 128, ONE_RANK, drop_last=False), data.TrainBatches(50000, 128, Rank4(0, 8)),
+    samplers = [data.TrainBatches(50000, 128, ONE_RANK, drop_last=False), data.TrainBatches(50000, 128, distributed.Rank(0, 8, 0, CPU)),
                 data.EvalBatches(10000, 128, ONE_RANK)]
     assert [len(sampler) for sampler in samplers] == [391, 48, 79]
 
@@ -288,12 +285,13 @@ def test_a_batch_costs_little(tmp_path):
     batches = data.DeviceBatches(CifarLoader(images, np.array(labels), sampler, CPU, seed=0), CPU, *train.MEAN_STD["cifar10"])
     model = WideResNet(10, 1).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    model, _, amp = precision.initialize(model, optimizer, "O0", None, CPU)
+    model, optimizer, amp = precision.initialize(model, optimizer, "O0", None, CPU)
+    learner = train.Learner(model, torch.nn.CrossEntropyLoss(), optimizer, amp)
     batch, target = next(batches.of_epoch(0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        step = cpu_seconds(lambda: train.train_step(model, torch.nn.CrossEntropyLoss(), amp, batch, target), 5)
+        step = cpu_seconds(lambda: train.train_step(learner, batch, target, AN_UPDATE), 5)
         making = cpu_seconds(lambda: list(batches.of_epoch(1)), 3) / len(sampler)
     finally:
         torch.set_num_threads(threads)
@@ -327,12 +325,17 @@ def trained_state(seed=5, **changes):
     return WideResNet(**dict(THETA_MINUS, **changes)).state_dict()
 
 
-def start(*words, network=THETA_MINUS, classes=10):
-    """Return a new network that the entry script has started from the weights that the words name."""
+def start(*words):
+    """Return a new small network that the entry script has started from the weights that the words name."""
     torch.manual_seed(0)
-    model = train.build_model(network, classes)
-    train.start_from_weights(model, network, train.settled(parse("--DataPath=x", *words)))
+    args = small_args(*words)
+    model = train.build_model(train.network_of(args), 10)
+    train.start_from_weights(model, args)
     return model
+
+
+def small_args(*words):
+    return train.checked(parse("--DataPath=x", "--depth=10", "--width=1", "--seed=3", *words))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -365,7 +368,7 @@ def test_weights_of_another_extent_are_refused(tmp_path):
     path = save(tmp_path / "w.pth", state_dict=trained_state(extent=4), network=network)
     with pytest.raises(cli.UserError, match="was trained with --extent 4"):
         start("--pth_path", path)
-    assert start("--pth_path", path, network=network).block1.layer[0].downop.kernel_size == 4
+    assert start("--pth_path", path, "--extent=4").block1.layer[0].downop.kernel_size == 4
 
 
 def test_pretrained_starts_with_a_new_classifier(tmp_path):
@@ -379,126 +382,130 @@ def test_pretrained_starts_with_a_new_classifier(tmp_path):
             assert torch.equal(value, fresh[key] if key.startswith("fc.") else state[key]), key
 
 
+def test_weights_or_their_average(tmp_path, capsys):
+    """--use_ema chooses between weights and their moving average in one file, and the line says which were taken."""
+    weights, average = trained_state(), trained_state(seed=6)
+    path = save(tmp_path / "w.pth", state_dict=weights, model_ema=average)
+    for choice, wanted in (("true", average), ("false", weights)):
+        learner = train.make_learner(small_args("--eval", "--pth_path", path, "--use_ema=" + choice), ONE_RANK)
+        assert torch.equal(learner.model.state_dict()["conv1.weight"], wanted["conv1.weight"])
+    assert ["the key model_ema" in line for line in capsys.readouterr().out.splitlines()] == [True, False]
+
+
+def start_training(tmp_path, *words):
+    """Return the Learner and the Progress of a training of a small network, and its arguments."""
+    args = small_args("--output_path", str(tmp_path), *words)
+    learner = train.make_learner(args, ONE_RANK)
+    return learner, train.make_progress(learner, args, ONE_RANK), args
+
+
 def test_a_run_to_go_on_with_has_weights(tmp_path):
     """A file that is no checkpoint of a run is a clear error, also when it is a plain list."""
+    _, progress, args = start_training(tmp_path, "--resume=x.pth")
     for content in ([1, 2], {"epoch": 3}):
-        torch.save(content, str(tmp_path / "x.pth"))
-        with pytest.raises(cli.UserError, match="no model weights"):
-            train.load_run(str(tmp_path / "x.pth"))
-
-
-class Silent(object):
-    """A printer that keeps what it is told."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes += [text] if text else []
-
-
-def make_progress(tmp_path, model):
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return train.Progress(ONE_RANK, "state_dict", {"state_dict": model, "optimizer": optimizer}, str(tmp_path / "checkpoint.pth.tar"),
-                          str(tmp_path / "model_best.pth.tar"), best_key="best_err1", best_is_error=True, constants={"network": THETA_MINUS})
+        with pytest.raises(cli.UserError, match="x.pth holds no model weights"):
+            train.resume(progress, content, args)
 
 
 def test_checkpoint_holds_the_lowest_error(tmp_path):
     """Trap: best_err1 is an error, smaller is better; the best checkpoint is replaced by strictly better epochs only."""
-    progress = make_progress(tmp_path, WideResNet(10, 1))
+    _, progress, _ = start_training(tmp_path)
     for top1 in (50.0, 60.0, 60.0, 55.0):
-        progress.end_epoch(top1)
+        progress.note_evaluation(meters.Result(top1, 90.0, 1.0))
+        progress.end_epoch()
     last, best = (torch.load(str(tmp_path / name)) for name in ("checkpoint.pth.tar", "model_best.pth.tar"))
-    assert (last["epoch"], last["best_err1"]) == (4, 40.0)
+    assert (last["epoch"], last["best_err1"], last["arch"]) == (4, 40.0, "GENET")
     assert (best["epoch"], best["best_err1"]) == (2, 40.0)
     assert {"epoch", "state_dict", "best_err1", "optimizer"} <= set(last)
 
 
 @pytest.mark.parametrize("content, best", [(dict(best_err1=6.0), 94.0), (dict(error_history=[8.0, 7.0, 9.0]), 93.0)])
-def test_resuming_from_upstreams_checkpoints(tmp_path, content, best):
+def test_resuming_from_upstreams_checkpoints(tmp_path, capsys, content, best):
     """Epoch, weights and best error come from the port's and from upstream's layout; what they lack is named once."""
-    model, show = WideResNet(10, 1), Silent()
-    progress = make_progress(tmp_path, model)
+    learner, progress, args = start_training(tmp_path, "--resume=old.t7")
     state = trained_state()
-    train.resume(progress, dict(content, epoch=7, state_dict={"module." + key: value for key, value in state.items()}),
-                 THETA_MINUS, "old.t7", show)
+    train.resume(progress, dict(content, epoch=7, state_dict={"module." + key: value for key, value in state.items()}), args)
     assert (progress.epoch, progress.step, progress.best) == (7, 0, best)
-    assert torch.equal(model.state_dict()["conv1.weight"], state["conv1.weight"])
-    assert show.notes == ["old.t7 holds no optimizer: starting anew with that"]
+    assert torch.equal(learner.model.state_dict()["conv1.weight"], state["conv1.weight"])
+    assert capsys.readouterr().out == "old.t7 holds no optimizer, amp: starting anew with that\n"
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
-def evaluate(folder, *words):
-    """Return (error, loss) of filled weights on a test set, and the printed lines."""
-    args = settled_args(folder, *words)
+def evaluate(folder, *words, criterion=F.cross_entropy):
+    """Return filled weights and their meters.Result on a test set."""
+    args = checked_args(folder, *words)
     args.batch_per_rank, args.workers_per_rank = 4, 0
     model = WideResNet(10, 1)
     model.load_state_dict(fill_state_dict(model.state_dict()))
     model, _, amp = precision.initialize(model, None, "O0", None, CPU)
-    result = train.validate(train.make_batches("test", args, ONE_RANK), model, torch.nn.CrossEntropyLoss(), amp, args,
-                            ONE_RANK, train.Printer(ONE_RANK))
-    return model, result
+    learner = train.Learner(model, criterion, None, amp)
+    return model, train.validate(train.make_batches("test", args, ONE_RANK), learner, args, ONE_RANK)
 
 
 @pytest.mark.parametrize("print_freq", ["1", "4", "1000"])
 def test_error_is_always_printed_and_weighted(tmp_path, capsys, print_freq):
     """Defect: the accuracy was missing for some print frequencies. The smaller last batch counts by its size."""
     folder = tmp_path / "cifar-10-batches-py"
-    images, labels = write_cifar(folder, per_batch=10)
-    model, (err1, loss) = evaluate(folder, "-bt", "4", "-p", print_freq)
+    write_cifar(folder, per_batch=10)
+    model, result = evaluate(folder, "-bt", "4", "-p", print_freq)
     batch, target = next(iter(batches_of(folder, "test", ONE_RANK, 10)))
     with torch.no_grad():
         logits = model.eval()(batch)
-    assert err1 == pytest.approx(100.0 * float((logits.argmax(1) != target).float().mean()), abs=1e-4)
-    assert loss == pytest.approx(float(F.cross_entropy(logits, target)), rel=1e-4)
+    right1, right5 = (100.0 * float((logits.topk(k)[1] == target[:, None]).any(1).float().mean()) for k in (1, 5))
+    assert (result.top1, result.top5) == pytest.approx((right1, right5), abs=1e-4)
+    assert result.loss == pytest.approx(float(F.cross_entropy(logits, target)), rel=1e-4)
     lines = [line for line in capsys.readouterr().out.splitlines() if "* Err@1" in line]
-    err5 = 100.0 - 100.0 * float((logits.topk(5)[1] == target[:, None]).any(1).float().mean())
-    assert lines == ["[cpu id: 0 ] [AVG-ERR] * Err@1 %.3f Err@5 %.3f" % (err1, err5)]
+    assert lines == ["[cpu id: 0 ] [AVG-ERR] * Err@1 %.3f Err@5 %.3f" % (100.0 - right1, 100.0 - right5)]
 
 
-def test_evaluation_keeps_no_gradients(tmp_path, monkeypatch):
+def test_evaluation_keeps_no_gradients(tmp_path):
     """Defect: validation kept gradients on."""
     folder = tmp_path / "cifar-10-batches-py"
     write_cifar(folder, per_batch=10)
     seen = []
-    monkeypatch.setattr(train, "errors", lambda output, target: seen.append(output.requires_grad) or [torch.zeros(1)] * 2)
-    evaluate(folder)
+    evaluate(folder, criterion=lambda output, target: seen.append(output.requires_grad) or F.cross_entropy(output, target))
     assert seen and not any(seen)
 
 
-def test_profile_holds_a_whole_step(tmp_path, capsys):
-    """Defect: the profiled update came after the gradients had been cleared. Here weights change, and the trace names both passes."""
+def training_run(tmp_path, *words):
+    """Return the batches, Learner, Run and arguments of a training on 50 images, in batches of 8."""
     folder = tmp_path / "cifar-10-batches-py"
     write_cifar(folder, per_batch=10)
-    args = settled_args(folder, "--output-path", str(tmp_path / "out"))
-    args.batch_per_rank, args.workers_per_rank = 4, 1
-    model = WideResNet(10, 1)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    model, optimizer, amp = precision.initialize(model, optimizer, "O0", None, CPU)
-    steps = []
-    amp.step = lambda step=amp.step: (steps.append(all(p.grad.abs().sum() > 0 for p in model.parameters() if p.dim() > 1)), step())
-    train.profile(train.make_batches("train", args, ONE_RANK), model, torch.nn.CrossEntropyLoss(), amp, args, ONE_RANK, Silent())
-    assert steps == [True] * (train.PROFILED_STEP + 1)
+    learner, progress, args = start_training(tmp_path / "out", *words)
+    args.folder, args.batch_per_rank, args.workers_per_rank = str(folder), 8 // args.accumulate, 1
+    batches = train.make_batches("train", args, ONE_RANK)
+    run = train.Run(ONE_RANK, progress, progress.start_clock(batches, 1), train.records.Recorder("", ONE_RANK))
+    return batches, learner, run, args
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_profile_holds_a_whole_update(tmp_path, accumulate):
+    """Defect: the profiled update came after the gradients had been cleared. Here weights change, and the trace names both passes."""
+    batches, learner, run, args = training_run(tmp_path, "--accumulate=%d" % accumulate)
+    amp, weights, updates = learner.amp, [p for p in learner.model.parameters() if p.dim() > 1], []
+    amp.step = lambda step=amp.step: (updates.append(all(p.grad.abs().sum() > 0 for p in weights)), step())
+    train.profile(batches, learner, run, args)
+    assert updates == [True] * (train.PROFILED_UPDATE + 1)
+    assert os.listdir(str(tmp_path / "out")) == ["output.prof"]
     trace = (tmp_path / "out" / "output.prof").read_text()
     assert "convolution_backward" in trace or "ConvolutionBackward" in trace
 
 
+def test_profile_needs_enough_updates(tmp_path):
+    """An epoch that is over before the update to profile: one line."""
+    batches, learner, run, args = training_run(tmp_path, "--max_steps=%d" % train.PROFILED_UPDATE)
+    with pytest.raises(cli.UserError, match="more than 5 updates"):
+        train.profile(batches, learner, run, args)
+
+
 def test_the_host_reads_nothing_back_between_log_lines(tmp_path, monkeypatch):
     """Defect: errors and loss were read back at every step. Only the printed steps read tensors."""
-    folder = tmp_path / "cifar-10-batches-py"
-    write_cifar(folder, per_batch=10)
-    args = settled_args(folder, "--print_freq=3")
-    args.batch_per_rank, args.workers_per_rank = 8, 0
-    model = WideResNet(10, 1)
-    progress = make_progress(tmp_path, model)
-    model, optimizer, amp = precision.initialize(model, torch.optim.SGD(model.parameters(), 0.1), "O0", None, CPU)
-    batches = train.make_batches("train", args, ONE_RANK)
+    batches, learner, run, args = training_run(tmp_path, "--print_freq=4")
     reads = []
     for name in ("__float__", "item", "tolist", "cpu", "__bool__"):
         original = getattr(torch.Tensor, name)
-        monkeypatch.setattr(torch.Tensor, name, lambda self, original=original, **kw: reads.append(progress.step) or original(self, **kw))
-    recorder = train.records.Recorder("", ONE_RANK)
-    train.train(batches, model, torch.nn.CrossEntropyLoss(), amp, progress, train.meters.Throughput(CPU), args, ONE_RANK,
-                train.Printer(ONE_RANK), recorder)
-    assert progress.step == 7 and set(reads) == {0, 3, 6, 7}  # 7: after the last step
+        monkeypatch.setattr(torch.Tensor, name,
+                            lambda self, original=original, **kw: reads.append(run.progress.step) or original(self, **kw))
+    train.train(batches, learner, run, args)
+    assert run.progress.step == 7 and set(reads) == {0, 4, 7}  # 7: after the last step

@@ -2,30 +2,28 @@
 import os
 import time
 
-from common import cli, device as devices, distributed, precision
+from common import cli, distributed, flags, precision
 from common.cli import UserError
 
 MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
 
 
 def parser(description, input_size, batch):
-    """Return a cli.Parser with the flags of every phase. `batch`: images per card and step."""
+    """Return a cli.Parser with the flags of every phase. `batch`: images of an update on one card."""
     p = cli.Parser(description=description)
     add = p.add_argument
     add("--imnet-path", metavar="DIR", default="/opt/npu/imagenet", help="dataset root with train/ and val/")
     add("--input-size", type=cli.positive_int, default=input_size, help="training crop and evaluation crop")
-    add("--batch", type=cli.positive_int, default=batch, help="images per step of one card")
+    add("--batch", type=cli.positive_int, default=batch, help="images of an update on one card")
     add("--workers", type=cli.positive_int, default=10, help="processes of one card; this one counts, so the loader has one less")
     add("--num-classes", type=cli.positive_int, default=1000, help="outputs of the network")
     add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32, as upstream")
     add("--resize", choices=("height", "short-side"), default="height",
         help="what evaluation's resize sets: the height, as upstream, whatever the shape of the picture, or the shorter side")
     add("--max-steps", type=cli.positive_int, help="end each epoch (and each evaluation) after this many steps")
-    add("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
-    add("--seed", type=cli.natural_int, default=0)
     add("--metrics-file", metavar="FILE", help="where the DLLogger records go (training: beside the checkpoint)")
 
-    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
+    flags.add_run_flags(p)
     add("--device-list", type=cli.int_list, help="devices of this machine, one task each; without it the first ones")
     add("--num-tasks", type=cli.positive_int, help="tasks (cards) in all; without it what the launcher says, else 1")
     add("--local-rank", type=cli.natural_int, default=0, help="the device of a run on one card; launchers pass it too")
@@ -41,16 +39,16 @@ def parser(description, input_size, batch):
 
 def add_training(p, learning_rate, epochs, scaling):
     """Add the flags of the two phases that train."""
+    flags.add_training_flags(p, seed=0)
     add = p.add_argument
     add("--learning-rate", type=float, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
     add("--epochs", type=cli.natural_int, default=epochs, help="epochs in all")
     add("--loss-scale", type=_loss_scale, default="dynamic", help="of O1 and O2: dynamic, or a number")
     add("--eval-freq", type=cli.positive_int, default=10, help="epochs between evaluations; the last epoch is always evaluated")
     add("--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
-    add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the folders of the jobs are; made when needed")
+    add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the jobs' folders are; made when needed")
     add("--job-id", help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
-    add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best one and numbered copies go beside it")
-    add("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
+    add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best and numbered copies go beside it")
     add("--resume", metavar="FILE", help="go on exactly where this checkpoint was written")
 
 
@@ -58,7 +56,14 @@ def _loss_scale(text):
     return text if text == "dynamic" else float(text)
 
 
-def settle_files(args, subfolder):
+def divide(args):
+    """Give a training its `batch_per_rank`: the images of one of the --accumulate batches of a card."""
+    if args.batch % args.accumulate:
+        raise UserError("--batch %d cannot be divided into --accumulate %d batches" % (args.batch, args.accumulate))
+    args.batch_per_rank = args.batch // args.accumulate
+
+
+def resolve_files(args, subfolder):
     """Say where a training writes, in place: `checkpoint_file`, `metrics_file`, and `resume` for a known job."""
     if not args.checkpoint_file:
         folder = os.path.join(args.shared_folder_path, subfolder, args.job_id or time.strftime("%Y%m%d-%H%M%S"))
@@ -80,9 +85,9 @@ def layout(args):
     A launcher (torchrun, torch.distributed.launch), or one process a task started by hand with --global-rank as upstream does
     it, has one rank here already; otherwise this process starts as many as --num-tasks says.
     """
-    if not _is_launched() and args.global_rank is not None and (args.num_tasks or 1) > 1:
+    if not distributed.is_launched() and args.global_rank is not None and (args.num_tasks or 1) > 1:
         _announce_rank(args)
-    if _is_launched():
+    if distributed.is_launched():
         return _layout_of_launched(args)
     here = _tasks_here(args)
     first = args.local_rank if args.num_tasks in (None, 1) else 0
@@ -94,10 +99,6 @@ def layout(args):
     return distributed.layout(args.device, indices, args.node, args.node_rank, args.addr, port)
 
 
-def _is_launched():
-    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-
-
 def _tasks_here(args):
     tasks = args.num_tasks or 1
     if tasks % args.node != 0:
@@ -106,11 +107,11 @@ def _tasks_here(args):
 
 
 def _announce_rank(args):
-    """Put into the environment what a launcher would have put there for this process."""
     if args.global_rank >= args.num_tasks:
-        raise UserError("--global_rank %d: with --num_tasks %d it is 0 to %d" % (args.global_rank, args.num_tasks, args.num_tasks - 1))
-    os.environ.update(RANK=str(args.global_rank), LOCAL_RANK=str(args.local_rank), WORLD_SIZE=str(args.num_tasks),
-                      LOCAL_WORLD_SIZE=str(_tasks_here(args)), MASTER_ADDR=args.addr, MASTER_PORT=str(args.master_port or MASTER_PORT))
+        raise UserError("--global_rank %d: with --num_tasks %d it is 0 to %d"
+                        % (args.global_rank, args.num_tasks, args.num_tasks - 1))
+    distributed.announce_rank(args.global_rank, args.num_tasks, args.local_rank, _tasks_here(args),
+                              (args.addr, args.master_port or MASTER_PORT))
 
 
 def _layout_of_launched(args):

@@ -59,7 +59,8 @@ def first_weights(architecture, efficientnet_model="tf_efficientnet_b0_ap"):
         return _efficientnet(efficientnet_model, 1000, pretrained=True).state_dict()
     address = RECIPES[architecture].first_weights
     if address is None:
-        raise UserError("--architecture %s needs start weights: give the checkpoint of phase 1 with --resnet_weight_path" % architecture)
+        raise UserError("--architecture %s needs start weights: give the checkpoint of phase 1 with --resnet_weight_path"
+                        % architecture)
     try:
         state_dict = torch.hub.load_state_dict_from_url(address, map_location="cpu")
     except OSError as error:

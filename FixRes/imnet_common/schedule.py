@@ -1,6 +1,8 @@
 """Learning rate and optimizer of the two phases that train."""
 import torch
 
+from common.optimizer import set_rate
+
 STEP_EPOCHS = 30
 DECAY = 0.1
 
@@ -27,10 +29,9 @@ class Schedule(object):
 
     def start_epoch(self, epoch):
         """Set the rate of `epoch`, and return it."""
-        self._epoch = epoch
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._base, epoch)
-        return learning_rate(self._base, epoch)
+        self._epoch, rate = epoch, learning_rate(self._base, epoch)
+        set_rate(self._optimizer, rate)
+        return rate
 
     def state_dict(self):
         return {"step_size": STEP_EPOCHS, "gamma": DECAY, "base_lrs": [self._base], "last_epoch": self._epoch}

@@ -6,7 +6,7 @@ ignore.
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from common import data
+from common.transforms import crop_and_resize, random_resized_crop_box
 
 EVAL_RATIO = 256 / 224  # how much larger than the crop the resized image is
 
@@ -85,7 +85,7 @@ class RandomResizedCrop:
         self.size = size
 
     def __call__(self, image, rng):
-        return data.crop_and_resize(image, data.random_resized_crop_box(image.size[0], image.size[1], rng), self.size)
+        return crop_and_resize(image, random_resized_crop_box(image.size[0], image.size[1], rng), self.size)
 
 
 class RandomHorizontalFlip:

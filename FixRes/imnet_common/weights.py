@@ -22,14 +22,16 @@ def file_of(path):
     return path
 
 
-def load(model, path, num_classes):
+def load(model, path, num_classes, use_ema="auto"):
     """Load the file (or the folder's checkpoint) `path` into `model`; every key has to fit.
 
+    Returns a line that says which weights in it were taken (`use_ema`: see checkpoint.weights_key), '' where there is no choice.
     Upstream's layouts all do: with or without `module.`, under `model` or `state_dict` or bare. The 1001 classes of PNASNet's
     original weights lose their background. Raises UserError with what does not fit, the number of classes first.
     """
     path = file_of(path)
-    state = checkpoint.weights(checkpoint.load(path))
+    content = checkpoint.load(path)
+    state = checkpoint.weights(content, path, use_ema)
     if "last_linear.weight" in state and len(state["last_linear.weight"]) == 1001:
         state = without_background(state)
     for head in HEADS:
@@ -37,3 +39,4 @@ def load(model, path, num_classes):
             raise UserError("%s was trained on %d classes, this run has %d: give weights of the same classes, or --num_classes"
                             % (path, len(state[head]), num_classes))
     checkpoint.load_weights(model, state, path)
+    return checkpoint.describe(content, path, use_ema)

@@ -1,4 +1,4 @@
-"""Repeated augmentation (Berman et al., "MultiGrain", arXiv 1902.05509): each image three times in an epoch of two thirds of them."""
+"""Repeated augmentation (Berman et al., "MultiGrain", arXiv 1902.05509): an epoch has two thirds of the images, each three times."""
 import numpy as np
 
 from common.cli import UserError
@@ -26,8 +26,8 @@ class RASampler:
         self._generator, self._drawn = np.random.RandomState(seed), 0
         if not self.stream_length <= self.total_size <= 2 * self.stream_length:
             raise UserError(
-                "repeated augmentation needs %d to %d images an epoch over all ranks, but %d image(s) times %d on %d rank(s) make %d: "
-                "take more images or fewer ranks" % (self.stream_length, 2 * self.stream_length, num_images, repetitions,
+                "repeated augmentation needs %d to %d images an epoch over all ranks, but %d image(s) times %d on %d rank(s) make "
+                "%d: take more images or fewer ranks" % (self.stream_length, 2 * self.stream_length, num_images, repetitions,
                                                    num_replicas, self.total_size))
 
     def __len__(self):

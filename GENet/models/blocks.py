@@ -79,7 +79,7 @@ class GatherExciteBlock(nn.Module):
     Input (batch, in_channels, side * stride, side * stride), output (batch, out_channels, side, side).
     """
 
-    def __init__(self, in_channels, out_channels, stride, side, extent, extra_params, mlp, drop_rate):
+    def __init__(self, in_channels, out_channels, stride, side, extent=0, extra_params=False, mlp=False, drop_rate=0.0):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv(in_channels, out_channels, 3, stride, 1)

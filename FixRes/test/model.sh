@@ -1,0 +1,77 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts of this model share: its options, the flags of its three programs that they become, weights of an earlier phase.
+# shellcheck source=common/test.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
+
+num_classes="" eval_freq="" architecture="" transforms="" lr_scaling="" resize=""
+option num_classes 1000 positive "outputs of the network"
+option resize height "height|short-side" "what evaluation's resize sets; height: as upstream"
+
+training() {
+    option seed 0 natural "of the first weights, the order and the augmentation"
+    option eval_freq 10 positive "epochs between evaluations; the last epoch is always evaluated"
+}
+
+finetuning() {
+    training
+    any_architecture
+    option transforms v1 "v1|v2" "training images: as in evaluation (v1), or with upstream's mild augmentation (v2)"
+    option lr_scaling global-batch "global-batch|none" "whether the rate grows with the global batch; none: as in the Ascend port"
+    case_example="--data_path=/data/imagenet --pth_path=test/output/0"
+}
+
+evaluation() {
+    evaluation_options
+    any_architecture
+    case_example="--data_path=/data/imagenet --pth_path=test/output/0/finetune"
+}
+
+any_architecture() { option architecture ResNet50 "ResNet50|PNASNet|IGAM_Resnext101_32x48d|EfficientNet" "the network"; }
+
+train() { # SUFFIX
+    forward_training
+    forward --pth-path=pth_path
+    run_case FixRes_for_PyTorch "$1" train python3 -u main_resnet50_scratch.py "${flags[@]}"
+}
+
+finetune() { # SUFFIX
+    weights_of_an_earlier_phase finetune
+    forward_training
+    forward --architecture=architecture --resnet-weight-path=pth_path --transforms=transforms --lr-scaling=lr_scaling
+    run_case FixRes_for_PyTorch "$1" finetune python3 -u main_finetune.py "${flags[@]}"
+}
+
+evaluate() {
+    weights_of_an_earlier_phase eval
+    forward_common
+    forward --architecture=architecture --weight-path=pth_path --use-ema=use_ema
+    run_case FixRes_for_PyTorch eval eval python3 -u main_evaluate_imnet.py "${flags[@]}"
+}
+
+# weights_of_an_earlier_phase NAME: --pth_path is required. Where it lies in the output path, this phase writes to NAME/ in there,
+# so that a new run does not set the weights aside with the results of an earlier one.
+weights_of_an_earlier_phase() {
+    require pth_path
+    local folder=$pth_path
+    [[ -d $folder ]] || folder=$(dirname "$folder")
+    [[ $folder -ef $output_path ]] || return 0
+    output_path=$output_path/$1
+    find_checkpoint
+}
+
+forward_training() {
+    forward_common
+    flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
+    forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
+        --checkpoint-steps=checkpoint_steps --resume=resume_from
+}
+
+# The programs count the images, and the processes, of one card, the training process among them.
+forward_common() {
+    if [[ $case_devices == one ]]; then flags+=(--num-tasks=1) && forward --local-rank=device_id
+    else flags+=(--num-tasks="$case_ranks") && forward --device-list=device_list; fi
+    flags+=(--batch="$((batch_size / case_ranks))" --workers="$(($(share "$workers") + 1))")
+    flags+=(--metrics-file="$output_path/metrics.jsonl")
+    forward --imnet-path=data_path --device=device --input-size=image_size --num-classes=num_classes --resize=resize \
+        --opt-level=opt_level --max-steps=max_steps --skip-bad-images=skip_bad_images
+}

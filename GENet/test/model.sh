@@ -1,0 +1,44 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts of this model share: its options, and the flags of train.py that they become.
+# shellcheck source=common/test.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
+
+case_example="--data_path=/data/cifar"
+dataset="" depth="" width="" extent="" extra_params="" mlp="" epoch_step="" test_batch_size=""
+without_options skip_bad_images # the files hold pixels, not compressed images: a batch file is good or not
+option dataset cifar10 "cifar10|cifar100" "the data set"
+option depth 16 positive "layers of the wide residual network, 6n + 4"
+option width 8 positive "its widening factor"
+option extent 0 "0|2|4|8" "pixels that one gathered value stands for; 0: the whole map"
+option extra_params false "true|false|True|False" "gather with depthwise convolutions (GE-theta)"
+option mlp false "true|false|True|False" "1x1 convolutions in the excite branch (with extra_params GE-theta-plus)"
+
+training() {
+    option epoch_step "[60,120,160,200]" text "epochs at which the learning rate falls to a fifth"
+    option test_batch_size 128 positive "images per evaluation step of one rank"
+    defaults opt_level=O2 seed=49
+}
+
+train() { # SUFFIX
+    forward --batch_size=batch_size --test_batch_size=test_batch_size --no_epochs=train_epochs --epoch_step=epoch_step \
+        --learning_rate=learning_rate --seed=seed --accumulate=accumulate --pth_path=pth_path --resume=resume_from \
+        --checkpoint_steps=checkpoint_steps
+    run train "$1"
+}
+
+evaluate() {
+    local test_batch_size
+    test_batch_size=$(share "$batch_size")
+    require pth_path
+    forward --test_batch_size=test_batch_size --pth_path=pth_path --use_ema=use_ema
+    run eval eval --eval
+}
+
+run() { # KIND SUFFIX FLAG…
+    if [[ $case_devices == one ]]; then forward --device_list=device_id
+    else forward --device_list=device_list && flags+=(--multiprocessing_distributed); fi
+    forward --DataPath=data_path --dataset=dataset --device=device --depth=depth --width=width --extent=extent \
+        --extra_params=extra_params --mlp=mlp --workers=workers --opt_level=opt_level --max_steps=max_steps \
+        --image_size=image_size --output_path=output_path
+    run_case GENET "$2" "$1" python3 -u train.py "${flags[@]}" --amp --loss_scale=32 "${@:3}"
+}
