@@ -227,9 +227,7 @@ def train_step(learner, images, target, progress):
     with learner.amp.autocast():
         output = learner.model(images)
     loss = learner.criterion(output.float(), target)
-    learner.amp.backward(loss, progress.batches_in_update)
-    if progress.update_is_complete:
-        learner.amp.step()
+    progress.update(learner.amp, loss)
     return output, loss
 
 

@@ -200,9 +200,7 @@ def train(batches, learner, run, args):
         with amp.autocast():
             output = model(images)
         loss = criterion(output.float(), soft_target)
-        amp.backward(loss, progress.batches_in_update)
-        if progress.update_is_complete:
-            amp.step()
+        progress.update(amp, loss)
 
         tally.add(loss, output, target)
         clock.lap(len(target) * rank.world_size)

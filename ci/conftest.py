@@ -1,19 +1,28 @@
 """What the tests share: import paths, loading of entry scripts, small data sets on disk, running of test/*.sh."""
+import glob
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 CI = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(CI)
-MODELS = ("ResNet50", "HRNet", "GENet", "EfficientNet-B3", "FixRes")
+# A model is a directory with this script; nothing else is a list of them. (ResNet50, the first to be ported, comes first.)
+MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*", "test", "train_full_1p.sh"))),
+                      reverse=True))
+# Test files that take longest: run_tests.sh starts with them. The others come in the order of their names.
+LONGEST = ("test_all_scripts", "test_npu_models", "test_resnet50_scripts")
 
 sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
+
+from common import checkpoint  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -24,11 +33,26 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: runs only with --slow")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
+    """Give each test the group that runs in one process, for `--dist loadgroup`: its file, and of test_all_scripts.py its model."""
+    for item in items:
+        name = item.path.stem if hasattr(item, "path") else item.fspath.purebasename
+        item.rank = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        model = getattr(item, "callspec", None) and item.callspec.params.get("model")
+        item.add_marker(pytest.mark.xdist_group("%s-%s" % (name, model) if model and name == "test_all_scripts" else name))
+    items.sort(key=lambda item: item.rank)
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs --slow"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    """Take the group out of a test's name, which pytest-xdist has put there, before it is printed and written to JUnit files."""
+    if report.nodeid.rfind("@") > report.nodeid.rfind("]"):
+        report.nodeid = report.nodeid.rpartition("@")[0]
 
 
 def load_script(path):
@@ -99,6 +123,41 @@ def wait_until(condition, timeout=180, interval=0.02):
     while not condition():
         assert time.time() < end, "waited %d s in vain" % timeout
         time.sleep(interval)
+
+
+def block(done):
+    """Return the result block of a finished script as a dictionary; the script must have succeeded."""
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    start = lines.index("------------------ Final result ------------------")
+    return dict(line.split(" : ") for line in lines[start + 1:])
+
+
+def weights_of(out):
+    """Return the network's own weights in the checkpoint of the output path `out`."""
+    content = checkpoint.load(os.path.join(str(out), "checkpoint.pth.tar"))
+    return checkpoint.weights(content, "the checkpoint", use_ema="false")
+
+
+def differences(one, other, name="", tolerance=None):
+    """Return where two nests of dictionaries and lists of tensors and plain values differ, as `a.b.c`; [] where they are equal, bit
+    for bit or, with a `tolerance`, to that share of a tensor's largest value."""
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        return [found for key in one for found in differences(one[key], other[key], "%s.%s" % (name, key), tolerance)]
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        return [found for key, pair in enumerate(zip(one, other)) for found in differences(*pair, "%s.%d" % (name, key), tolerance)]
+    if torch.is_tensor(one) and torch.is_tensor(other):
+        close = one.shape == other.shape and (torch.equal(one, other) or tolerance is not None and torch.allclose(
+            one, other, rtol=0, atol=tolerance * float(one.abs().max())))
+        return [] if close else [name]
+    return [] if type(one) is type(other) and one == other else ["%s (%r, %r)" % (name, one, other)]
+
+
+def free_port():
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def assert_bad_input(done, *words):

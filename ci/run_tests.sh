@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up everything and run every test: run_tests.sh [pytest arguments]. Fast tests come first; the scripts' smoke runs, which start
-# many processes each, come after them.
+# Set up everything and run every test: run_tests.sh [pytest arguments]. Tests of a file, and of a model in test_all_scripts.py, share
+# runs and stay in one process; the longest of these groups start first.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,4 +15,5 @@ bash tools/make_venv.sh "${requirements[@]}"
 PATH=$PWD/${VENV:-.venv}/bin:$PATH
 
 shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh
-OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadfile --durations=15 ci "$@"
+python ci/measure_style.py
+OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --durations=15 ci "$@"

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from yacs.config import CfgNode
 
-from common import data
+from common import data, meters
+from common.optimizer import set_rate
 from fill import fill_state_dict, make_image, make_input, make_target
 from pycls.core import config, losses, net, optimizer
 from pycls.core.config import cfg
@@ -91,7 +92,7 @@ def test_config_defaults():
             continue
         assert ours[key] == value and type(ours[key]) is type(value), key
     added = {"OPTIM.EMA_UPDATE_PERIOD", "OPTIM.EMA_ALPHA", "TRAIN.PRETRAINED", "TRAIN.OPT_LEVEL", "TRAIN.LOSS_SCALE",
-             "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TEST.MAX_STEPS"}
+             "TRAIN.ACCUMULATE", "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TEST.MAX_STEPS"}
     assert set(ours) - set(GOLDEN["config_defaults"]) == added
 
 
@@ -175,7 +176,7 @@ def test_training_in_double(arch, recipe):
     run = [run for run in golden["runs"] if run["recipe"] == recipe][0]
     model = filled_model(arch, torch.float64).train()
     sgd = optimizer.construct_optimizer(model)
-    optimizer.set_lr(sgd, run["lr"])
+    set_rate(sgd, run["lr"])
     found = [train_step(model, sgd, golden, t) for t in range(golden["steps"])]
     expected = run["train_losses_float64"]
     assert found == pytest.approx(expected["losses"], rel=1e-6)
@@ -319,8 +320,7 @@ def test_topk_errors(golden):
     """Top-1 and top-5 errors of a batch."""
     batch, _, classes, seed = [int(word.split("=")[-1]) for word in golden["logits"][len("make_input("):].split(",")[:4]]
     logits = make_input(batch, 1, classes, seed=seed, channels=1).view(batch, classes)
-    hits = losses.topk_hits(logits, torch.tensor(golden["labels"]))
-    errors = [100.0 * (1.0 - hit / batch) for hit in hits.tolist()]
+    errors = [100.0 - float(accuracy) for accuracy in meters.accuracy(logits, torch.tensor(golden["labels"]), topk=(1, 5))]
     assert errors == pytest.approx([golden["top1_err"], golden["top5_err"]])
 
 

@@ -14,6 +14,9 @@ from PIL import Image
 from common import checkpoint as files, data, precision
 from common.cli import UserError
 from common.distributed import Rank
+from common.meters import AverageMeter, Result, Tally
+from common.optimizer import set_rate
+from common.progress import Run
 from conftest import CI, write_images
 from fill import fill_state_dict, make_image, make_input
 from pycls.core import benchmark, checkpoint, config, losses, meters, net, optimizer, trainer
@@ -27,6 +30,7 @@ with open(os.path.join(CI, "golden", "EfficientNet-B3.json")) as stream:
 CONFIGS = os.path.join(CI, "..", "EfficientNet-B3", "configs", "dds_baselines", "effnet")
 B3 = os.path.join(CONFIGS, "EN-B3_dds_1npu_full.yaml")
 RANK = Rank(0, 1, 0, torch.device("cpu"))
+ARGS = SimpleNamespace(use_ema="auto")
 TINY = {"MODEL.TYPE": "effnet", "MODEL.ACTIVATION_FUN": "silu", "EN.STEM_W": 8, "EN.DEPTHS": [1, 2, 2], "EN.WIDTHS": [8, 12, 20],
         "EN.STRIDES": [1, 2, 2], "EN.EXP_RATIOS": [1, 4, 6], "EN.KERNELS": [3, 5, 3], "EN.HEAD_W": 40, "TRAIN.IM_SIZE": 32,
         "TEST.IM_SIZE": 36, "TRAIN.DATASET": "imagenet", "TEST.DATASET": "imagenet", "DATA_LOADER.NUM_WORKERS": 0,
@@ -60,11 +64,9 @@ def test_log_lines(name, batch_size, monkeypatch, caplog):
     """json_stats lines are upstream's, and the Ascend port's FPS and batch_size are in them (of evaluation steps its own)."""
     golden = COMPONENTS[name]
     configure({"LOG_PERIOD": 2, "OPTIM.MAX_EPOCH": 100, "TRAIN.BATCH_SIZE": batch_size, "TEST.BATCH_SIZE": 200})
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(meters.time, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(meters, "memory_mb", lambda device: 8124)
     with caplog.at_level(std_logging.INFO):
-        feed_meters(golden["feed"], clock, batch_size)
+        feed_meters(golden["feed"], batch_size)
     found = [record.getMessage() for record in caplog.records]
     if name == "log_lines":
         for line, wanted in zip(found, golden["lines"]):
@@ -77,32 +79,29 @@ def test_log_lines(name, batch_size, monkeypatch, caplog):
     assert len(found) == len(golden["lines"])
 
 
-def feed_meters(feed, clock, batch_size):
-    train = meters.TrainMeter(6, rate_of(batch_size), RANK.device)
-    test = meters.TestMeter(4, RANK.device)
+def feed_meters(feed, batch_size):
+    """Say what the steps of `feed`, of 0.25 s each, give, and log a line after every second one and after each epoch."""
+    train, test = meters.TrainMeter(6, RANK.device), meters.TestMeter(4, RANK.device)
     for i, step in enumerate(feed):
-        meter = train if step["phase"] == "train" else test
+        in_training = step["phase"] == "train"
         if step["iter"] == 0:
-            meter.reset() if meter is train else meter.reset(rate_of(200))
-        meter.iter_timer.tic()
-        clock.now += 0.25
-        meter.iter_timer.toc()
-        if meter is train:
-            train.update_stats(step["top1_err"], step["top5_err"], step["loss"], step["lr"], step["mb_size"])
-        else:
-            hits = [step["mb_size"] * (1 - step[key] / 100) for key in ("top1_err", "top5_err")]
-            test.update_stats(hits[0], hits[1], 0.0, step["mb_size"])
-        meter.log_iter_stats(step["epoch"], step["iter"])
-        if i + 1 == len(feed) or feed[i + 1]["phase"] != step["phase"]:
-            if meter is train:
-                train.log_epoch_stats(step["epoch"])
+            tally = Tally("a test")
+            rate = (batch_size if in_training else 200) / 0.25
+            clock = SimpleNamespace(images_per_second=rate, step_time=AverageMeter("Time"))
+        clock.step_time.update(0.25)
+        hits = [step["mb_size"] * (1 - step[key] / 100) for key in ("top1_err", "top5_err")]
+        tally._count(step["mb_size"], step.get("loss", 0.0), *hits)
+        now = SimpleNamespace(epoch=step["epoch"], step=step["iter"], tally=tally)
+        if (step["iter"] + 1) % cfg.LOG_PERIOD == 0:
+            if in_training:
+                train.log_iter_stats(now, clock, step["lr"])
             else:
-                test.log_epoch_stats(step["epoch"], test.epoch_stats(test.totals))
-
-
-def rate_of(images):
-    """Return a stand-in for Throughput at `images` in 0.25 s."""
-    return SimpleNamespace(images_per_second=images / 0.25, start=lambda: None, stop=lambda: None)
+                test.log_iter_stats(now.epoch, now.step, tally, clock)
+        if i + 1 == len(feed) or feed[i + 1]["phase"] != step["phase"]:
+            if in_training:
+                train.log_epoch_stats(now, clock, step["lr"])
+            else:
+                test.log_epoch_stats(now.epoch, tally.result(RANK), clock)
 
 
 def parsed(line):
@@ -130,7 +129,8 @@ def test_time_string():
 @pytest.mark.parametrize("opts, words", [
     (["NO.SUCH", "1"], "NO"), (["OPTIM.BASE_LR", "1"], "OPTIM.BASE_LR"), (["BN.USE_PRECISE_STATS", "true"], "BN.USE_PRECISE_STATS"),
     (["NUM_GPUS"], "NUM_GPUS"), (["--device", "cpu"], "--device"), (["TRAIN.IM_SIZE", "343"], "TEST.IM_SIZE 342"),
-    (["NUM_GPUS", "3"], "TRAIN.BATCH_SIZE 128"), (["NUM_GPUS", "16"], "TEST.BATCH_SIZE 200"), (["MODEL.TYPE", "resnet"], "MODEL.TYPE"),
+    (["NUM_GPUS", "3"], "TRAIN.BATCH_SIZE 128"), (["TRAIN.ACCUMULATE", "3"], "TRAIN.ACCUMULATE 3"), (["TRAIN.ACCUMULATE", "0"], "at least 1"),
+    (["NUM_GPUS", "16"], "TEST.BATCH_SIZE 200"), (["MODEL.TYPE", "resnet"], "MODEL.TYPE"),
     (["TRAIN.AUGMENT", "RandAugment"], "RandAugment_N2_M0.5"), (["TRAIN.AUGMENT", "RandAugment_M2"], "TRAIN.AUGMENT"),
     (["TRAIN.AUGMENT", "AutoAugment_M1"], "TRAIN.AUGMENT"), (["TRAIN.AUGMENT", "X"], "TRAIN.AUGMENT"),
     (["TRAIN.AUGMENT", "RandAugment_M0.5_Q1"], "TRAIN.AUGMENT"), (["TRAIN.SPLIT", "trian"], "TRAIN.SPLIT"),
@@ -199,7 +199,7 @@ def test_precision_of_training_and_evaluation(keys, level):
 # ---- weights and checkpoints -----------------------------------------------------------------------------------------------
 
 def test_weights_in_every_layout(tmp_path):
-    """Bare, under model_state, with `module.` and in half precision: all load; of two sets the better one does."""
+    """Bare, under model_state, with `module.` and in half precision: all load; of two sets the better one does, or the one asked for."""
     weights = filled().state_dict()
     worse = {key: torch.zeros_like(value) for key, value in weights.items()}
     for content in (
@@ -209,8 +209,11 @@ def test_weights_in_every_layout(tmp_path):
             {"model_state": worse, "ema_state": weights, "ema_err": 19.0}, {"model_state": weights, "ema_state": worse}):
         torch.save(content, str(tmp_path / "model.pyth"))
         model = EffNet()
-        checkpoint.load_weights(str(tmp_path), model)  # the folder stands for its model.pyth
+        note = checkpoint.load_weights(str(tmp_path), model)  # the folder stands for its model.pyth
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+        assert bool(note) == ("ema_state" in content)
+    checkpoint.load_weights(str(tmp_path), model, use_ema="true")
+    assert not any(value.any() for value in model.state_dict().values())
     half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     torch.save({"model_state": half}, str(tmp_path / "half.pyth"))
     checkpoint.load_weights(str(tmp_path / "half.pyth"), model)
@@ -242,7 +245,7 @@ def test_weights_that_are_not_there(tmp_path, path, words):
 @pytest.fixture
 def no_signals(monkeypatch):
     """Progress must not take SIGTERM from the test run."""
-    monkeypatch.setattr("common.distributed.signal.signal", lambda *_: None)
+    monkeypatch.setattr("common.progress.signal.signal", lambda *_: None)
 
 
 def make_progress():
@@ -251,10 +254,16 @@ def make_progress():
     return checkpoint.make_progress(RANK, parts), parts
 
 
+def end_epoch(progress, parts, error):
+    result = Result(100.0 - error, 90.0, 1.0)
+    progress.note_evaluation(result)
+    return checkpoint.end_epoch(progress, parts, {"test": result}, RANK)
+
+
 def test_every_epoch_has_its_checkpoint(tmp_path, no_signals):
     """Each epoch's file is written, the last too, in upstream's layout; model.pyth is the best, of equals the newest (defect 18)."""
     progress, parts = make_progress()
-    paths = [checkpoint.end_epoch(progress, parts, {"test_err": error}, RANK) for error in (50.0, 40.0, 45.0, 40.0)]
+    paths = [end_epoch(progress, parts, error) for error in (50.0, 40.0, 45.0, 40.0)]
     assert [os.path.relpath(path, str(tmp_path)) for path in paths] == ["checkpoints/model_epoch_%04d.pyth" % n for n in (1, 2, 3, 4)]
     content = files.load(paths[2])
     assert content["epoch"] == 2 and content["test_err"] == 45.0 and "OPTIM:" in content["cfg"]
@@ -268,11 +277,12 @@ def test_every_epoch_has_its_checkpoint(tmp_path, no_signals):
 def test_best_error_survives_a_resume(tmp_path, no_signals):
     """The first epoch after a resume does not replace a better model.pyth."""
     progress, parts = make_progress()
-    checkpoint.end_epoch(progress, parts, {"test_err": 30.0}, RANK)
+    end_epoch(progress, parts, 30.0)
     progress, parts = make_progress()
-    assert checkpoint.resume(progress, checkpoint.newest_checkpoint()) == []
+    source = checkpoint.newest_checkpoint()
+    assert progress.resume(checkpoint.load(source), source) == []
     assert progress.epoch == 1 and progress.best == 70.0
-    checkpoint.end_epoch(progress, parts, {"test_err": 35.0}, RANK)
+    end_epoch(progress, parts, 35.0)
     assert files.load(str(tmp_path / "model.pyth"))["test_err"] == 30.0
 
 
@@ -285,7 +295,7 @@ def test_upstreams_checkpoint_resumes(tmp_path, no_signals):
                     "cfg": "NUM_GPUS: 8\n"}, str(tmp_path / "checkpoints" / ("model_epoch_%04d.pyth" % (epoch + 1))))
     progress, parts = make_progress()
     source = checkpoint.newest_checkpoint()
-    assert source.endswith("model_epoch_0010.pyth") and checkpoint.resume(progress, source) == []
+    assert source.endswith("model_epoch_0010.pyth") and progress.resume(checkpoint.load(source), source) == []
     assert (progress.epoch, progress.step) == (10, 0)
 
 
@@ -333,8 +343,8 @@ def test_moving_average_follows_master_weights():
 
 @pytest.mark.parametrize("batch, length, batches", [(8, 5, 5), (8, 2000, 1024), (512, 100, 16), (16384, 3, 1)])
 def test_precise_bn_has_at_least_one_batch(batch, length, batches):
-    """A total batch above BN.NUM_SAMPLES_PRECISE does not kill the network with statistics of nothing."""
-    cfg.TRAIN.BATCH_SIZE = batch
+    """A total batch above BN.NUM_SAMPLES_PRECISE does not kill the network with statistics of nothing; it is the batch of a step."""
+    cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.ACCUMULATE = 4 * batch, 4
     assert net.precise_bn_batches(length) == batches
 
 
@@ -349,48 +359,59 @@ def test_precise_bn_refuses_no_batch():
 def test_timing_leaves_no_trace():
     """Timing before training changes neither weights nor statistics nor gradients, and scales the loss under O2 (defect 23)."""
     configure({"PREC_TIME.NUM_ITER": 1, "PREC_TIME.WARMUP_ITER": 1, "TRAIN.OPT_LEVEL": "O2", "TRAIN.LOSS_SCALE": 128.0})
-    learner, _ = trainer.make_learner(RANK, None)
-    learner = learner._replace(model=learner.network)
-    before = {key: value.clone() for key, value in learner.network.state_dict().items()}
+    learner, _ = trainer.make_learner(ARGS, RANK)
+    before = {key: value.clone() for key, value in learner.model.state_dict().items()}
     scaled = []
     learner.amp._scaler.scale = lambda loss: (scaled.append(1), loss * 128.0)[1]
     benchmark.log_times(learner, RANK)
-    assert all(torch.equal(value, before[key]) for key, value in learner.network.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in learner.model.state_dict().items())
     assert len(scaled) == 2
     for group in learner.optimizer.param_groups:
         assert all(parameter.grad is None or float(parameter.grad.abs().sum()) == 0 for parameter in group["params"])
 
 
-def test_divergence_is_a_failure():
-    """A loss that is no number ends the run; it is not averaged away."""
-    meter = meters.TrainMeter(2, rate_of(8), RANK.device)
-    with pytest.raises(RuntimeError, match="diverged"):
-        trainer.fetch_train_stats([torch.tensor([90.0, 50.0, float("nan")])], meter, 0.1)
+class TwoBatches(object):
+    """Two batches of made-up images, as a loader gives them."""
+
+    images = global_batch = step_images = 8
+
+    def __len__(self):
+        return 2
+
+    def of_epoch(self, epoch, first_step=0):
+        return [(make_input(8, 32, 32, seed=step), torch.arange(8)) for step in range(first_step, 2)]
 
 
-def test_few_classes_have_no_top5_error():
-    """With fewer than five classes every label is among the first five."""
-    hits = losses.topk_hits(torch.eye(3), torch.tensor([0, 1, 0]))
-    assert hits.tolist() == [2.0, 3.0]
+def losses_of_two_steps(keys, draws):
+    """Return the losses of an epoch of two steps, before which `draws` numbers are drawn, which must not matter."""
+    configure(dict({"LOG_PERIOD": 1}, **keys))
+    torch.manual_seed(0)
+    learner, _ = trainer.make_learner(ARGS, RANK)
+    progress = checkpoint.make_progress(RANK, checkpoint.parts_of(learner))
+    clock = progress.start_clock(TwoBatches(), 1)
+    set_rate(learner.optimizer, 0.1)
+    torch.rand(draws)
+    found = []
+    recorder = SimpleNamespace(step=lambda progress, clock, rate: found.append(progress.tally.loss.val))
+    trainer.train_epoch(TwoBatches(), learner, Run(RANK, progress, clock, recorder), meters.TrainMeter(2, RANK.device))
+    return found
 
 
 @pytest.mark.parametrize("keys", [{}, {"EN.DC_RATIO": 0.5}, {"EN.DROPOUT_RATIO": 0.5}, {"TRAIN.MIXUP_ALPHA": 0.4},
                                   {"TRAIN.LABEL_SMOOTHING": 0.1}, {"BN.USE_CUSTOM_WEIGHT_DECAY": True, "OPTIM.WEIGHT_DECAY": 0.1}])
-def test_options_act_and_are_repeatable(keys):
+def test_options_act_and_are_repeatable(keys, no_signals):
     """Each option of the recipe changes a step, and a step draws the same after a resume: it depends on (seed, rank, epoch, step)."""
-    def steps(keys, first):
-        configure(keys)
-        torch.manual_seed(0)
-        learner, _ = trainer.make_learner(RANK, None)
-        learner = learner._replace(model=learner.network)
-        learner.model.train()
-        optimizer.set_lr(learner.optimizer, 0.1)
-        torch.rand(first)  # draws between the steps must not matter
-        return [trainer.train_step(learner, make_input(8, 32, 32, seed=t), torch.arange(8), RANK, 1, t).tolist() for t in range(2)]
-
-    plain, changed = steps({}, 0), steps(keys, 1)
-    assert changed == steps(keys, 5)
+    plain, changed = losses_of_two_steps({}, 0), losses_of_two_steps(keys, 1)
+    assert changed == losses_of_two_steps(keys, 5)
     assert (changed != plain) == bool(keys)
+
+
+def test_moving_average_goes_with_the_updates(no_signals, monkeypatch):
+    """Of two batches that make one update, the moving average sees one set of weights; its share is that of the update's images."""
+    shares = []
+    monkeypatch.setattr(net, "update_average", lambda average, newest, share: shares.append(share))
+    losses_of_two_steps({"OPTIM.EMA_UPDATE_PERIOD": 1, "TRAIN.ACCUMULATE": 2}, 0)
+    assert shares == [1e-5 * 8 / 200]
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
@@ -493,6 +514,7 @@ def test_batches_do_not_depend_on_workers(named_data):
 def test_ranks_see_parts_of_their_own(named_data):
     """Two ranks together see in a step what one sees, each image with its own augmentation; evaluation counts each once."""
     whole = list(loader.construct_train_loader(named_data, RANK).of_epoch(0))[0][0]
+    cfg.NUM_GPUS = 2
     parts = [list(loader.construct_train_loader(named_data, Rank(r, 2, r, RANK.device)).of_epoch(0))[0][0] for r in range(2)]
     assert [len(part) for part in parts] == [4, 4]
     assert sorted(float(i.sum()) for part in parts for i in part) == pytest.approx(sorted(float(i.sum()) for i in whole))
@@ -513,15 +535,15 @@ def test_evaluation_counts_every_image(named_data):
     batches = loader.construct_test_loader(named_data, RANK)
     assert len(batches) == 5
     model = filled()
-    stats = trainer.test_epoch(batches, model, meters.TestMeter(5, RANK.device), 0, RANK)
+    result = trainer.test_epoch(batches, model, RANK, meters.TestMeter(5, RANK.device))
     hits = sum(int((model(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
-    assert stats["top1_err"] == pytest.approx(100.0 * (27 - hits) / 27, abs=1e-9)
+    assert result.top1 == pytest.approx(100.0 * hits / 27, abs=1e-9)
 
 
 def test_too_many_classes_are_refused(named_data):
     """More class folders than the network has outputs."""
     cfg.MODEL.NUM_CLASSES = 2
-    with pytest.raises(UserError, match="MODEL.NUM_CLASSES 2"):
+    with pytest.raises(UserError, match="3 classes, the network has 2 outputs"):
         loader.construct_train_loader(named_data, RANK)
 
 

@@ -272,16 +272,16 @@ def test_eval_resize_is_rounded_down(size, shorter):
 @pytest.mark.parametrize("spec", GOLDEN["accuracy"], ids=lambda spec: "%d classes" % spec["classes"])
 def test_accuracy(spec):
     """Loss and accuracies of batches, and averages in which a smaller last batch weighs what it should."""
-    average = {name: meters.AverageMeter(name) for name in ("loss", "accuracy1", "accuracy5")}
+    tally = meters.Tally("the batches")
     offset = {10: 1.0, 1000: 2.5}[spec["classes"]]
     for number, batch in enumerate(spec["batches"]):
         seed = {10: 500, 1000: 600}[spec["classes"]] + number
         target = make_target(batch["batch"], spec["classes"], seed=batch["target_seed"])
         logits = make_input(batch["batch"], 1, spec["classes"], seed=seed, channels=1).reshape(batch["batch"], -1)
         logits[torch.arange(len(target)), target] += offset
-        values = [nn.CrossEntropyLoss()(logits, target)] + meters.accuracy(logits, target, topk=(1, 5))
-        for name, value in zip(("loss", "accuracy1", "accuracy5"), values):
-            assert float(value) == pytest.approx(batch[name], rel=1e-5)
-            average[name].update(value, len(target))
-    for name, meter in average.items():
+        tally.add(nn.CrossEntropyLoss()(logits, target), logits, target)
+        tally.fetch()
+        for name, meter in (("loss", tally.loss), ("accuracy1", tally.top1), ("accuracy5", tally.top5)):
+            assert meter.val == pytest.approx(batch[name], rel=1e-5)
+    for name, meter in (("loss", tally.loss), ("accuracy1", tally.top1), ("accuracy5", tally.top5)):
         assert meter.avg == pytest.approx(spec["average_" + name], rel=1e-5)

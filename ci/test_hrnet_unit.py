@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from common.cli import UserError
+from common.model_stats import model_stats
 from lib.config import new_config, unread_settings, update_config
 from lib.core.optimizer import get_optimizer
 from lib.models import build_model
 from lib.models.cls_hrnet import (BasicBlock, HighResolutionModule, HighResolutionNet, apply_transition, check_image_size,
                                   make_transition)
-from tools.model_stats import model_stats
 
 EXPERIMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "HRNet", "experiments")
 FILE_NAME = "cls_hrnet_%s_sgd_lr5e-2_wd1e-4_bs32_x100.yaml"

@@ -82,6 +82,7 @@ class Progress(object):
             clock.wait_for_batch()
         self._note_training()
         clock.stop()
+        self._seed_step()  # for what is drawn between the epochs
 
     def _divide_into_updates(self, accumulate):
         """Say of the step that comes in how many batches its update consists, and whether it is the last one of them."""
@@ -90,10 +91,16 @@ class Progress(object):
         self.update_is_complete = self.step == first + self.batches_in_update - 1
 
     def _seed_step(self):
-        """Make torch's draws in a step (dropout and the like) a function of (seed, rank, epoch, step), so that they survive a
-        resume without saving generators."""
+        """Make torch's draws in a step (dropout and the like), and after the last one, a function of (seed, rank, epoch, step), so that
+        they survive a resume without saving generators."""
         seed = (self.constants["seed"] * 1000003 + self._rank.rank) * 1000003 ** 2 + self.epoch * 1000003 + self.step
         devices.seed_torch(seed & 0x7FFFFFFFFFFFFFFF, self._rank.device)
+
+    def update(self, amp, loss):
+        """Add the gradients of `loss`, the mean over a batch, to those of its update, and take the update with the last of them."""
+        amp.backward(loss, self.batches_in_update)
+        if self.update_is_complete:
+            amp.step()
 
     def read(self, clock):
         """Bring what the steps so far have given to the host: the one place in a loop where it waits for the device."""

@@ -4,12 +4,9 @@
 # A model's test/model.sh sources this file and says once what its scripts share: its own options, the flags of its programs that
 # options become, its recipes. A script sources model.sh and says what makes its case this case:
 #
-#   about "one sentence on the case"
-#   on_one_device                                  # or on_listed_devices
+#   on_one_device "one sentence on the case"       # or on_listed_devices
 #   defaults batch_size=512 train_epochs=90 …      # gives an option its default here; without one it is unset
-#   parse "$@"                                     # sets $NAME for each option
-#   require data_path
-#   train NETWORK SUFFIX FLAG…                     # model.sh's; ends with run_case
+#   train acc … "$@"                               # model.sh's: from the options to run_case
 #
 # Where a model's --batch_size counts the images of one rank, its model.sh sets batch_per_rank=1.
 set -euo pipefail
@@ -32,8 +29,6 @@ fail() {
     exit 2
 }
 
-about() { case_about=$1; }
-
 # option NAME DEFAULT CHECK HELP. CHECK: text, natural, positive, number, list, switch or a|b|c.
 option() {
     [[ -n ${option_check[$1]:-} ]] || option_names+=("$1")
@@ -48,15 +43,19 @@ without_options() {
     for name in "$@"; do unset "option_check[$name]"; done
 }
 
-# Which devices a case runs on: one, or a rank on each of a list.
-on_one_device() { without_options device_list; }
-on_listed_devices() { case_devices=listed; }
+# What a case is about, and which devices it runs on: one, or a rank on each of a list.
+on_one_device() {
+    case_about=$1
+    without_options device_list
+}
+on_listed_devices() { case_about=$1 case_devices=listed; }
 
-# What an evaluation takes; its script says the rest.
-evaluation_options() {
+# evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
+evaluation() {
     without_options train_epochs learning_rate seed accumulate checkpoint_steps resume
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
+    defaults "$@"
 }
 
 defaults() {
@@ -117,6 +116,12 @@ parse() {
         printf -v "$name" %s "$value"
     done
     resolve_options
+}
+
+# parse_case SUFFIX SET OPTION…: `parse`, and find the data: --data_path, without which a perf case of one machine takes the demo data SET.
+parse_case() {
+    parse "${@:3}"
+    if [[ $1 == perf && -z $nnodes ]]; then demo_data_unless_given "$2"; else require data_path; fi
 }
 
 check_value() {

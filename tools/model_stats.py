@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Count the parameters and the multiply-adds of a network, with forward hooks.
+"""Print the parameters and the multiply-adds of networks.
 
     python tools/model_stats.py HRNet/experiments/*.yaml
     python tools/model_stats.py ResNet50:resnet:resnet50
@@ -8,7 +8,6 @@
 A network is named by a YAML file of HRNet/experiments, or by DIRECTORY:MODULE:CALLABLE, where calling CALLABLE of MODULE,
 imported from DIRECTORY, without arguments returns the network. The table that is printed is Markdown.
 """
-import copy
 import importlib
 import os
 import sys
@@ -18,74 +17,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-import torch  # noqa: E402
-import torch.nn as nn  # noqa: E402
-
 from common import cli  # noqa: E402
-
-GIBI = 1024.0 ** 3
-
-
-class ModelStats:
-    """What one forward pass of one image costs.
-
-    parameters: number of trainable and other parameters; multiply_adds: of the convolution and linear weights, without
-    biases, normalisation and additions; calls: {name of a layer class: number of its calls}, layers without children only.
-    """
-
-    def __init__(self, parameters, multiply_adds, calls):
-        self.parameters = parameters
-        self.multiply_adds = multiply_adds
-        self.calls = calls
-
-    @property
-    def giga_multiply_adds(self):
-        """Multiply-adds / 1024**3, the unit in which HRNet's tables say GFLOPs."""
-        return self.multiply_adds / GIBI
-
-    def summary(self):
-        """Return a few lines for a log."""
-        counts = ", ".join("%s %d" % item for item in sorted(self.calls.items()))
-        return ("Total Parameters: {:,}\n"
-                "Total Multiply Adds (for Convolution and Linear Layers only): {:.4f} GFLOPs (/ 1024^3)\n"
-                "Number of Layers: {}").format(self.parameters, self.giga_multiply_adds, counts)
-
-
-def model_stats(model, height, width, channels=3):
-    """Return the ModelStats of one image (channels, height, width).
-
-    The pass is made by a copy in evaluation mode, on zeros: the model's mode, its BatchNorm statistics and the random state
-    stay as they are. Where PyTorch can, the copy is on the meta device, which knows shapes only and computes nothing.
-    """
-    try:
-        return _trace(copy.deepcopy(model).to("meta"), torch.zeros(1, channels, height, width, device="meta"))
-    except (RuntimeError, NotImplementedError):  # older PyTorch: no meta device, or not for every layer
-        return _trace(copy.deepcopy(model).cpu().float(), torch.zeros(1, channels, height, width))
-
-
-def _trace(model, image):
-    multiply_adds, calls = [], {}
-
-    def count(module, _, output):
-        name = type(module).__name__
-        calls[name] = calls.get(name, 0) + 1
-        multiply_adds.append(layer_multiply_adds(module, output))
-
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model.float().eval()(image)
-    return ModelStats(sum(p.numel() for p in model.parameters()), sum(multiply_adds), calls)
-
-
-def layer_multiply_adds(module, output):
-    """Return the multiply-adds of a convolution or linear layer that gave `output` for one image, 0 for other layers."""
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return module.weight.numel() * output[0, 0].numel()
-    if isinstance(module, nn.Linear):
-        return module.weight.numel() * (output.numel() // module.out_features)
-    return 0
+from common.model_stats import model_stats  # noqa: E402
 
 
 def build(spec):

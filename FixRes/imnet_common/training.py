@@ -79,9 +79,7 @@ def train_epoch(train_batches, learner, run, args):
         with amp.autocast():
             output = model(images).float()
         loss = criterion(output, target)
-        amp.backward(loss, progress.batches_in_update)
-        if progress.update_is_complete:
-            amp.step()
+        progress.update(amp, loss)
 
         progress.tally.add(loss, output, target)
         clock.lap(len(target) * rank.world_size)

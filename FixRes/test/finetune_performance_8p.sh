@@ -2,10 +2,6 @@
 # shellcheck source=FixRes/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Measure the speed of FixRes' fine-tuning (phase 2, at 384 pixels) with eight devices of one machine: 1 epoch of at most 1000 steps."
-on_listed_devices
-finetuning
-defaults batch_size=512 train_epochs=1 workers="$(at_most_cores 72)" opt_level=O1 learning_rate=0.001 image_size=384 max_steps=1000
-parse "$@"
-demo_data_unless_given imagenet
-finetune perf
+on_listed_devices "Measure the speed of FixRes' fine-tuning (phase 2, at 384 pixels) with eight devices of one machine: 1 epoch of at most 1000 steps."
+finetuning batch_size=512 train_epochs=1 workers="$(at_most_cores 72)" opt_level=O1 learning_rate=0.001 image_size=384 max_steps=1000
+finetune perf "$@"

@@ -7,41 +7,45 @@ num_classes="" eval_freq="" architecture="" transforms="" lr_scaling="" resize="
 option num_classes 1000 positive "outputs of the network"
 option resize height "height|short-side" "what evaluation's resize sets; height: as upstream"
 
-training() {
+training() { # NAME=DEFAULT…
     option seed 0 natural "of the first weights, the order and the augmentation"
     option eval_freq 10 positive "epochs between evaluations; the last epoch is always evaluated"
+    defaults "$@"
 }
 
-finetuning() {
-    training
+finetuning() { # NAME=DEFAULT…
+    training "$@"
     any_architecture
     option transforms v1 "v1|v2" "training images: as in evaluation (v1), or with upstream's mild augmentation (v2)"
     option lr_scaling global-batch "global-batch|none" "whether the rate grows with the global batch; none: as in the Ascend port"
     case_example="--data_path=/data/imagenet --pth_path=test/output/0"
 }
 
-evaluation() {
-    evaluation_options
+evaluating() { # NAME=DEFAULT…
+    evaluation "$@"
     any_architecture
     case_example="--data_path=/data/imagenet --pth_path=test/output/0/finetune"
 }
 
 any_architecture() { option architecture ResNet50 "ResNet50|PNASNet|IGAM_Resnext101_32x48d|EfficientNet" "the network"; }
 
-train() { # SUFFIX
+train() { # SUFFIX OPTION…
+    parse_case "$1" imagenet "${@:2}"
     forward_training
     forward --pth-path=pth_path
     run_case FixRes_for_PyTorch "$1" train python3 -u main_resnet50_scratch.py "${flags[@]}"
 }
 
-finetune() { # SUFFIX
+finetune() { # SUFFIX OPTION…
+    parse_case "$1" imagenet "${@:2}"
     weights_of_an_earlier_phase finetune
     forward_training
     forward --architecture=architecture --resnet-weight-path=pth_path --transforms=transforms --lr-scaling=lr_scaling
     run_case FixRes_for_PyTorch "$1" finetune python3 -u main_finetune.py "${flags[@]}"
 }
 
-evaluate() {
+evaluate() { # OPTION…
+    parse_case eval imagenet "$@"
     weights_of_an_earlier_phase eval
     forward_common
     forward --architecture=architecture --weight-path=pth_path --use-ema=use_ema

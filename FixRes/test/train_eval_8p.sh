@@ -2,10 +2,6 @@
 # shellcheck source=FixRes/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "FixRes, phase 3 of 3: evaluate weights on ImageNet's validation set at 384 pixels with eight devices of one machine."
-on_listed_devices
-evaluation
-defaults batch_size=512 workers="$(at_most_cores 72)" opt_level=O0 image_size=384
-parse "$@"
-require data_path
-evaluate
+on_listed_devices "FixRes, phase 3 of 3: evaluate weights on ImageNet's validation set at 384 pixels with eight devices of one machine."
+evaluating batch_size=512 workers="$(at_most_cores 72)" opt_level=O0 image_size=384
+evaluate "$@"

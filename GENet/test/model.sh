@@ -13,21 +13,23 @@ option extent 0 "0|2|4|8" "pixels that one gathered value stands for; 0: the who
 option extra_params false "true|false|True|False" "gather with depthwise convolutions (GE-theta)"
 option mlp false "true|false|True|False" "1x1 convolutions in the excite branch (with extra_params GE-theta-plus)"
 
-training() {
+training() { # NAME=DEFAULT…
     option epoch_step "[60,120,160,200]" text "epochs at which the learning rate falls to a fifth"
     option test_batch_size 128 positive "images per evaluation step of one rank"
-    defaults opt_level=O2 seed=49
+    defaults opt_level=O2 seed=49 "$@"
 }
 
-train() { # SUFFIX
+train() { # SUFFIX OPTION…
+    parse_case "$1" cifar10 "${@:2}"
     forward --batch_size=batch_size --test_batch_size=test_batch_size --no_epochs=train_epochs --epoch_step=epoch_step \
         --learning_rate=learning_rate --seed=seed --accumulate=accumulate --pth_path=pth_path --resume=resume_from \
         --checkpoint_steps=checkpoint_steps
     run train "$1"
 }
 
-evaluate() {
+evaluate() { # OPTION…
     local test_batch_size
+    parse_case eval cifar10 "$@"
     test_batch_size=$(share "$batch_size")
     require pth_path
     forward --test_batch_size=test_batch_size --pth_path=pth_path --use_ema=use_ema

@@ -2,10 +2,6 @@
 # shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Train GENet on CIFAR-10 with one device: 300 epochs."
-on_one_device
-training
-defaults batch_size=128 train_epochs=300 workers="$(at_most_cores 2)"
-parse "$@"
-require data_path
-train acc
+on_one_device "Train GENet on CIFAR-10 with one device: 300 epochs."
+training batch_size=128 train_epochs=300 workers="$(at_most_cores 2)"
+train acc "$@"

@@ -2,10 +2,6 @@
 # shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Measure GENet's training speed on one device: 2 epochs of at most 200 steps."
-on_one_device
-training
-defaults batch_size=128 train_epochs=2 max_steps=200 workers="$(at_most_cores 2)"
-parse "$@"
-demo_data_unless_given cifar10
-train perf
+on_one_device "Measure GENet's training speed on one device: 2 epochs of at most 200 steps."
+training batch_size=128 train_epochs=2 max_steps=200 workers="$(at_most_cores 2)"
+train perf "$@"

@@ -1,22 +1,7 @@
 #!/usr/bin/env bash
-# shellcheck source=common/test.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
+# shellcheck source=HRNet/test/model.sh
+source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Train HRNet-W18 on ImageNet with one device: 100 epochs."
-cfg="" num_classes="" batch_per_rank=1
+on_one_device "Train HRNet-W18 on ImageNet with one device: 100 epochs."
 defaults batch_size=256 train_epochs=100 workers="$(at_most_cores 64)" opt_level=O2
-option cfg experiments/cls_hrnet_w18_sgd_lr5e-2_wd1e-4_bs32_x100.yaml text "the network: a YAML file of experiments/"
-option learning_rate 0.1 number "learning rate of one rank; the number of ranks multiplies it"
-option num_classes 1000 positive "outputs of the network"
-parse "$@"
-[[ ! -f $cfg ]] || cfg=$(absolute "$cfg") # a relative path is of the folder one stands in, or of the model's
-require data_path
-
-run_case HRNet_ID1780_for_PyTorch acc train \
-    python3 -u tools/train.py "$data_path" --cfg="$cfg" --device="$device" --device-id="$device_id" \
-    --bs="$batch_size" --train-epochs="$train_epochs" --nproc="$workers" --lr="$learning_rate" --opt-level="$opt_level" \
-    ${pth_path:+"--pretrained=$pth_path"} ${max_steps:+"--stop-step=$max_steps"} ${skip_bad_images:+--skip-bad-images} \
-    --output-path="$output_path" ${seed:+"--seed=$seed"} ${resume_from:+"--resume=$resume_from"} \
-    --checkpoint-steps="$checkpoint_steps" \
-    TRAIN.RESUME False LOG_DIR "" PRINT_FREQ 100 MODEL.NUM_CLASSES "$num_classes" \
-    ${image_size:+MODEL.IMAGE_SIZE "[$image_size, $image_size]"}
+train acc "$@"

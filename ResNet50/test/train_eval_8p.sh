@@ -2,10 +2,6 @@
 # shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Evaluate ResNet50 weights on ImageNet's validation set with eight devices."
-on_listed_devices
-evaluation
-defaults batch_size=4096 workers="$(at_most_cores 128)" opt_level=O2
-parse "$@"
-require data_path
-evaluate
+on_listed_devices "Evaluate ResNet50 weights on ImageNet's validation set with eight devices."
+evaluating batch_size=4096 workers="$(at_most_cores 128)" opt_level=O2
+evaluate "$@"

@@ -2,9 +2,6 @@
 # shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Train ResNet50 on ImageNet with one device: 90 epochs."
-on_one_device
+on_one_device "Train ResNet50 on ImageNet with one device: 90 epochs."
 defaults batch_size=512 train_epochs=90 workers="$(at_most_cores 64)" opt_level=O2
-parse "$@"
-require data_path
-train ResNet50_for_PyTorch acc "${one_card_recipe[@]}"
+train ResNet50_for_PyTorch acc one_card "$@"

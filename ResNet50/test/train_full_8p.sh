@@ -2,9 +2,6 @@
 # shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Train ResNet50 on ImageNet with eight devices of one machine: 90 epochs."
-on_listed_devices
+on_listed_devices "Train ResNet50 on ImageNet with eight devices of one machine: 90 epochs."
 defaults batch_size=4096 train_epochs=90 workers="$(at_most_cores 128)" opt_level=O2 seed=49
-parse "$@"
-require data_path
-train ResNet50_ID0095_for_PyTorch acc "${eight_card_recipe[@]}"
+train ResNet50_ID0095_for_PyTorch acc eight_cards "$@"

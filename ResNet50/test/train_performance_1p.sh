@@ -2,9 +2,6 @@
 # shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Measure ResNet50's training speed on one device: 1 epoch of at most 1001 steps."
-on_one_device
+on_one_device "Measure ResNet50's training speed on one device: 1 epoch of at most 1001 steps."
 defaults batch_size=512 train_epochs=1 workers="$(at_most_cores 64)" opt_level=O2 max_steps=1001
-parse "$@"
-demo_data_unless_given imagenet
-train ResNet50_ID0095_for_PyTorch perf "${one_card_recipe[@]}"
+train ResNet50_ID0095_for_PyTorch perf one_card "$@"

@@ -2,9 +2,6 @@
 # shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-about "Measure ResNet50's training speed on eight devices of one machine: 3 epochs."
-on_listed_devices
+on_listed_devices "Measure ResNet50's training speed on eight devices of one machine: 3 epochs."
 defaults batch_size=4096 train_epochs=3 workers="$(at_most_cores 128)" opt_level=O2 seed=49
-parse "$@"
-demo_data_unless_given imagenet
-train ResNet50_ID0095_for_PyTorch perf "${eight_card_recipe[@]}"
+train ResNet50_ID0095_for_PyTorch perf eight_cards "$@"

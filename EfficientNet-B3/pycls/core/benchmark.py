@@ -4,22 +4,23 @@ import time
 import torch
 
 from common import device as devices
+from common.distributed import unwrapped
 from pycls.core import logging, losses
-from pycls.core.config import cfg
+from pycls.core.config import cfg, step_batch_size
 
 logger = logging.get_logger(__name__)
 
 
 def log_times(learner, rank, train_loader=None, test_loader=None):
     """Log iter_times and, where there are loaders, epoch_times. The network and its BN statistics stay as they are."""
-    saved = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
+    saved = [(buffer, buffer.clone()) for buffer in learner.model.buffers()]
     times = {"test_fw_time": time_eval(learner, rank)}
     times["train_fw_time"], times["train_bw_time"] = time_train(learner, rank)
     times["train_fw_bw_time"] = times["train_fw_time"] + times["train_bw_time"]
     if train_loader is not None:
         times["train_loader_time"] = time_loader(train_loader)
-    for name, buffer in learner.network.named_buffers():
-        buffer.copy_(saved[name])
+    for buffer, value in saved:
+        buffer.copy_(value)
     logger.info(logging.stats_line(times, "iter_times"))
     if train_loader is None:
         logger.info("loader: not measured (--data-path names the images to read)")
@@ -35,16 +36,16 @@ def time_eval(learner, rank):
     """Return the mean seconds of a forward pass in evaluation over TEST.BATCH_SIZE / NUM_GPUS images."""
     size = cfg.TRAIN.IM_SIZE
     inputs = torch.zeros(cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS, 3, size, size, device=rank.device)
-    learner.network.eval()
-    return _mean_seconds([lambda: learner.network(inputs)], rank.device)[0]
+    network = unwrapped(learner.model).eval()
+    return _mean_seconds([lambda: network(inputs)], rank.device)[0]
 
 
 def time_train(learner, rank):
-    """Return the mean seconds of the forward and of the backward pass over TRAIN.BATCH_SIZE / NUM_GPUS images.
+    """Return the mean seconds of the forward and of the backward pass over a training step's images of a rank.
 
     The gradients are cleared afterwards, and no step is taken.
     """
-    batch_size, size = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS, cfg.TRAIN.IM_SIZE
+    batch_size, size = step_batch_size(), cfg.TRAIN.IM_SIZE
     inputs = torch.rand(batch_size, 3, size, size, device=rank.device)
     targets = losses.smooth_one_hot(torch.zeros(batch_size, dtype=torch.int64, device=rank.device), cfg.MODEL.NUM_CLASSES, 0.0)
     state = {}
@@ -53,7 +54,7 @@ def time_train(learner, rank):
     def forward():
         with learner.amp.autocast():
             outputs = learner.model(inputs)
-        state["loss"] = learner.loss_fun(outputs.float(), targets)
+        state["loss"] = learner.criterion(outputs.float(), targets)
 
     means = _mean_seconds([forward, lambda: learner.amp.backward(state["loss"])], rank.device)
     learner.optimizer.zero_grad()

@@ -5,13 +5,16 @@ import os
 from common import checkpoint
 from common.cli import UserError
 from common.distributed import unwrapped
+from common.meters import Tally
 from common.progress import Progress
+from pycls.core import net
 from pycls.core.config import cfg
 
 _FOLDER = "checkpoints"
 _NEWEST = "checkpoint.pth.tar"
 _BEST = ("model.pyth", "model_best.pth.tar")
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
+_ERRORS = {"test": "test_err", "test_ema": "ema_err"}  # as newer pycls names them
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -28,34 +31,36 @@ def weights_file(path):
     return inside
 
 
-def load_weights(path, model, new_classifier=False):
+def load_weights(path, model, new_classifier=False, use_ema="auto"):
     """Load the weights of a file into `model`; every key and shape has to fit. Raises UserError otherwise.
 
-    `new_classifier`: leave the classifier as it is, so that the file may be of another number of classes.
+    `new_classifier`: leave the classifier as it is, so that the file may be of another number of classes. `use_ema`: see
+    common.checkpoint.weights_key. Returns a line that says which weights these are where the file leaves a choice.
     """
     source = weights_file(path)
-    state = checkpoint.weights(_better_state(checkpoint.load(source)))
+    content = checkpoint.load(source)
+    state = checkpoint.weights(content, source, use_ema)
     if new_classifier:
-        own = unwrapped(model).state_dict()
-        state = dict(state, **{key: own[key] for key in _CLASSIFIER})
-    checkpoint.load_weights(unwrapped(model), state, source)
-
-
-def _better_state(content):
-    """Of a file that holds a moving average too, return the weights with the smaller error (missing ones count as 100)."""
-    if not isinstance(content, dict) or "ema_state" not in content:
-        return content
-    if "model_state" in content and content.get("test_err", 100) <= content.get("ema_err", 100):
-        return content["model_state"]
-    return content["ema_state"]
+        own = model.state_dict()
+        state.update((key, own[key]) for key in _CLASSIFIER)
+    checkpoint.load_weights(model, state, source)
+    return checkpoint.describe(content, source, use_ema)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
+def parts_of(learner):
+    """Return what a checkpoint holds the state of, by upstream's keys: {model_state, optimizer_state, ...}."""
+    parts = {"model_state": unwrapped(learner.model), "optimizer_state": learner.optimizer, "amp": learner.amp}
+    return parts if learner.ema is None else dict(parts, ema_state=learner.ema)
+
+
 def make_progress(rank, parts):
-    """Return the Progress of a training whose `parts` are {model_state, optimizer_state, ...} with a state_dict each."""
-    return Progress(rank, "model_state", parts, os.path.join(cfg.OUT_DIR, _NEWEST), os.path.join(cfg.OUT_DIR, _BEST[1]),
-                    constants={"cfg": cfg.dump()}, every_steps=cfg.TRAIN.SAVE_STEPS)
+    """Return the Progress of a training whose `parts` are those of `parts_of`. Its numbers are means over the ranks."""
+    progress = Progress(rank, "model_state", parts, os.path.join(cfg.OUT_DIR, _NEWEST), None,
+                        constants={"cfg": cfg.dump(), "seed": cfg.RNG_SEED, "min_errors": {}}, every_steps=cfg.TRAIN.SAVE_STEPS)
+    progress.tally = Tally("epoch 0", reduce=net.mean_over_ranks)
+    return progress
 
 
 def newest_checkpoint():
@@ -67,29 +72,26 @@ def newest_checkpoint():
     return upstreams[-1] if upstreams else None
 
 
-def resume(progress, source):
-    """Continue from the checkpoint file `source`; return the keys that it lacks.
-
-    Upstream's `epoch` is the one that has ended, ours the one that comes next.
-    """
+def load(source):
+    """Return what a file of `newest_checkpoint` holds. Upstream's `epoch` is the one that has ended, ours is the next."""
     content = checkpoint.load(source)
     if os.path.basename(source) != _NEWEST and isinstance(content, dict):
         content = dict(content, epoch=int(content.get("epoch", -1)) + 1, step=0)
-    return progress.resume(content, source)
+    return content
 
 
-def end_epoch(progress, parts, errors, rank):
+def end_epoch(progress, parts, results, rank):
     """Write the files of an epoch that has ended, which `progress` is still in; return the path of upstream's.
 
-    `errors`: {test_err, and with a moving average ema_err}, top-1 in per cent. Upstream's file has upstream's keys; the
-    best one, and of several equally good ones the last, is copied to model.pyth.
+    `results`: the meters.Result of each network, test and perhaps test_ema, the better of which `progress` has noted. Upstream's
+    file has upstream's keys; the best one, and of several equally good ones the last, is copied to model.pyth.
     """
-    top1 = 100.0 - min(errors.values())
-    is_best = progress.best is None or top1 >= progress.best
+    is_best = progress.results["val.top1"] == progress.best
+    errors = {_ERRORS[name]: 100.0 - result.top1 for name, result in results.items()}
     path = os.path.join(cfg.OUT_DIR, _FOLDER, "model_epoch_%04d.pyth" % (progress.epoch + 1))
     if rank.is_main:
         state = dict(((key, part.state_dict()) for key, part in parts.items() if key != "amp"), cfg=cfg.dump(),
                      epoch=progress.epoch, **errors)
         checkpoint.save(state, path, [os.path.join(cfg.OUT_DIR, _BEST[0])] if is_best else [])
-    progress.end_epoch(top1, [os.path.join(cfg.OUT_DIR, _BEST[1])] if top1 == progress.best else [])
+    progress.end_epoch([os.path.join(cfg.OUT_DIR, _BEST[1])] if is_best else [])
     return path

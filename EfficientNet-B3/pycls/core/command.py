@@ -1,7 +1,7 @@
 """The command line of the tools, and the ranks that they run in."""
 import os
 
-from common import cli, data, device as devices, distributed
+from common import cli, data, distributed, flags
 from common.cli import UserError
 from pycls.core import config
 from pycls.core.config import cfg
@@ -23,12 +23,11 @@ def _parser(description):
     add = p.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")
     add("--data-path", metavar="DIR", help="folder with train/ and val/, each with one folder of images per class")
-    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
+    flags.add_run_flags(p)
     add("--device-id", type=cli.natural_int, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
     add("--rank-id", type=cli.natural_int, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
         "MASTER_ADDR and MASTER_PORT (%s, %s)" % (_ADDRESS, _PORT))
-    add("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
     add("opts", nargs="...", metavar="KEY VALUE", help="configuration keys to override, such as OUT_DIR result; after the flags")
     return p
 
@@ -60,7 +59,6 @@ def _layout(args):
 def _one_of_many(args):
     if args.rank_id >= cfg.NUM_GPUS:
         raise UserError("--rank-id %d: NUM_GPUS is %d, so it is 0 to %d" % (args.rank_id, cfg.NUM_GPUS, cfg.NUM_GPUS - 1))
-    os.environ.update(RANK=str(args.rank_id), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", WORLD_SIZE=str(cfg.NUM_GPUS))
-    os.environ.setdefault("MASTER_ADDR", _ADDRESS)
-    os.environ.setdefault("MASTER_PORT", _PORT)
+    master = os.environ.get("MASTER_ADDR", _ADDRESS), os.environ.get("MASTER_PORT", _PORT)
+    distributed.announce_rank(args.rank_id, cfg.NUM_GPUS, 0, 1, master)
     return distributed.layout(args.device, [args.rank_id if args.device_id is None else args.device_id])

@@ -117,7 +117,7 @@ _C.OPTIM.WEIGHT_DECAY = 5e-4
 _C.OPTIM.WARMUP_FACTOR = 0.1
 _C.OPTIM.WARMUP_EPOCHS = 0
 
-# Exponential moving average of the weights: update it every so many steps (0: no average; newer pycls uses 32), with
+# Exponential moving average of the weights: update it after every so many updates (0: no average; newer pycls uses 32), with
 # the weight EMA_ALPHA * TRAIN.BATCH_SIZE / MAX_EPOCH * period for the newest weights
 _C.OPTIM.EMA_UPDATE_PERIOD = 0
 _C.OPTIM.EMA_ALPHA = 1e-5
@@ -129,8 +129,11 @@ _C.TRAIN = CfgNode()
 _C.TRAIN.DATASET = ""
 _C.TRAIN.SPLIT = "train"
 
-# Pictures in a step, over all ranks
+# Pictures of an update, over all ranks
 _C.TRAIN.BATCH_SIZE = 128
+
+# Batches that an update is computed in, one after the other: their gradients are added up
+_C.TRAIN.ACCUMULATE = 1
 
 # Side of the training crop, and of the evaluation crop
 _C.TRAIN.IM_SIZE = 224
@@ -379,9 +382,11 @@ def _data_checks():
 def _run_checks():
     return [
         (cfg.NUM_GPUS > 0, "NUM_GPUS %d: has to be at least 1" % cfg.NUM_GPUS),
-        (_divides(cfg.TRAIN.BATCH_SIZE), "TRAIN.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
-         "multiple of that" % (cfg.TRAIN.BATCH_SIZE, cfg.NUM_GPUS)),
-        (_divides(cfg.TEST.BATCH_SIZE), "TEST.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
+        (cfg.TRAIN.ACCUMULATE > 0, "TRAIN.ACCUMULATE %d: has to be at least 1" % cfg.TRAIN.ACCUMULATE),
+        (_divides(cfg.TRAIN.BATCH_SIZE, cfg.NUM_GPUS * cfg.TRAIN.ACCUMULATE), "TRAIN.BATCH_SIZE %d: is the total of NUM_GPUS %d "
+         "ranks times TRAIN.ACCUMULATE %d, so it has to be a multiple of that"
+         % (cfg.TRAIN.BATCH_SIZE, cfg.NUM_GPUS, cfg.TRAIN.ACCUMULATE)),
+        (_divides(cfg.TEST.BATCH_SIZE, cfg.NUM_GPUS), "TEST.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
          "multiple of that" % (cfg.TEST.BATCH_SIZE, cfg.NUM_GPUS)),
         (cfg.TRAIN.OPT_LEVEL in ("O0", "O1", "O2"), "TRAIN.OPT_LEVEL %r: choose O0, O1 or O2" % cfg.TRAIN.OPT_LEVEL),
         (not (cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.OPT_LEVEL != "O0"),
@@ -395,8 +400,13 @@ def _run_checks():
     ]
 
 
-def _divides(batch_size):
-    return batch_size > 0 and batch_size % max(cfg.NUM_GPUS, 1) == 0
+def _divides(batch_size, parts):
+    return batch_size > 0 and batch_size % max(parts, 1) == 0
+
+
+def step_batch_size():
+    """Return the images of a rank in a training step."""
+    return cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS // cfg.TRAIN.ACCUMULATE
 
 
 def dump_cfg():

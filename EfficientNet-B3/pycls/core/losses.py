@@ -1,4 +1,4 @@
-"""Soft targets, the loss against them, mixup and top-k errors."""
+"""Soft targets, the loss against them, and mixup."""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -26,13 +26,3 @@ def draw_mixup(batch_size, alpha, rng):
 def mixup(values, weight, partners):
     """Return weight * values + (1 - weight) * values of the partners (https://arxiv.org/abs/1710.09412)."""
     return values * weight + values[partners] * (1.0 - weight)
-
-
-def topk_hits(logits, labels, ks=(1, 5)):
-    """Return, for each k, how many of the labels (N,) are among the k largest logits of their row, as a float tensor.
-
-    Where there are fewer than k classes every label counts.
-    """
-    largest = logits.topk(min(max(ks), logits.shape[1]), dim=1)[1]
-    hits = largest.eq(labels.unsqueeze(1)).float()
-    return torch.stack([hits[:, :k].sum() for k in ks])

@@ -3,8 +3,8 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from common.distributed import unwrapped
-from pycls.core.config import cfg
+from common.optimizer import update_average
+from pycls.core.config import cfg, step_batch_size
 
 
 def complexity(model, im_size):
@@ -38,7 +38,7 @@ def precise_bn_batches(loader_length):
     """
     if loader_length < 1:
         raise ValueError("there is no training batch to compute BN statistics from")
-    wanted = cfg.BN.NUM_SAMPLES_PRECISE // (cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS) // cfg.NUM_GPUS
+    wanted = cfg.BN.NUM_SAMPLES_PRECISE // step_batch_size() // cfg.NUM_GPUS
     return max(1, min(wanted, loader_length))
 
 
@@ -91,17 +91,7 @@ def ema_alpha(epoch):
     return min(1.0, cfg.OPTIM.EMA_ALPHA * adjust)
 
 
-@torch.no_grad()
-def update_ema(ema, model, step, epoch):
-    """Every OPTIM.EMA_UPDATE_PERIOD steps: ema = ema * (1 - a) + model * a, for parameters and buffers alike.
-
-    As in newer pycls. Counters (integers) are copied.
-    """
-    if cfg.OPTIM.EMA_UPDATE_PERIOD == 0 or step % cfg.OPTIM.EMA_UPDATE_PERIOD != 0:
-        return
-    alpha = ema_alpha(epoch)
-    for averaged, newest in zip(ema.state_dict().values(), unwrapped(model).state_dict().values()):
-        if averaged.is_floating_point():
-            averaged.mul_(1.0 - alpha).add_(newest.to(averaged.dtype) * alpha)
-        else:
-            averaged.copy_(newest)
+def update_ema(ema, network, update, epoch):
+    """After every OPTIM.EMA_UPDATE_PERIOD-th update of an epoch: ema = ema * (1 - a) + network * a. As in newer pycls."""
+    if ema is not None and update % cfg.OPTIM.EMA_UPDATE_PERIOD == 0:
+        update_average(ema, network, ema_alpha(epoch))

@@ -59,9 +59,3 @@ def get_epoch_lr(epoch):
         alpha = epoch / cfg.OPTIM.WARMUP_EPOCHS
         lr *= cfg.OPTIM.WARMUP_FACTOR * (1.0 - alpha) + alpha
     return lr
-
-
-def set_lr(optimizer, lr):
-    """Give every parameter group the rate `lr`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -6,8 +6,7 @@ import numpy as np
 from PIL import ImageOps
 
 from common import data
-from common.cli import UserError
-from pycls.core.config import cfg
+from pycls.core.config import cfg, step_batch_size
 from pycls.datasets import transforms
 from pycls.datasets.augment import parse_spec
 
@@ -41,7 +40,7 @@ class Loader(data.DeviceBatches):
 def construct_train_loader(data_path, rank, skip_bad_images=False):
     """Return the Loader of TRAIN.SPLIT: shuffled, sharded, whole batches only, augmented.
 
-    Raises UserError for a folder that does not fit and for fewer images than a batch has.
+    Raises UserError for a folder that does not fit and for fewer images than an update has.
     """
     augmentation = parse_spec(cfg.TRAIN.AUGMENT)
     size, pca_std = cfg.TRAIN.IM_SIZE, cfg.TRAIN.PCA_STD
@@ -50,7 +49,9 @@ def construct_train_loader(data_path, rank, skip_bad_images=False):
         return transforms.train_transform(pixels_of(image), size, rng.getrandbits(32), augmentation, pca_std)
 
     dataset = _dataset(data_path, cfg.TRAIN.SPLIT, transform, skip_bad_images, replace=True)
-    sampler = TrainSampler(len(dataset), cfg.TRAIN.BATCH_SIZE // rank.world_size, rank, max_steps=cfg.TRAIN.MAX_STEPS)
+    order_seed = (cfg.RNG_SEED - 1) % 2 ** 31  # the recipe's 1 gives the order of upstream's DistributedSampler, whose seed is 0
+    sampler = TrainSampler(len(dataset), step_batch_size(), rank, order_seed, cfg.TRAIN.MAX_STEPS,
+                           accumulate=cfg.TRAIN.ACCUMULATE)
     return Loader(dataset, sampler, rank, skip_bad_images)
 
 
@@ -67,11 +68,8 @@ def construct_test_loader(data_path, rank, skip_bad_images=False):
 
 
 def _dataset(data_path, split, transform, skip_bad_images, replace):
-    dataset = data.ImageFolder(os.path.join(data_path, split), transform, cfg.RNG_SEED, skip_bad_images, replace)
-    if len(dataset.classes) > cfg.MODEL.NUM_CLASSES:
-        raise UserError("%s has %d classes, the network has MODEL.NUM_CLASSES %d"
-                        % (dataset.root, len(dataset.classes), cfg.MODEL.NUM_CLASSES))
-    return dataset
+    return data.ImageFolder(os.path.join(data_path, split), transform, cfg.MODEL.NUM_CLASSES, cfg.RNG_SEED,
+                            skip_bad_images, replace)
 
 
 def pixels_of(image):

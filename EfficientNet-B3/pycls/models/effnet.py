@@ -21,7 +21,7 @@ class StemIN(nn.Module):
 class MBConv(nn.Module):
     """Inverted residual block: expansion, depth-wise convolution, SE, projection, and the input added where it fits."""
 
-    def __init__(self, w_in, exp_r, k, stride, se_r, w_out):
+    def __init__(self, w_in, exp_r, k, stride, w_out):
         super().__init__()
         w_exp = int(w_in * exp_r)
         self.exp = None
@@ -32,7 +32,7 @@ class MBConv(nn.Module):
         self.dwise = conv2d(w_exp, w_exp, k, stride=stride, groups=w_exp)
         self.dwise_bn = norm2d(w_exp)
         self.dwise_af = activation()
-        self.se = SE(w_exp, int(w_in * se_r))  # of the block's input width, as in the paper's code
+        self.se = SE(w_exp, int(w_in * cfg.EN.SE_R))  # of the block's input width, as in the paper's code
         self.lin_proj = conv2d(w_exp, w_out, 1)
         self.lin_proj_bn = norm2d(w_out)
         self.has_skip = stride == 1 and w_in == w_out
@@ -51,10 +51,10 @@ class MBConv(nn.Module):
 class EffStage(nn.Module):
     """`d` blocks b1 … bd; the first has the stride and changes the width."""
 
-    def __init__(self, w_in, exp_r, k, stride, se_r, w_out, d):
+    def __init__(self, w_in, exp_r, k, stride, w_out, d):
         super().__init__()
         for i in range(d):
-            block = MBConv(w_in if i == 0 else w_out, exp_r, k, stride if i == 0 else 1, se_r, w_out)
+            block = MBConv(w_in if i == 0 else w_out, exp_r, k, stride if i == 0 else 1, w_out)
             self.add_module("b%d" % (i + 1), block)
 
     def forward(self, x):
@@ -92,7 +92,7 @@ class EffNet(nn.Module):
         self.stem = StemIN(3, w_in)
         stages = zip(en.DEPTHS, en.WIDTHS, en.EXP_RATIOS, en.STRIDES, en.KERNELS)
         for i, (d, w, exp_r, stride, k) in enumerate(stages):
-            self.add_module("s%d" % (i + 1), EffStage(w_in, exp_r, k, stride, en.SE_R, w, d))
+            self.add_module("s%d" % (i + 1), EffStage(w_in, exp_r, k, stride, w, d))
             w_in = w
         self.head = EffHead(w_in, en.HEAD_W, cfg.MODEL.NUM_CLASSES)
         self.apply(init_weights)

@@ -12,12 +12,6 @@ def learning_rate(config, base, epoch):
     return base * config.TRAIN.LR_FACTOR ** sum(milestone <= epoch for milestone in config.TRAIN.LR_STEP)
 
 
-def set_learning_rate(optimizer, rate):
-    """Set the rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def get_optimizer(config, model, rate):
     """Return the optimizer that TRAIN.OPTIMIZER names, over one group of all parameters.
 

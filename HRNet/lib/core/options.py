@@ -1,7 +1,7 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, device as devices, distributed, precision
+from common import checkpoint, cli, distributed, flags, precision
 from lib.config import new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
@@ -9,7 +9,7 @@ from lib.models.cls_hrnet import check_image_size
 MASTER_PORT = 29988  # where ranks that are started one by one meet, as in the Ascend port
 
 
-def add_common_flags(parser, workers_of):
+def add_common_flags(parser):
     """Add the flags of both programs to a parser."""
     parser.usage = "%(prog)s [DATA_PATH] --cfg FILE [options] [KEY VALUE ...]"
     add = parser.add_argument
@@ -24,11 +24,10 @@ def add_common_flags(parser, workers_of):
 
     add("--bs", type=cli.positive_int, help="images a step of one device (the config's BATCH_SIZE_PER_GPU)")
     add("--nproc", type=cli.natural_int, help="loader processes of all devices together; each takes NPROC / DN (WORKERS)")
-    add("--workers", type=cli.natural_int, help="loader processes of " + workers_of)
+    add("--workers", type=cli.natural_int, help="loader processes of this process, instead of NPROC / DN")
     add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32")
-    add("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
 
-    add("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
+    flags.add_run_flags(parser)
     add("--device-id", type=cli.natural_int, default=0, help="the device; with --dn, also the rank of this process")
     add("--device-list", type=cli.int_list, help="start one rank on each of these devices, such as 0,1,2,3")
     add("--dn", type=cli.positive_int, help="number of devices, where each one's process is started by hand")
@@ -36,36 +35,27 @@ def add_common_flags(parser, workers_of):
     add("--master-port", type=cli.positive_int, default=MASTER_PORT, help="port of rank 0, with --dn")
 
 
-def layout(args):
-    """Return (distributed.Layout, number of ranks in all).
+def device_layout(args):
+    """Return the distributed.Layout that the flags describe.
 
     A rank per entry of --device-list is started here; torchrun says in the environment what this process is; with --dn and
     neither of them, this process is rank --device-id of DN, and the caller starts the others (the Ascend port's way).
     """
-    launched = "RANK" in os.environ and "LOCAL_RANK" in os.environ
-    if not launched and args.dn and args.dn > 1 and not args.device_list:
+    if args.dn and args.dn > 1 and not args.device_list and not distributed.is_launched():
         _become_rank(args)
-        launched = True
-    if launched:
-        ranks = int(os.environ["WORLD_SIZE"])
-        indices = args.device_list or list(range(int(os.environ.get("LOCAL_WORLD_SIZE", ranks))))
-    else:
-        indices = args.device_list or [args.device_id]
-        ranks = len(indices)
-    if args.dn and args.dn != ranks:
-        raise cli.UserError("--dn=%d, but %d rank(s) take part" % (args.dn, ranks))
-    return distributed.layout(args.device, indices, addr=None if launched else args.addr), ranks
+    layout = distributed.layout(args.device, args.device_list or [args.device_id], addr=args.addr)
+    if args.dn not in (None, layout.world_size):
+        raise cli.UserError("--dn=%d, but %d rank(s) take part" % (args.dn, layout.world_size))
+    return layout
 
 
 def _become_rank(args):
-    """Say in the environment, as torchrun does, which rank this process is."""
     if args.device_id >= args.dn:
         raise cli.UserError("--device_id=%d is no rank of --dn=%d: ranks are 0 to %d" % (args.device_id, args.dn, args.dn - 1))
-    os.environ.update(RANK=str(args.device_id), LOCAL_RANK=str(args.device_id), WORLD_SIZE=str(args.dn),
-                      MASTER_ADDR=args.addr, MASTER_PORT=str(args.master_port))
+    distributed.announce_rank(args.device_id, args.dn, args.device_id, args.dn, (args.addr, args.master_port))
 
 
-def settle(args, overrides, where):
+def resolved(args, overrides, layout):
     """Give `args` the merged config and what follows from it: data_path, output_path, workers.
 
     `overrides` are KEY, VALUE, KEY, VALUE ... for what other flags say; those at the end of the command go before them.
@@ -85,7 +75,7 @@ def settle(args, overrides, where):
     args.output_path = args.output_path or os.path.join(
         args.config.OUTPUT_DIR, args.config.DATASET.DATASET, args.experiment)
     if args.workers is None:
-        args.workers = args.config.WORKERS // len(where.indices)
+        args.workers = args.config.WORKERS // len(layout.indices)
     return args
 
 
@@ -98,15 +88,17 @@ def _batch_overrides(args):
     return overrides
 
 
-def initial_model(args, weights):
-    """Return the network of the config, with the weights of a file where `weights` names one. Raises UserError for a config
-    that describes no network, or weights of another."""
+def initial_model(args, weights, rank):
+    """Return the network of the config, with the weights of a file where `weights` names one; the log says which where a file
+    leaves a choice. Raises UserError for a config that describes no network, or weights of another."""
     try:
         model = build_model(args.config)
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
     if weights:
-        checkpoint.load_weights(model, checkpoint.load(weights), weights)
+        content = checkpoint.load(weights)
+        checkpoint.load_weights(model, content, weights, args.use_ema)
+        rank.print(checkpoint.describe(content, weights, args.use_ema))
     return model
 
 

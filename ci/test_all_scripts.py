@@ -1,0 +1,671 @@
+"""What the test/*.sh of every model promise, tested once for all of them.
+
+A model is a directory with test/train_full_1p.sh; its line in TINY brings it in here. What is particular to a model has a test file of
+its own. The tests of a model share its runs (`Model.once`): an undisturbed training on one rank and one on two, evaluations of it.
+"""
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+import torch
+
+from common import checkpoint, records
+from conftest import (MODELS, ROOT, assert_bad_input, block, differences, environment, free_port, run_script, running_in, script_command,
+                      start_script, wait_until)
+from test_genet_data import write_cifar
+
+# What makes a model's runs small: options of its scripts; the layout of its data; a pattern of the network's name in the case files;
+# whether --batch_size and --learning_rate are those of one rank; whether an epoch ends with a smaller batch.
+Tiny = namedtuple("Tiny", "options layout network per_rank smaller_last")
+SMALL_HRNET = os.path.join(ROOT, "HRNet", "experiments", "cls_hrnet_w18_small_v1_sgd_lr5e-2_wd1e-4_bs32_x100.yaml")
+TINY = {
+    "ResNet50": Tiny(["--arch=resnet18", "--image_size=32"], "imagenet", "ResNet50(_ID0095)?_for_PyTorch", False, False),
+    "HRNet": Tiny(["--cfg=" + SMALL_HRNET, "--num_classes=4", "--image_size=32"], "imagenet", "HRNet_ID1780_for_PyTorch", True, True),
+    "GENet": Tiny(["--depth=10", "--width=1"], "cifar", "GENET", False, True),
+    "EfficientNet-B3": Tiny(["--image_size=32"], "imagenet", "EfficientNet-B3", False, False),
+    "FixRes": Tiny(["--num_classes=4", "--image_size=48", "--eval_freq=1"], "imagenet", "FixRes_for_PyTorch", False, True),
+}
+EIGHT_RANKS = "GENet"  # whose performance script runs on all eight; the others on two
+SIGNALLED = "ResNet50"  # whose runs are ended by Ctrl-C, and by the death of one rank: what answers that is the same for all
+
+# Options of scripts that do nothing, and flags that the programs do not read when the scripts call them, and why: "Model script
+# --option" or "Model program flag".
+OF_HAND, FILE_GIVEN, LEVEL_GIVEN = "of ranks started by hand", "--checkpoint-file is given", "--opt-level is given, which says the same"
+NO_EFFECT = {
+    "ResNet50 main.py bin_mode": "upstream's; precompiled operators are always on",
+    "ResNet50 main.py folder": "--data is given, which says the same",
+    "ResNet50 main.py amp": LEVEL_GIVEN, "ResNet50 main.py fp16": LEVEL_GIVEN, "ResNet50 main.py precision_mode": LEVEL_GIVEN,
+    "HRNet train.py master_port": OF_HAND, "HRNet valid.py master_port": OF_HAND,
+    "FixRes main_resnet50_scratch.py job_id": FILE_GIVEN, "FixRes main_resnet50_scratch.py shared_folder_path": FILE_GIVEN,
+    "FixRes main_finetune.py job_id": FILE_GIVEN, "FixRes main_finetune.py shared_folder_path": FILE_GIVEN,
+    "FixRes main_evaluate_imnet.py job_id": "upstream's; an evaluation keeps no files",
+    "FixRes main_evaluate_imnet.py shared_folder_path": "upstream's; an evaluation keeps no files",
+}
+
+FULL = {1: "train_full_1p.sh", 2: "train_full_8p.sh"}
+EVAL = {1: "train_eval_1p.sh", 2: "train_eval_8p.sh"}
+RANKS = pytest.mark.parametrize("ranks", [1, 2])
+STEPS, EPOCHS, BATCH, RATE = 3, 3, 8, 0.01  # of the shared runs; evaluations are of 20 images
+
+MEANS = {"train.loss", "train.loss_mean", "train.top1", "train.top5"}
+RESULTS = MEANS | {"val.top1", "val.top5", "val.loss", "val.best_top1"}
+# Keys of the records, by the number of numbers in their step.
+KEYS = {2: MEANS | {"train.step_time", "train.data_time", "lr"}, 1: RESULTS | {"train.total_ips", "lr"},
+        0: RESULTS | {"train.total_ips", "bad_images", "steady_steps", "warmup_steps", "peak_memory_bytes"}}
+EVALUATION = {"val.top1", "val.top5", "val.loss", "bad_images"}
+EARLIER = ["train_0.log", "metrics.jsonl", "checkpoint.pth.tar", "model_best.pth.tar"]
+# Not results: they differ from run to run.
+MEASURED = {"train.total_ips", "steady_steps", "warmup_steps", "train.step_time", "train.data_time", "peak_memory_bytes"}
+
+
+# --- a model and its runs ---------------------------------------------------------------------------------------------
+
+Ran = namedtuple("Ran", "out done")
+
+
+class Model(object):
+    """A model's scripts, and those of its runs that tests share."""
+
+    def __init__(self, name, data, folder):
+        self.name, self.tiny, self.data, self.folder = name, TINY[name], data, folder
+        self.scripts = sorted(os.path.basename(path) for kind in ("train", "finetune")
+                              for path in glob.glob(os.path.join(ROOT, name, "test", kind + "_*.sh")))
+        self._once, self._help = {}, {}
+
+    def help(self, script):
+        """Return {option: default} of --help, in its order."""
+        if script not in self._help:
+            found = re.findall(r"^  --(\w+) +(?:.*\[(.*)\]|.*)$", run_script(self.path(script), "--help").stdout, re.M)
+            self._help[script] = {name: default for name, default in found if name != "help"}
+        return self._help[script]
+
+    def path(self, script):
+        return "%s/test/%s" % (self.name, script)
+
+    def words(self, script, out, *more, ranks=None, accumulate=1, data=None):
+        """Return a script's path and the options of a small run, in which an update has BATCH images however it is divided."""
+        on_list = "1p" not in script
+        ranks = ranks or (2 if on_list else 1)
+        parts = ranks * accumulate if self.tiny.per_rank else 1
+        words = ["--data_path=%s" % (data or self.data), "--output_path=%s" % out, "--device=cpu", "--workers=0"]
+        words += [word for word in self.tiny.options if word[2:].split("=")[0] in self.help(script)]
+        words += ["--batch_size=%d" % (BATCH // parts)] + ["--device_list=" + ",".join(map(str, range(ranks)))] * on_list
+        words += ["--opt_level=O0"] * ("performance" not in script)
+        if "eval" not in script:
+            words += ["--train_epochs=%d" % EPOCHS, "--max_steps=%d" % STEPS, "--seed=5", "--learning_rate=%s" % (RATE / parts)]
+            words += ["--accumulate=%d" % accumulate] * (accumulate > 1)
+        return [self.path(script)] + words + list(more)
+
+    def run(self, script, out, *more, env=None, cwd=None, **division):
+        """Run a script on the small data; return the finished process."""
+        return run_script(*self.words(script, out, *more, **division), env=env, cwd=cwd)
+
+    def once(self, script, *more, earlier=(), **division):
+        """Return the Ran of a run that tests share, in a path with a blank and a `$`, where files `earlier` lie. Flags that its program
+        reads are noted."""
+        if script not in self._once:
+            out = self.folder / "out $HOME" / script
+            write_earlier(out, earlier)
+            done = self.run(script, out, *more, env=self.hooked(READS=str(self.folder / "reads")), **division)
+            self._once[script] = Ran(out, done)
+        block(self._once[script].done)
+        return self._once[script]
+
+    def hooked(self, **variables):
+        return environment(PYTHONPATH=str(self.folder / "hooks"), **variables)
+
+    def evaluated(self, ranks):
+        """Return the Ran of an evaluation, on 1 or 2 ranks, of what the training on two ranks has left."""
+        return self.once(EVAL[ranks], "--pth_path=%s" % (self.once(FULL[2]).out / "checkpoint.pth.tar"), "--use_ema=false")
+
+    def copy(self, ran, folder):
+        """Return a copy of a run's output path, in which a run can go on."""
+        out = folder / "copy"
+        shutil.copytree(str(ran.out), str(out), ignore=shutil.ignore_patterns("earlier-*"))
+        return out
+
+
+HOOKS = '''
+import argparse, os, sys
+if "READS" in os.environ:  # note the flags of each program, and those that it reads
+    noted = set()
+    def note(kind, name):
+        line = "%s %s %s\\n" % (kind, os.path.basename(sys.argv[0]), name)
+        if line not in noted:
+            noted.add(line)
+            with open(os.environ["READS"], "a") as stream:
+                stream.write(line)
+    def get(self, name):
+        if sys._getframe(1).f_code.co_filename != argparse.__file__ and not name.startswith("_"):
+            note("read", name)
+        return object.__getattribute__(self, name)
+    argparse.Namespace.__getattribute__ = get
+    parse = argparse.ArgumentParser.parse_known_args
+    def parse_known_args(self, *words, **options):
+        for action in self._actions:
+            note("flag", action.dest)
+        return parse(self, *words, **options)
+    argparse.ArgumentParser.parse_known_args = parse_known_args
+if "FROZEN" in os.environ:  # train in evaluation mode: no statistics of a batch, no dropout
+    import torch
+    train = torch.nn.Module.train
+    torch.nn.Module.train = lambda self, mode=True: train(self, False)
+'''
+
+
+@pytest.fixture(scope="module", params=[name for name in MODELS if name in TINY])
+def model(request, tiny_imagenet, tmp_path_factory):
+    """Each Model in turn, on a data set in its layout: at least 64 training images, 20 for validation."""
+    folder, data = tmp_path_factory.mktemp(request.param), tiny_imagenet
+    if TINY[request.param].layout == "cifar":
+        data = folder / "tiny data $HOME"
+        write_cifar(data / "cifar-10-batches-py", per_batch=20)
+    (folder / "hooks").mkdir()
+    (folder / "hooks" / "sitecustomize.py").write_text(HOOKS)
+    return Model(request.param, data, folder)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """Return a function that runs a script with a python3 that only notes its words: gives the process and the words."""
+    folder = tmp_path_factory.mktemp("stand-in")
+    python = folder / "python3"
+    python.write_text("#!/bin/bash\nprintf '%s\\n' \"$@\" \"${HCCL_IF_IP:-}\" >>\"$CALLS\"\n")
+    python.chmod(0o755)
+    calls = folder / "calls"
+    env = environment(CALLS=str(calls))
+    env["PATH"] = "%s:%s" % (folder, env["PATH"])
+
+    def run(path, *options):
+        calls.write_text("")
+        done = run_script(path, *options, env=env)
+        return done, calls.read_text()
+    return run
+
+
+def logged(out):
+    """Return [(step, values)] of a run's LOG records with numbers, after seeing that every line is strict JSON."""
+    def refuse(word):
+        raise AssertionError("%s is no JSON" % word)
+    found = []
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line[len("DLLL "):], parse_constant=refuse)
+        if record["type"] == "LOG" and isinstance(record["step"], list):
+            found.append((tuple(record["step"]), record["data"]))
+    return found
+
+
+def summary(out):
+    """Return the last record of a run."""
+    step, values = logged(out)[-1]
+    assert step == ()
+    return values
+
+
+def results(out):
+    """Return the records without what differs from run to run; no step is there twice."""
+    found = [(step, {name: value for name, value in values.items() if name not in MEASURED}) for step, values in logged(out)]
+    assert len({step for step, _ in found}) == len(found)
+    return found
+
+
+def content(out):
+    """Return all that a checkpoint holds, without the configuration, which names the output path."""
+    return {key: value for key, value in checkpoint.load(str(out / "checkpoint.pth.tar")).items() if key != "cfg"}
+
+
+def write_earlier(out, names):
+    """Write files of an earlier run."""
+    for name in names:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("an earlier run's")
+
+
+def files(folder):
+    """Return {path: content} of what lies below `folder`; of large files the size and the time of the last change."""
+    paths = [path for path in folder.glob("**/*") if path.is_file()]
+    return {path: path.read_bytes() if os.path.getsize(str(path)) < 1 << 20 else os.stat(str(path))[6:9:2] for path in paths}
+
+
+# --- what a model has -------------------------------------------------------------------------------------------------
+
+def lacking(root, models, table):
+    """Return a line for everything that a model directory below `root` has to have and has not."""
+    wanted = [(model, path) for model in models for path in (model + "/README.md", "ci/golden/%s.json" % model)]
+    found = ["%s has no %s" % pair for pair in wanted if not os.path.isfile(os.path.join(str(root), pair[1]))]
+    return found + ["%s has no line in TINY of ci/test_all_scripts.py" % model for model in models if model not in table]
+
+
+def test_every_model_is_complete():
+    """A directory with scripts that has no README, no golden numbers or no tests fails (defect 10)."""
+    assert len(MODELS) >= 5 and lacking(ROOT, MODELS, TINY) == []
+
+
+def test_what_a_model_lacks_is_named(tmp_path):
+    """The check itself, on a made-up sixth model."""
+    (tmp_path / "Sixth").mkdir()
+    found = [line.split(" has no ")[1].split()[0] for line in lacking(tmp_path, ["Sixth"], {})]
+    assert found == ["Sixth/README.md", "ci/golden/Sixth.json", "line"]
+    (tmp_path / "Sixth" / "README.md").write_text("")
+    assert len(lacking(tmp_path, ["Sixth"], {"Sixth": None})) == 1
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+def test_help(model, stand_in):
+    """--help of every script answers with the options, their defaults and one example that it would take, and runs nothing."""
+    assert {"train_%s_%s.sh" % pair for pair in (("full", "1p"), ("full", "8p"), ("performance", "1p"), ("performance", "8p"),
+                                                 ("eval", "1p"), ("eval", "8p"))} <= set(model.scripts)
+    for script in model.scripts:
+        done, calls = stand_in(model.path(script), "--help")
+        assert (done.returncode, done.stderr, calls) == (0, "", "")
+        known = model.help(script)
+        common = {"data_path", "device", "device_id", "batch_size", "workers", "opt_level", "precision_mode", "pth_path", "max_steps",
+                  "image_size", "output_path"}
+        common |= {"use_ema"} if "eval" in script else {"train_epochs", "learning_rate", "seed", "accumulate", "checkpoint_steps", "resume"}
+        common |= {"device_list"} if "1p" not in script else set()
+        assert common <= set(known), (script, common - set(known))
+        assert ("device_list" in known) == ("1p" not in script)
+        assert all(known[name] for name in ("device", "batch_size", "workers", "opt_level"))
+        example = done.stdout.split("Example:\n  bash test/%s " % script)[1].split()
+        assert example and all(word[2:].split("=")[0] in known for word in example)
+
+
+def mistakes(model, script):
+    """Return [(options, words of the complaint)] of what the shell has to find out."""
+    data, pth = "--data_path=/x", ["--pth_path=README.md"] * ("eval" in script or "finetune" in script)
+    found = [(["--no_such_option=1"], ["unknown option --no_such_option"]), (["nonsense"], ["nonsense", "--name=value"]),
+             (["--batch_size"], ["--batch_size has no value"]), (["--batch_size=many"], ["--batch_size=many", "integer"]),
+             (["--opt_level=O7"], ["--opt_level=O7", "O0, O1, O2"]), (["--pth_path=/no/such $HOME"], ["/no/such $HOME", "not exist"])]
+    if "performance" not in script:
+        found.append((pth, ["--data_path is missing"]))
+    if pth:
+        found.append(([data], ["--pth_path is missing"]))
+    if "eval" not in script:
+        found.append((["--learning_rate=fast"], ["--learning_rate=fast", "number"]))
+    if "8p" in script and not model.tiny.per_rank:
+        found.append(([data, "--batch_size=17", "--device_list=0,1"] + pth, ["--batch_size=17", "2"]))
+        found.append(([data, "--batch_size=4"] + pth, ["--batch_size=4", "8"]))
+    return found
+
+
+def test_mistakes_that_the_shell_finds(model, stand_in, tmp_path):
+    """Unknown options, missing and wrong values, a batch that does not divide (defect 5): one line, status 2, nothing is started."""
+    os.chdir(ROOT)
+    for script in model.scripts:
+        for options, words in mistakes(model, script):
+            done, calls = stand_in(model.path(script), "--output_path=%s" % (tmp_path / "a" / "o"), *options)
+            assert_bad_input(done, *words)
+            assert calls == "" and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--data_path=/no/such $HOME/folder"], ["/no/such $HOME/folder"]), (["--data_path=EMPTY"], ["EMPTY"]),
+    (["--device=npu"], ["no such device"]), (["--batch_size=10000"], ["larger than the data set"])], ids=lambda value: value[0][:12])
+def test_mistakes_that_the_program_finds(model, tmp_path, options, words):
+    """No data, no such device, a batch larger than the data set: one line, status 2; neither a folder is made nor an earlier run's
+    files are touched."""
+    if model.tiny.smaller_last and "--batch_size=10000" in options:
+        pytest.skip("an epoch of a smaller batch is right")
+    empty, out = tmp_path / "empty", tmp_path / "a" / "o"
+    empty.mkdir()
+    if "npu" in options[0] or "EMPTY" in options[0]:
+        write_earlier(out, EARLIER)
+    before = files(tmp_path)
+    done = model.run(FULL[1], out, *[option.replace("EMPTY", str(empty)) for option in options])
+    assert_bad_input(done, *[word.replace("EMPTY", str(empty)) for word in words])
+    assert files(tmp_path) == before and (out.exists() or not out.parent.exists())
+
+
+def values(complaint):
+    """Return values that an option takes, from what it says to a wrong one."""
+    for words, found in (("integer", ["2", "16", "96"]), ("positive number", ["0.125"]), ("device numbers", ["0,1"]), ("no value", [None])):
+        if words in complaint:
+            return found
+    return complaint.strip().partition("one of ")[2].split(", ")
+
+
+def test_scripts_start_without_torch():
+    """What a script becomes until the program runs needs no torch: that would be another second before anything happens."""
+    code = "import sys; sys.path.insert(0, %r); import common.run; sys.exit('torch' in sys.modules)" % ROOT
+    assert subprocess.call([sys.executable, "-c", code]) == 0
+
+
+def test_every_option_has_an_effect(model, stand_in, tmp_path):
+    """Each option of each script changes the words that the program gets, or says in NO_EFFECT why not (defect 11)."""
+    for name in ("w.pth", "@"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint.pth.tar").write_text("")
+    os.chdir(str(tmp_path))
+    useless = []
+    for script in model.scripts:
+        with_weights = ["--data_path=/x", "--output_path=%s" % tmp_path, "--pth_path=w.pth"]
+        bases = [(base, stand_in(model.path(script), *base)[1]) for base in (with_weights, with_weights[:2])]
+        assert bases[0][1]
+        for option in model.help(script):
+            done, _ = stand_in(model.path(script), *(with_weights + ["--%s=@" % option]))
+            tried = ["--%s=%s" % (option, value) if value else "--" + option
+                     for value in (["@"] if done.returncode == 0 else values(done.stderr))]
+            changed = (stand_in(model.path(script), *(base + [word])) for word in tried for base, _ in bases)
+            without = [words for _ in tried for _, words in bases]
+            if not any(done.returncode == 0 and words != old for (done, words), old in zip(changed, without)):
+                useless.append("%s %s --%s" % (model.name, script, option))
+    assert useless == [entry for entry in NO_EFFECT if entry.startswith(model.name) and " --" in entry]
+
+
+# --- runs and what they leave -----------------------------------------------------------------------------------------
+
+def assert_records(out):
+    """A name means the same in every model: steps, epochs and the summary have what plots need (defect 7), each once and in order."""
+    found = logged(out)
+    epochs = [step for step, _ in found if len(step) == 1]
+    assert epochs == [(epoch,) for epoch in range(len(epochs))] and epochs and [len(step) for step, _ in found].index(0) == len(found) - 1
+    for step, values in found:
+        assert KEYS[len(step)] <= set(values), (step, KEYS[len(step)] - set(values))
+        assert None not in [values[name] for name in KEYS[len(step)] & RESULTS]
+
+
+def assert_left(model, out, done, suffix, ranks):
+    """The result block, the case's log, the report and the records are there and agree."""
+    result, last, report = block(done), summary(out), json.loads((out / "report.json").read_text())
+    assert re.match(model.tiny.network + "$", report["case"]["network"]), report["case"]
+    name = "%s_bs%d_%dp_%s" % (report["case"]["network"], report["case"]["batch_size"], ranks, suffix)
+    case = dict(line.split(" = ") for line in (out / (name + ".log")).read_text().splitlines())
+    what, doing = ("Finetune", "Finetuning") if report["case"]["kind"] == "finetune" else ("Train", "Training")
+    accuracy = "%.3f" % last["val.top1"]
+    titles = ["Final %s Accuracy" % what, "E2E %s Duration sec" % doing]
+    keys = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", what + "Accuracy", "ActualLoss", "E2E%sTime" % doing]
+    if suffix != "eval":
+        titles = ["Final Performance images/sec", titles[0], "Best %s Accuracy" % what, titles[1]]
+        keys[5:5] = ["ActualFPS", doing + "Time"]
+        assert_records(out)
+        assert result[titles[0]] == case["ActualFPS"] == "%.3f" % last["train.total_ips"] and last["train.total_ips"] > 0
+        assert float(case[doing + "Time"]) == pytest.approx(report["case"]["images_per_step"] * 1000 / last["train.total_ips"], abs=0.01)
+        assert {"checkpoint.pth.tar", "model_best.pth.tar"} <= set(os.listdir(str(out)))
+        assert case["ActualLoss"] == "%.5f" % last["train.loss"]
+        assert last["val.best_top1"] == pytest.approx(max(values["val.top1"] for step, values in logged(out) if len(step) == 1))
+    assert (list(result), list(case)) == (titles, keys) and accuracy == result["Final %s Accuracy" % what] == case[what + "Accuracy"]
+    assert (case["CaseName"], case["RankSize"], report["summary"]) == (name, str(ranks), last)
+    assert "train_0.log" in os.listdir(str(out)) and done.stdout.splitlines()[0] in (out / "train_0.log").read_text()
+
+
+@RANKS
+def test_full_training(model, ranks):
+    """train_full_*.sh: result block, files and records; the validation set is counted once, each image of it."""
+    ran = model.once(FULL[ranks])
+    assert_left(model, ran.out, ran.done, "acc", ranks)
+    last = summary(ran.out)
+    assert last["steady_steps"] + last["warmup_steps"] == EPOCHS * STEPS
+    assert 20 * last["val.top1"] / 100 == pytest.approx(round(20 * last["val.top1"] / 100), abs=1e-6)
+
+
+@RANKS
+def test_evaluation_agrees(model, ranks):
+    """train_eval_*.sh of a checkpoint gives the training's own figures, on 1 rank as on 2."""
+    ran, trained = model.evaluated(ranks), summary(model.once(FULL[2]).out)
+    assert_left(model, ran.out, ran.done, "eval", ranks)
+    found, other = summary(ran.out), summary(model.evaluated(3 - ranks).out)
+    assert set(found) >= EVALUATION and (found["val.top1"], found["val.top5"]) == (trained["val.top1"], trained["val.top5"])
+    assert found["val.loss"] == pytest.approx(other["val.loss"], rel=1e-6)
+    assert found["val.loss"] == pytest.approx(trained["val.loss"], rel=1e-3)  # ResNet50's evaluation smooths labels in another form
+
+
+@pytest.fixture(scope="module")
+def unreadable(tiny_imagenet, tmp_path_factory):
+    """The small data set with every second training image, and one for validation, empty."""
+    root = tmp_path_factory.mktemp("unreadable") / "data"
+    shutil.copytree(str(tiny_imagenet), str(root))
+    for path in sorted((root / "train").glob("*/*"))[::2] + sorted((root / "val").glob("*/*"))[3:4]:
+        path.write_bytes(b"")
+    return root
+
+
+def test_performance_1p(model, unreadable, tmp_path):
+    """train_performance_1p.sh at the recipe's own opt level, from another folder, with a relative output path. Where there are
+    image files: unreadable ones are left out and counted, in training and in validation (defect 7)."""
+    script, has_files = "train_performance_1p.sh", model.tiny.layout == "imagenet"
+    options = ["--skip_bad_images"] * has_files + ["--train_epochs=1", "--max_steps=11", "--batch_size=4"]
+    done = model.run(script, "o", *options, data=unreadable if has_files else None, cwd=str(tmp_path))
+    out = tmp_path / "o"
+    assert_left(model, out, done, "perf", 1)
+    assert {len(step) for step, _ in logged(out)} == {2, 1, 0}
+    asked = model.help(script)["opt_level"]
+    assert json.loads((out / "report.json").read_text())["parameters"]["opt_level_run"] == (asked if hasattr(torch, "autocast") else "O0")
+    skipped = [line for line in done.stdout.splitlines() if line.startswith("skipped unreadable image")]
+    assert summary(out)["bad_images"] == len(skipped)
+    assert [sum(split in line for line in skipped) > 0 for split in ("/train/", "/val/")] == [has_files] * 2
+
+
+def performed(model):
+    """Return the Ran of train_performance_8p.sh from the weights of a training, where files of an earlier run lie."""
+    return model.once("train_performance_8p.sh", "--train_epochs=1", "--pth_path=%s" % (model.once(FULL[1]).out / "checkpoint.pth.tar"),
+                      earlier=EARLIER + ["notes.txt"], ranks=8 if model.name == EIGHT_RANKS else 2)
+
+
+def test_performance_8p_sets_an_earlier_run_aside(model):
+    """train_performance_8p.sh (of one model on eight ranks) in the output path of an earlier run, whose files are moved, not deleted;
+    files of somebody else stay where they are."""
+    out, done = performed(model)
+    assert_left(model, out, done, "perf", 8 if model.name == EIGHT_RANKS else 2)
+    assert sorted(os.listdir(str(out / "earlier-1"))) == sorted(EARLIER) and (out / "notes.txt").exists()
+    assert {(out / "earlier-1" / name).read_text() for name in EARLIER} == {"an earlier run's"}
+
+
+def finetuned(model, script):
+    return model.once(script, "--pth_path=%s" % (model.once(FULL[1]).out / "checkpoint.pth.tar"))
+
+
+def test_finetuning(model):
+    """finetune_*.sh, where a model has them: the same from the weights of a training; each script is in one of these smoke tests."""
+    tested = list(FULL.values()) + list(EVAL.values()) + ["train_performance_1p.sh", "train_performance_8p.sh"]
+    others = [script for script in model.scripts if script not in tested and "multinodes" not in script]
+    for script in others:
+        assert script.startswith("finetune_"), script
+        ran = finetuned(model, script)
+        assert_left(model, ran.out, ran.done, "perf" if "performance" in script else "acc", 1 if "1p" in script else 2)
+
+
+def test_two_machines(model, tmp_path):
+    """*_multinodes.sh, where a model has them, as two machines with a rank each: both end, and machine 0 reports for both."""
+    for script in [script for script in model.scripts if "multinodes" in script]:
+        outs, port = [tmp_path / script / str(number) for number in range(2)], free_port()
+        nodes = [subprocess.Popen(
+            script_command(*model.words(script, out, "--device_list=%d" % (3 - number), "--nnodes=2", "--node_rank=%d" % number,
+                                        "--master_port=%d" % port, ranks=2)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment()) for number, out in enumerate(outs)]
+        found = [node.communicate(timeout=300) for node in nodes]
+        assert [node.returncode for node in nodes] == [0, 0], found
+        done = subprocess.CompletedProcess([], 0, *found[0])
+        assert_left(model, outs[0], done, "perf" if "performance" in script else "acc", 2)
+        assert "only on machine 0" in found[1][0] and "Final" not in found[1][0]
+
+
+# --- what ends a run --------------------------------------------------------------------------------------------------
+
+def position(out):
+    """Return (epoch, step) of the newest checkpoint, (-1, 0) without one."""
+    if not (out / "checkpoint.pth.tar").exists():
+        return -1, 0
+    state = checkpoint.load(str(out / "checkpoint.pth.tar"))
+    return state["epoch"], state["step"]
+
+
+class Watch(object):
+    """Looks at what a run has written since this was made."""
+
+    def __init__(self, out):
+        self._out, self._metrics = out, out / "metrics.jsonl"
+        self._before, self._stamp, self._position = self._starts(), None, (-1, 0)
+
+    def _starts(self):
+        return self._metrics.read_text().count('"PARAMETER"') if self._metrics.exists() else 0
+
+    def started(self):
+        return self._starts() > self._before
+
+    def passed(self, epoch, step):
+        """Return whether there is a checkpoint of at least that step; one file is read once."""
+        path = self._out / "checkpoint.pth.tar"
+        stamp = path.exists() and os.stat(str(path))[1:9:7]
+        if stamp != self._stamp:
+            self._stamp, self._position = stamp, position(self._out)
+        return self._position >= (epoch, step)
+
+    def writing(self):
+        return (self._out / "checkpoint.pth.tar.part").exists()
+
+
+OFTEN, SELDOM = "--checkpoint_steps=1", "--checkpoint_steps=0"
+INTERRUPTIONS = [  # name, signal, options, the moment
+    ("before the first checkpoint", signal.SIGKILL, [OFTEN], lambda watch: watch.started()),
+    ("in the first epoch", signal.SIGKILL, [OFTEN, "--resume"], lambda watch: watch.passed(0, 1)),
+    ("while a checkpoint is written", signal.SIGKILL, [OFTEN, "--resume"], lambda watch: watch.passed(0, 2) and watch.writing()),
+    ("in the second epoch", signal.SIGKILL, [OFTEN, "--resume"], lambda watch: watch.passed(1, 1)),
+    ("by SIGTERM", signal.SIGTERM, [SELDOM, "--resume"], lambda watch: watch.started())]
+
+
+@RANKS
+def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
+    """SIGKILL at four moments of one run and SIGTERM at a fifth, --resume after each: bit for bit the checkpoint and the records of
+    the undisturbed run (defects 1, 6), the same files, and no process left. SIGTERM ends with 143 after writing a checkpoint."""
+    out, whole = tmp_path / "o", model.once(FULL[ranks]).out
+    for name, number, options, moment in INTERRUPTIONS:
+        watch, before = Watch(out), position(out)
+        process = start_script(*model.words(FULL[ranks], out, *options))
+        wait_until(lambda: process.poll() is not None or moment(watch), interval=0.002)
+        process.send_signal(number)
+        assert process.wait(timeout=120) == (143 if number == signal.SIGTERM else -number), name
+        wait_until(lambda: not running_in(out))
+        assert name != "by SIGTERM" or position(out) > before
+    assert position(out) < (EPOCHS, 0)
+    block(model.run(FULL[ranks], out, "--resume"))
+    assert differences(content(whole), content(out)) == []
+    assert results(whole) == results(out)
+    assert set(os.listdir(str(whole))) == set(os.listdir(str(out)))
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "death of a rank"])
+def test_two_ranks_end_together(model, tmp_path, how):
+    """Ctrl-C: status 130 and no traceback. SIGKILL of one rank ends the run with status 137 or 1 and a line that names it. Nobody is
+    left."""
+    if model.name != SIGNALLED:
+        pytest.skip("the same for all models")
+    out = tmp_path / "o"
+    process = subprocess.Popen(script_command(*model.words(FULL[2], out, "--train_epochs=1000", "--workers=2", OFTEN)),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, env=environment())
+    wait_until((out / "checkpoint.pth.tar").exists)
+    if how == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        trainer = children(process.pid)[0]
+        os.kill([pid for pid in children(trainer) if "spawn_main" in arguments(pid)][-1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    wait_until(lambda: not running_in(out))
+    if how == "Ctrl-C":
+        assert process.returncode == 130 and "KeyboardInterrupt" not in errors
+    else:
+        assert process.returncode in (1, 137) and "rank 1 was killed by signal 9" in errors
+
+
+def children(pid):
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    return sorted(int(word) for word in listed.split())
+
+
+def arguments(pid):
+    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
+
+
+def test_a_diverging_training_stops(model, tmp_path):
+    """A loss that is not finite: status 3, one line that names epoch and step, no result block, strict JSON (defect 3)."""
+    done = model.run(FULL[1], tmp_path / "o", "--learning_rate=1e30")
+    assert_stopped(done, tmp_path / "o", r"loss is (nan|-?inf) in step \d+ of epoch \d+")
+
+
+def test_weights_that_are_not_finite(model, tmp_path):
+    """An evaluation of such weights has no result."""
+    state = content(model.once(FULL[1]).out)
+    tensors = state[checkpoint.weights_key(state, use_ema="false")].values()
+    next(tensor for tensor in reversed(list(tensors)) if tensor.is_floating_point()).fill_(float("nan"))
+    torch.save(state, str(tmp_path / "w.pth"))
+    done = model.run(EVAL[1], tmp_path / "o", "--pth_path=%s" % (tmp_path / "w.pth"), "--use_ema=false")
+    assert_stopped(done, tmp_path / "o", r"loss is nan in step \d+ of the evaluation")
+
+
+def assert_stopped(done, out, pattern):
+    assert done.returncode == 3 and "Final" not in done.stdout, (done.returncode, done.stderr)
+    assert len(done.stderr.splitlines()) == 1 and re.search(pattern, done.stderr), done.stderr
+    assert not any(step == () for step, _ in logged(out)) and not running_in(out)
+
+
+def test_an_unreadable_image_is_named(model, unreadable, tmp_path):
+    """Without --skip_bad_images a training stops with the name of the file, and what would go on without it."""
+    if model.tiny.layout != "imagenet":
+        pytest.skip("no image files")
+    done = model.run(FULL[1], tmp_path / "o", "--workers=1", data=unreadable)
+    assert_bad_input(done, ".JPEG", "--skip_bad_images")
+    assert "Final" not in done.stdout
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda path: open(path, "rb+").truncate(1000), ["truncated"]),
+    (lambda path: torch.save({"state_dict": {"first.weight": torch.ones(2, 2)}}, path), ["not a checkpoint of this network"]),
+    (lambda path: torch.save({"epoch": 1}, path), ["no model weights"])], ids=["truncated", "other network", "no weights"])
+def test_bad_weights(model, tmp_path, spoil, words):
+    """Truncated, of another architecture, none at all: named in one line, status 2, and no output path is made."""
+    path = tmp_path / "w.pth"
+    shutil.copy(str(model.once(FULL[1]).out / "checkpoint.pth.tar"), str(path))
+    spoil(str(path))
+    script = EVAL[1] if words != ["not a checkpoint of this network"] else FULL[1]
+    assert_bad_input(model.run(script, tmp_path / "o", "--pth_path=%s" % path), "w.pth", *words)
+    assert not (tmp_path / "o").exists()
+
+
+# --- going on with something else, and other divisions of an update ---------------------------------------------------
+
+def test_a_resume_must_fit(model, tmp_path):
+    """--resume with another seed or batch is refused with both values, and nothing is touched (defect 4); with another number of
+    ranks and the same batch it goes on."""
+    out = model.copy(model.once(FULL[2]), tmp_path)
+    before = files(out)
+    longer = ["--resume", "--train_epochs=%d" % (EPOCHS + 1)]
+    batch = 4 // (2 if model.tiny.per_rank else 1)
+    for option, words in (("--seed=6", ["6", "5"]), ("--batch_size=%d" % batch, ["4", "8"])):
+        assert_bad_input(model.run(FULL[2], out, option, *longer), "resume", *words)
+        assert files(out) == before
+    block(model.run(FULL[2], out, *longer, ranks=1))
+    assert position(out) == (EPOCHS + 1, 0)
+
+
+def test_an_update_does_not_depend_on_its_division(model, tmp_path):
+    """A batch at once, in two parts one after the other (--accumulate=2) and on two ranks: the same learning rate and, with the
+    networks in evaluation mode, the same gradients, as the optimizer has them after one update."""
+    found = []
+    for ranks, accumulate in ((1, 1), (1, 2), (2, 1)):
+        out = tmp_path / ("%d %d" % (ranks, accumulate))
+        block(model.run(FULL[2], out, "--train_epochs=1", "--max_steps=%d" % accumulate, ranks=ranks, accumulate=accumulate,
+                        env=model.hooked(FROZEN="1")))
+        last = summary(out)
+        assert last["steady_steps"] + last["warmup_steps"] == accumulate
+        optimizer = next(value for key, value in content(out).items() if key.startswith("optimizer"))
+        found.append((optimizer["state"], [values["lr"] for step, values in logged(out) if step]))
+    for state, rates in found[1:]:
+        assert differences(found[0][0], state, tolerance=1e-3) == []
+        assert rates[-1] == pytest.approx(found[0][1][-1], rel=1e-9)
+
+
+def test_every_flag_is_read(model):
+    """Each flag of each program that the scripts run is read in a training or an evaluation, or says in NO_EFFECT why not."""
+    ran = [model.once(FULL[1]), model.evaluated(1), model.evaluated(2), performed(model)]
+    assert ran + [finetuned(model, script) for script in model.scripts if script.startswith("finetune_full")]
+    noted = {tuple(line.split()) for line in (model.folder / "reads").read_text().splitlines()}
+    unread = {"%s %s %s" % (model.name, program, name) for kind, program, name in noted
+              if kind == "flag" and name != "help" and ("read", program, name) not in noted}
+    assert unread == {entry for entry in NO_EFFECT if entry.startswith(model.name) and " --" not in entry}
