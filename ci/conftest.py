@@ -15,7 +15,7 @@ from PIL import Image
 CI = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(CI)
 # A model is a directory with this script; nothing else is a list of them. (ResNet50, the first to be ported, comes first.)
-MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*", "test", "train_full_1p.sh"))),
+MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*/test/train_full_1p.sh"))),
                       reverse=True))
 # Test files that take longest: run_tests.sh starts with them. The others come in the order of their names.
 LONGEST = ("test_all_scripts", "test_npu_models", "test_resnet50_scripts")
@@ -35,7 +35,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Give each test the group that runs in one process, for `--dist loadgroup`: its file, and of test_all_scripts.py its model."""
+    """Give each test the group that stays in one process, for `--dist loadgroup`: its file, in test_all_scripts.py its model."""
     for item in items:
         name = item.path.stem if hasattr(item, "path") else item.fspath.purebasename
         item.rank = LONGEST.index(name) if name in LONGEST else len(LONGEST)
@@ -140,12 +140,13 @@ def weights_of(out):
 
 
 def differences(one, other, name="", tolerance=None):
-    """Return where two nests of dictionaries and lists of tensors and plain values differ, as `a.b.c`; [] where they are equal, bit
-    for bit or, with a `tolerance`, to that share of a tensor's largest value."""
+    """Return where two nests of dictionaries and lists of tensors and plain values differ, as `a.b.c`; [] where they are equal,
+    bit for bit or, with a `tolerance`, to that share of a tensor's largest value."""
     if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
         return [found for key in one for found in differences(one[key], other[key], "%s.%s" % (name, key), tolerance)]
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
-        return [found for key, pair in enumerate(zip(one, other)) for found in differences(*pair, "%s.%d" % (name, key), tolerance)]
+        pairs = enumerate(zip(one, other))
+        return [found for key, pair in pairs for found in differences(*pair, "%s.%d" % (name, key), tolerance)]
     if torch.is_tensor(one) and torch.is_tensor(other):
         close = one.shape == other.shape and (torch.equal(one, other) or tolerance is not None and torch.allclose(
             one, other, rtol=0, atol=tolerance * float(one.abs().max())))

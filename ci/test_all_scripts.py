@@ -1,7 +1,7 @@
 """What the test/*.sh of every model promise, tested once for all of them.
 
-A model is a directory with test/train_full_1p.sh; its line in TINY brings it in here. What is particular to a model has a test file of
-its own. The tests of a model share its runs (`Model.once`): an undisturbed training on one rank and one on two, evaluations of it.
+A model is a directory with test/train_full_1p.sh; its line in TINY brings it in here. What is particular to it has a file of its
+own. The tests of a model share its runs (`Model.once`): an undisturbed training on one rank, one on two, evaluations of it.
 """
 import glob
 import json
@@ -16,31 +16,30 @@ from collections import namedtuple
 import pytest
 import torch
 
-from common import checkpoint, records
-from conftest import (MODELS, ROOT, assert_bad_input, block, differences, environment, free_port, run_script, running_in, script_command,
-                      start_script, wait_until)
+from common import checkpoint
+from conftest import (MODELS, ROOT, assert_bad_input, block, differences, environment, free_port, run_script, running_in,
+                      script_command, start_script, wait_until)
 from test_genet_data import write_cifar
 
-# What makes a model's runs small: options of its scripts; the layout of its data; a pattern of the network's name in the case files;
-# whether --batch_size and --learning_rate are those of one rank; whether an epoch ends with a smaller batch.
+# What makes a model's runs small: options of its scripts; the layout of its data; a pattern of the network's name in the case
+# files; whether --batch_size and --learning_rate are those of one rank; whether an epoch ends with a smaller batch.
 Tiny = namedtuple("Tiny", "options layout network per_rank smaller_last")
 SMALL_HRNET = os.path.join(ROOT, "HRNet", "experiments", "cls_hrnet_w18_small_v1_sgd_lr5e-2_wd1e-4_bs32_x100.yaml")
 TINY = {
     "ResNet50": Tiny(["--arch=resnet18", "--image_size=32"], "imagenet", "ResNet50(_ID0095)?_for_PyTorch", False, False),
-    "HRNet": Tiny(["--cfg=" + SMALL_HRNET, "--num_classes=4", "--image_size=32"], "imagenet", "HRNet_ID1780_for_PyTorch", True, True),
+    "HRNet": Tiny(["--cfg=" + SMALL_HRNET, "--num_classes=4", "--image_size=32"], "imagenet", "HRNet_.*_for_PyTorch", True, True),
     "GENet": Tiny(["--depth=10", "--width=1"], "cifar", "GENET", False, True),
     "EfficientNet-B3": Tiny(["--image_size=32"], "imagenet", "EfficientNet-B3", False, False),
     "FixRes": Tiny(["--num_classes=4", "--image_size=48", "--eval_freq=1"], "imagenet", "FixRes_for_PyTorch", False, True),
 }
 EIGHT_RANKS = "GENet"  # whose performance script runs on all eight; the others on two
-SIGNALLED = "ResNet50"  # whose runs are ended by Ctrl-C, and by the death of one rank: what answers that is the same for all
 
 # Options of scripts that do nothing, and flags that the programs do not read when the scripts call them, and why: "Model script
 # --option" or "Model program flag".
-OF_HAND, FILE_GIVEN, LEVEL_GIVEN = "of ranks started by hand", "--checkpoint-file is given", "--opt-level is given, which says the same"
+OF_HAND, FILE_GIVEN, LEVEL_GIVEN = "of ranks started by hand", "--checkpoint-file is given", "--opt-level is given, and says it"
 NO_EFFECT = {
     "ResNet50 main.py bin_mode": "upstream's; precompiled operators are always on",
-    "ResNet50 main.py folder": "--data is given, which says the same",
+    "ResNet50 main.py folder": "--data is given, and says it",
     "ResNet50 main.py amp": LEVEL_GIVEN, "ResNet50 main.py fp16": LEVEL_GIVEN, "ResNet50 main.py precision_mode": LEVEL_GIVEN,
     "HRNet train.py master_port": OF_HAND, "HRNet valid.py master_port": OF_HAND,
     "FixRes main_resnet50_scratch.py job_id": FILE_GIVEN, "FixRes main_resnet50_scratch.py shared_folder_path": FILE_GIVEN,
@@ -108,8 +107,8 @@ class Model(object):
         return run_script(*self.words(script, out, *more, **division), env=env, cwd=cwd)
 
     def once(self, script, *more, earlier=(), **division):
-        """Return the Ran of a run that tests share, in a path with a blank and a `$`, where files `earlier` lie. Flags that its program
-        reads are noted."""
+        """Return the Ran of a run that tests share, in a path with a blank and a `$`, where files `earlier` lie. The flags that
+        its program reads are noted."""
         if script not in self._once:
             out = self.folder / "out $HOME" / script
             write_earlier(out, earlier)
@@ -124,12 +123,6 @@ class Model(object):
     def evaluated(self, ranks):
         """Return the Ran of an evaluation, on 1 or 2 ranks, of what the training on two ranks has left."""
         return self.once(EVAL[ranks], "--pth_path=%s" % (self.once(FULL[2]).out / "checkpoint.pth.tar"), "--use_ema=false")
-
-    def copy(self, ran, folder):
-        """Return a copy of a run's output path, in which a run can go on."""
-        out = folder / "copy"
-        shutil.copytree(str(ran.out), str(out), ignore=shutil.ignore_patterns("earlier-*"))
-        return out
 
 
 HOOKS = '''
@@ -261,17 +254,15 @@ def test_what_a_model_lacks_is_named(tmp_path):
 
 def test_help(model, stand_in):
     """--help of every script answers with the options, their defaults and one example that it would take, and runs nothing."""
-    assert {"train_%s_%s.sh" % pair for pair in (("full", "1p"), ("full", "8p"), ("performance", "1p"), ("performance", "8p"),
-                                                 ("eval", "1p"), ("eval", "8p"))} <= set(model.scripts)
+    assert {"train_%s_%s.sh" % (what, on) for what in ("full", "performance", "eval") for on in ("1p", "8p")} <= set(
+        model.scripts)
     for script in model.scripts:
         done, calls = stand_in(model.path(script), "--help")
         assert (done.returncode, done.stderr, calls) == (0, "", "")
         known = model.help(script)
-        common = {"data_path", "device", "device_id", "batch_size", "workers", "opt_level", "precision_mode", "pth_path", "max_steps",
-                  "image_size", "output_path"}
-        common |= {"use_ema"} if "eval" in script else {"train_epochs", "learning_rate", "seed", "accumulate", "checkpoint_steps", "resume"}
-        common |= {"device_list"} if "1p" not in script else set()
-        assert common <= set(known), (script, common - set(known))
+        common = "data_path device device_id batch_size workers opt_level precision_mode pth_path max_steps image_size"
+        common += " output_path use_ema" if "eval" in script else " output_path train_epochs learning_rate seed accumulate checkpoint_steps resume"
+        assert set(common.split()) <= set(known), (script, set(common.split()) - set(known))
         assert ("device_list" in known) == ("1p" not in script)
         assert all(known[name] for name in ("device", "batch_size", "workers", "opt_level"))
         example = done.stdout.split("Example:\n  bash test/%s " % script)[1].split()
@@ -280,10 +271,10 @@ def test_help(model, stand_in):
 
 def mistakes(model, script):
     """Return [(options, words of the complaint)] of what the shell has to find out."""
-    data, pth = "--data_path=/x", ["--pth_path=README.md"] * ("eval" in script or "finetune" in script)
+    data, pth = "--data_path=/x", ["--pth_path=%s" % os.path.join(ROOT, "README.md")] * ("eval" in script or "finetune" in script)
     found = [(["--no_such_option=1"], ["unknown option --no_such_option"]), (["nonsense"], ["nonsense", "--name=value"]),
              (["--batch_size"], ["--batch_size has no value"]), (["--batch_size=many"], ["--batch_size=many", "integer"]),
-             (["--opt_level=O7"], ["--opt_level=O7", "O0, O1, O2"]), (["--pth_path=/no/such $HOME"], ["/no/such $HOME", "not exist"])]
+             (["--opt_level=O7"], ["--opt_level=O7", "O0, O1, O2"]), (["--pth_path=/no/such $HOME"], ["/no/such $HOME"])]
     if "performance" not in script:
         found.append((pth, ["--data_path is missing"]))
     if pth:
@@ -297,8 +288,7 @@ def mistakes(model, script):
 
 
 def test_mistakes_that_the_shell_finds(model, stand_in, tmp_path):
-    """Unknown options, missing and wrong values, a batch that does not divide (defect 5): one line, status 2, nothing is started."""
-    os.chdir(ROOT)
+    """Unknown options, wrong values, a batch that does not divide (defect 5): one line, status 2, and nothing is started."""
     for script in model.scripts:
         for options, words in mistakes(model, script):
             done, calls = stand_in(model.path(script), "--output_path=%s" % (tmp_path / "a" / "o"), *options)
@@ -306,30 +296,25 @@ def test_mistakes_that_the_shell_finds(model, stand_in, tmp_path):
             assert calls == "" and not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--data_path=/no/such $HOME/folder"], ["/no/such $HOME/folder"]), (["--data_path=EMPTY"], ["EMPTY"]),
-    (["--device=npu"], ["no such device"]), (["--batch_size=10000"], ["larger than the data set"])], ids=lambda value: value[0][:12])
-def test_mistakes_that_the_program_finds(model, tmp_path, options, words):
-    """No data, no such device, a batch larger than the data set: one line, status 2; neither a folder is made nor an earlier run's
-    files are touched."""
-    if model.tiny.smaller_last and "--batch_size=10000" in options:
-        pytest.skip("an epoch of a smaller batch is right")
-    empty, out = tmp_path / "empty", tmp_path / "a" / "o"
-    empty.mkdir()
-    if "npu" in options[0] or "EMPTY" in options[0]:
-        write_earlier(out, EARLIER)
+def test_mistakes_that_the_program_finds(model, tmp_path):
+    """No data, no such device, a batch larger than the data set (where an epoch has whole batches only): one line, status 2; no
+    folder is made, and an earlier run's files are as they were."""
+    (tmp_path / "empty").mkdir()
+    write_earlier(tmp_path / "earlier", EARLIER)
     before = files(tmp_path)
-    done = model.run(FULL[1], out, *[option.replace("EMPTY", str(empty)) for option in options])
-    assert_bad_input(done, *[word.replace("EMPTY", str(empty)) for word in words])
-    assert files(tmp_path) == before and (out.exists() or not out.parent.exists())
+    mistakes = [("a/o", "--data_path=/no/such $HOME", "/no/such $HOME"), ("a/o", "--device=npu", "no such device"),
+                ("earlier", "--data_path=%s" % (tmp_path / "empty"), str(tmp_path / "empty")),
+                ("earlier", "--batch_size=10000", "larger than the data set")]
+    for out, option, word in mistakes[:3 if model.tiny.smaller_last else 4]:
+        assert_bad_input(model.run(FULL[1], tmp_path / out, option), word)
+        assert files(tmp_path) == before and not (tmp_path / "a").exists()
 
 
 def values(complaint):
     """Return values that an option takes, from what it says to a wrong one."""
-    for words, found in (("integer", ["2", "16", "96"]), ("positive number", ["0.125"]), ("device numbers", ["0,1"]), ("no value", [None])):
-        if words in complaint:
-            return found
-    return complaint.strip().partition("one of ")[2].split(", ")
+    known = {"integer": ["2", "16", "96"], "positive number": ["0.125"], "device numbers": ["0,1"], "no value": [None]}
+    found = [values for words, values in known.items() if words in complaint]
+    return found[0] if found else complaint.strip().partition("one of ")[2].split(", ")
 
 
 def test_scripts_start_without_torch():
@@ -338,12 +323,12 @@ def test_scripts_start_without_torch():
     assert subprocess.call([sys.executable, "-c", code]) == 0
 
 
-def test_every_option_has_an_effect(model, stand_in, tmp_path):
+def test_every_option_has_an_effect(model, stand_in, tmp_path, monkeypatch):
     """Each option of each script changes the words that the program gets, or says in NO_EFFECT why not (defect 11)."""
     for name in ("w.pth", "@"):
         (tmp_path / name).write_text("")
     (tmp_path / "checkpoint.pth.tar").write_text("")
-    os.chdir(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     useless = []
     for script in model.scripts:
         with_weights = ["--data_path=/x", "--output_path=%s" % tmp_path, "--pth_path=w.pth"]
@@ -363,10 +348,11 @@ def test_every_option_has_an_effect(model, stand_in, tmp_path):
 # --- runs and what they leave -----------------------------------------------------------------------------------------
 
 def assert_records(out):
-    """A name means the same in every model: steps, epochs and the summary have what plots need (defect 7), each once and in order."""
+    """A name means the same in every model: steps, epochs and the summary have what plots need (defect 7), once and in order."""
     found = logged(out)
     epochs = [step for step, _ in found if len(step) == 1]
-    assert epochs == [(epoch,) for epoch in range(len(epochs))] and epochs and [len(step) for step, _ in found].index(0) == len(found) - 1
+    assert epochs and epochs == [(epoch,) for epoch in range(len(epochs))]
+    assert [step for step, _ in found].index(()) == len(found) - 1
     for step, values in found:
         assert KEYS[len(step)] <= set(values), (step, KEYS[len(step)] - set(values))
         assert None not in [values[name] for name in KEYS[len(step)] & RESULTS]
@@ -387,11 +373,13 @@ def assert_left(model, out, done, suffix, ranks):
         keys[5:5] = ["ActualFPS", doing + "Time"]
         assert_records(out)
         assert result[titles[0]] == case["ActualFPS"] == "%.3f" % last["train.total_ips"] and last["train.total_ips"] > 0
-        assert float(case[doing + "Time"]) == pytest.approx(report["case"]["images_per_step"] * 1000 / last["train.total_ips"], abs=0.01)
+        milliseconds = report["case"]["images_per_step"] * 1000 / last["train.total_ips"]
+        assert float(case[doing + "Time"]) == pytest.approx(milliseconds, abs=0.01)
         assert {"checkpoint.pth.tar", "model_best.pth.tar"} <= set(os.listdir(str(out)))
         assert case["ActualLoss"] == "%.5f" % last["train.loss"]
         assert last["val.best_top1"] == pytest.approx(max(values["val.top1"] for step, values in logged(out) if len(step) == 1))
-    assert (list(result), list(case)) == (titles, keys) and accuracy == result["Final %s Accuracy" % what] == case[what + "Accuracy"]
+    assert (list(result), list(case)) == (titles, keys)
+    assert result["Final %s Accuracy" % what] == case[what + "Accuracy"] == accuracy
     assert (case["CaseName"], case["RankSize"], report["summary"]) == (name, str(ranks), last)
     assert "train_0.log" in os.listdir(str(out)) and done.stdout.splitlines()[0] in (out / "train_0.log").read_text()
 
@@ -414,7 +402,7 @@ def test_evaluation_agrees(model, ranks):
     found, other = summary(ran.out), summary(model.evaluated(3 - ranks).out)
     assert set(found) >= EVALUATION and (found["val.top1"], found["val.top5"]) == (trained["val.top1"], trained["val.top5"])
     assert found["val.loss"] == pytest.approx(other["val.loss"], rel=1e-6)
-    assert found["val.loss"] == pytest.approx(trained["val.loss"], rel=1e-3)  # ResNet50's evaluation smooths labels in another form
+    assert found["val.loss"] == pytest.approx(trained["val.loss"], rel=1e-3)  # ResNet50's evaluation smooths in another form
 
 
 @pytest.fixture(scope="module")
@@ -436,39 +424,40 @@ def test_performance_1p(model, unreadable, tmp_path):
     out = tmp_path / "o"
     assert_left(model, out, done, "perf", 1)
     assert {len(step) for step, _ in logged(out)} == {2, 1, 0}
-    asked = model.help(script)["opt_level"]
-    assert json.loads((out / "report.json").read_text())["parameters"]["opt_level_run"] == (asked if hasattr(torch, "autocast") else "O0")
+    level = model.help(script)["opt_level"] if hasattr(torch, "autocast") else "O0"
+    assert json.loads((out / "report.json").read_text())["parameters"]["opt_level_run"] == level
     skipped = [line for line in done.stdout.splitlines() if line.startswith("skipped unreadable image")]
     assert summary(out)["bad_images"] == len(skipped)
     assert [sum(split in line for line in skipped) > 0 for split in ("/train/", "/val/")] == [has_files] * 2
 
 
+def from_weights(model, script, *more, **division):
+    """Return the Ran of a script that starts from the weights of the training on one rank."""
+    return model.once(script, "--pth_path=%s" % (model.once(FULL[1]).out / "checkpoint.pth.tar"), *more, **division)
+
+
 def performed(model):
-    """Return the Ran of train_performance_8p.sh from the weights of a training, where files of an earlier run lie."""
-    return model.once("train_performance_8p.sh", "--train_epochs=1", "--pth_path=%s" % (model.once(FULL[1]).out / "checkpoint.pth.tar"),
-                      earlier=EARLIER + ["notes.txt"], ranks=8 if model.name == EIGHT_RANKS else 2)
+    """Return the Ran of train_performance_8p.sh from such weights, where files of an earlier run lie."""
+    return from_weights(model, "train_performance_8p.sh", "--train_epochs=1", earlier=EARLIER + ["notes.txt"],
+                        ranks=8 if model.name == EIGHT_RANKS else 2)
 
 
 def test_performance_8p_sets_an_earlier_run_aside(model):
-    """train_performance_8p.sh (of one model on eight ranks) in the output path of an earlier run, whose files are moved, not deleted;
-    files of somebody else stay where they are."""
+    """train_performance_8p.sh (of one model on eight ranks) in the output path of an earlier run, whose files are moved, not
+    deleted; files of somebody else stay where they are."""
     out, done = performed(model)
     assert_left(model, out, done, "perf", 8 if model.name == EIGHT_RANKS else 2)
     assert sorted(os.listdir(str(out / "earlier-1"))) == sorted(EARLIER) and (out / "notes.txt").exists()
     assert {(out / "earlier-1" / name).read_text() for name in EARLIER} == {"an earlier run's"}
 
 
-def finetuned(model, script):
-    return model.once(script, "--pth_path=%s" % (model.once(FULL[1]).out / "checkpoint.pth.tar"))
-
-
 def test_finetuning(model):
-    """finetune_*.sh, where a model has them: the same from the weights of a training; each script is in one of these smoke tests."""
+    """finetune_*.sh, where a model has them, from the weights of a training. With it, every script is in a smoke test."""
     tested = list(FULL.values()) + list(EVAL.values()) + ["train_performance_1p.sh", "train_performance_8p.sh"]
     others = [script for script in model.scripts if script not in tested and "multinodes" not in script]
     for script in others:
         assert script.startswith("finetune_"), script
-        ran = finetuned(model, script)
+        ran = from_weights(model, script)
         assert_left(model, ran.out, ran.done, "perf" if "performance" in script else "acc", 1 if "1p" in script else 2)
 
 
@@ -476,10 +465,11 @@ def test_two_machines(model, tmp_path):
     """*_multinodes.sh, where a model has them, as two machines with a rank each: both end, and machine 0 reports for both."""
     for script in [script for script in model.scripts if "multinodes" in script]:
         outs, port = [tmp_path / script / str(number) for number in range(2)], free_port()
-        nodes = [subprocess.Popen(
-            script_command(*model.words(script, out, "--device_list=%d" % (3 - number), "--nnodes=2", "--node_rank=%d" % number,
-                                        "--master_port=%d" % port, ranks=2)),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment()) for number, out in enumerate(outs)]
+        options = [["--device_list=%d" % (3 - number), "--nnodes=2", "--node_rank=%d" % number, "--master_port=%d" % port]
+                   for number in range(2)]
+        nodes = [subprocess.Popen(script_command(*model.words(script, out, *words)), stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, universal_newlines=True, env=environment())
+                 for out, words in zip(outs, options)]
         found = [node.communicate(timeout=300) for node in nodes]
         assert [node.returncode for node in nodes] == [0, 0], found
         done = subprocess.CompletedProcess([], 0, *found[0])
@@ -533,8 +523,8 @@ INTERRUPTIONS = [  # name, signal, options, the moment
 
 @RANKS
 def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
-    """SIGKILL at four moments of one run and SIGTERM at a fifth, --resume after each: bit for bit the checkpoint and the records of
-    the undisturbed run (defects 1, 6), the same files, and no process left. SIGTERM ends with 143 after writing a checkpoint."""
+    """SIGKILL at four moments of one run and SIGTERM at a fifth, --resume after each: bit for bit the checkpoint and the records
+    of the undisturbed run (defects 1, 6), the same files, no process left. SIGTERM ends with 143 after writing a checkpoint."""
     out, whole = tmp_path / "o", model.once(FULL[ranks]).out
     for name, number, options, moment in INTERRUPTIONS:
         watch, before = Watch(out), position(out)
@@ -549,38 +539,6 @@ def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
     assert differences(content(whole), content(out)) == []
     assert results(whole) == results(out)
     assert set(os.listdir(str(whole))) == set(os.listdir(str(out)))
-
-
-@pytest.mark.parametrize("how", ["Ctrl-C", "death of a rank"])
-def test_two_ranks_end_together(model, tmp_path, how):
-    """Ctrl-C: status 130 and no traceback. SIGKILL of one rank ends the run with status 137 or 1 and a line that names it. Nobody is
-    left."""
-    if model.name != SIGNALLED:
-        pytest.skip("the same for all models")
-    out = tmp_path / "o"
-    process = subprocess.Popen(script_command(*model.words(FULL[2], out, "--train_epochs=1000", "--workers=2", OFTEN)),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, env=environment())
-    wait_until((out / "checkpoint.pth.tar").exists)
-    if how == "Ctrl-C":
-        process.send_signal(signal.SIGINT)
-    else:
-        trainer = children(process.pid)[0]
-        os.kill([pid for pid in children(trainer) if "spawn_main" in arguments(pid)][-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
-    wait_until(lambda: not running_in(out))
-    if how == "Ctrl-C":
-        assert process.returncode == 130 and "KeyboardInterrupt" not in errors
-    else:
-        assert process.returncode in (1, 137) and "rank 1 was killed by signal 9" in errors
-
-
-def children(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
-    return sorted(int(word) for word in listed.split())
-
-
-def arguments(pid):
-    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], stdout=subprocess.PIPE, universal_newlines=True).stdout
 
 
 def test_a_diverging_training_stops(model, tmp_path):
@@ -633,12 +591,12 @@ def test_bad_weights(model, tmp_path, spoil, words):
 def test_a_resume_must_fit(model, tmp_path):
     """--resume with another seed or batch is refused with both values, and nothing is touched (defect 4); with another number of
     ranks and the same batch it goes on."""
-    out = model.copy(model.once(FULL[2]), tmp_path)
+    out = tmp_path / "copy"
+    shutil.copytree(str(model.once(FULL[2]).out), str(out))
     before = files(out)
     longer = ["--resume", "--train_epochs=%d" % (EPOCHS + 1)]
-    batch = 4 // (2 if model.tiny.per_rank else 1)
-    for option, words in (("--seed=6", ["6", "5"]), ("--batch_size=%d" % batch, ["4", "8"])):
-        assert_bad_input(model.run(FULL[2], out, option, *longer), "resume", *words)
+    for option, words in (("--seed=6", ["6", "5"]), ("--batch_size=4", ["4", "8"])):
+        assert_bad_input(model.run(FULL[2], out, option, *longer, ranks=1), "resume", *words)
         assert files(out) == before
     block(model.run(FULL[2], out, *longer, ranks=1))
     assert position(out) == (EPOCHS + 1, 0)
@@ -657,14 +615,14 @@ def test_an_update_does_not_depend_on_its_division(model, tmp_path):
         optimizer = next(value for key, value in content(out).items() if key.startswith("optimizer"))
         found.append((optimizer["state"], [values["lr"] for step, values in logged(out) if step]))
     for state, rates in found[1:]:
-        assert differences(found[0][0], state, tolerance=1e-3) == []
+        assert differences(found[0][0], state, tolerance=1e-4) == []
         assert rates[-1] == pytest.approx(found[0][1][-1], rel=1e-9)
 
 
 def test_every_flag_is_read(model):
     """Each flag of each program that the scripts run is read in a training or an evaluation, or says in NO_EFFECT why not."""
     ran = [model.once(FULL[1]), model.evaluated(1), model.evaluated(2), performed(model)]
-    assert ran + [finetuned(model, script) for script in model.scripts if script.startswith("finetune_full")]
+    assert ran + [from_weights(model, script) for script in model.scripts if script.startswith("finetune_full")]
     noted = {tuple(line.split()) for line in (model.folder / "reads").read_text().splitlines()}
     unread = {"%s %s %s" % (model.name, program, name) for kind, program, name in noted
               if kind == "flag" and name != "help" and ("read", program, name) not in noted}

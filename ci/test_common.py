@@ -791,6 +791,18 @@ def test_tally_counts_each_image_once():
         meters.Tally("the evaluation").result(ALONE)
 
 
+def test_recent_batches_are_those_since_the_last_line(tmp_path):
+    """A line's window begins after the line before it, also where a checkpoint is written in between, and does not grow over an epoch."""
+    ours, clock, windows = make_progress(tmp_path, small_network(), every_steps=1), meters.Clock(CPU, 6), []
+    for step, _, target in ours.steps(MadeUpBatches(), clock):
+        ours.tally.add(torch.tensor(float(step)), torch.eye(4), target)
+        clock.lap(4)
+        if step in (2, 4):
+            ours.read(clock)
+            windows.append([batch.loss for batch in ours.tally.recent])
+    assert windows == [[0.0, 1.0, 2.0], [3.0, 4.0]] and len(ours.tally.recent) == 1
+
+
 def test_evaluation_uses_the_network_as_it_is():
     """Evaluation mode, no gradients, and a line after every second batch; a loss that is no number is not a result."""
     network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))

@@ -1,14 +1,19 @@
 """HRNet beyond the golden numbers: all nine networks, what bad configs say, and the traps of an exchange unit."""
 import glob
 import os
+import sys
 from functools import lru_cache
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 
+from common import data, distributed
 from common.cli import UserError
+from common.distributed import Rank
 from common.model_stats import model_stats
+from conftest import load_script
 from lib.config import new_config, unread_settings, update_config
 from lib.core.optimizer import get_optimizer
 from lib.models import build_model
@@ -17,19 +22,20 @@ from lib.models.cls_hrnet import (BasicBlock, HighResolutionModule, HighResoluti
 
 EXPERIMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "HRNet", "experiments")
 FILE_NAME = "cls_hrnet_%s_sgd_lr5e-2_wd1e-4_bs32_x100.yaml"
+W18_SMALL = os.path.join(EXPERIMENTS, FILE_NAME % "w18_small_v1")
 
 # name: parameters in millions and multiply-adds / 1024**3 as upstream publishes them, shown there with as many digits
 PUBLISHED = {"w18_small_v1": (13.2, "1.49"), "w18_small_v2": (15.6, "2.42"), "w18": (21.3, "3.99"), "w30": (37.7, "7.55"),
              "w32": (41.2, "8.31"), "w40": (57.6, "11.8"), "w44": (67.1, "13.9"), "w48": (77.5, "16.1"), "w64": (128.1, "26.9")}
 
 
-def config_of(path=os.path.join(EXPERIMENTS, FILE_NAME % "w18_small_v1"), opts=()):
+def config_of(path=W18_SMALL, opts=()):
     config = new_config()
     update_config(config, SimpleNamespace(cfg=str(path), modelDir="", logDir="", dataDir="", testModel="", opts=list(opts)))
     return config
 
 
-def complaint(path=os.path.join(EXPERIMENTS, FILE_NAME % "w18_small_v1"), opts=()):
+def complaint(path=W18_SMALL, opts=()):
     with pytest.raises(UserError) as caught:
         config_of(path, opts)
     return str(caught.value)
@@ -270,3 +276,62 @@ def test_network_can_be_traced():
     with torch.no_grad():
         traced = torch.jit.trace(model, image)
         assert torch.allclose(traced(other), model(other), atol=1e-4)
+
+
+# ---- flags ---------------------------------------------------------------------------------------------------------------
+
+def test_stop_step_values():
+    """--stop_step is a number of steps; the port's TRUE means 200, and FALSE is no stop."""
+    stop_step = load_script("HRNet/tools/train.py").stop_step
+    assert (stop_step("TRUE"), stop_step("False"), stop_step("17")) == (200, None, 17)
+    with pytest.raises(Exception, match="not an integer of at least 1"):
+        stop_step("0")
+
+
+def test_epoch_lengths():
+    """An epoch keeps its last images: ImageNet has 5005 steps of 256 on one card and 626 on each of eight."""
+    def batches(length, batch, rank, world):
+        return data.TrainBatches(length, batch, Rank(rank, world, rank, torch.device("cpu")), seed=1, drop_last=False)
+
+    assert len(batches(1281167, 256, 0, 1)) == 5005
+    assert len(batches(1281167, 256, 3, 8)) == 626
+    seen = [[index for batch in batches(21, 4, rank, 2) for _, index in batch] for rank in (0, 1)]
+    assert [len(part) for part in seen] == [11, 11]
+    assert sorted(set(seen[0] + seen[1])) == list(range(21))
+    sampler = torch.utils.data.distributed.DistributedSampler(range(21), num_replicas=2, rank=1)
+    sampler.set_epoch(1)  # the seed takes the epoch's part where a version has none
+    assert list(sampler) == seen[1]
+    resumed = batches(21, 4, 1, 2)
+    resumed.set_epoch(0, first_step=2)
+    assert [len(batch) for batch in resumed] == [3]
+
+
+def launched(*words):
+    """Return the arguments with which train.py would start its ranks."""
+    with mock.patch.object(distributed, "launch") as launch, mock.patch.object(data, "check_layout"):
+        with mock.patch.object(sys, "argv", ["train.py", "--cfg=" + W18_SMALL, "--device=cpu"] + list(words)):
+            load_script("HRNet/tools/train.py").main()
+    return launch.call_args[0][1]
+
+
+def test_flags_and_keys():
+    """--nproc counts the loader processes of all cards, --workers those of one process; the data path may be left out before KEY
+    VALUE overrides; --lr is the rate of one rank's batch and counts as many as make an update, TRAIN.LR is used as it is."""
+    assert launched("--device_list=0,1,2", "--nproc=8", "data").workers == 2
+    assert launched("--device_list=0,1,2", "--nproc=8", "--workers=5", "data").workers == 5
+    for words, expected in ((["data", "TRAIN.WD", "0.0"], ("data", 0.0)), (["TRAIN.WD", "0.0"], ("imagenet/images", 0.0)),
+                            (["data"], ("data", 0.0001))):
+        args = launched(*words)
+        assert (args.data_path, args.config.TRAIN.WD) == expected
+    for words, rate in ((["--lr=0.1"], 0.6), (["TRAIN.LR", "0.1"], 0.1)):
+        assert launched("--device_list=0,1,2", "--accumulate=2", "data", *words).config.TRAIN.LR == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--dn=2", "--device_id=2"], "no rank of --dn=2"),
+    (["--dn=4", "--device_list=0,1"], "--dn=4, but 2 rank"),
+])
+def test_ranks_that_do_not_fit(words, message):
+    """--dn, --device_id and --device_list must agree."""
+    with pytest.raises(UserError, match=message):
+        launched(*words)

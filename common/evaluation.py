@@ -37,6 +37,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
                 tally.fetch()
                 clock.split()
                 show(step, tally, clock)
+                tally.end_window()
             clock.wait_for_batch()
         clock.stop()
     return tally.result(rank)

@@ -54,8 +54,9 @@ class Tally(object):
     """Loss, top-1 and top-5 of the batches of an epoch or of an evaluation.
 
     What a batch gives stays on the device until `fetch` brings all of it at once into the meters `loss`, `top1` and `top5` and
-    into `recent`, the BatchResults since `recent` was last emptied. `batches` counts them. `name` says in errors what is counted, such as "epoch 3".
-    `reduce`: what the stacked numbers (batches, 3) go through on the device, such as a mean over the ranks.
+    into `recent`, the BatchResults since the last line (`end_window`). `batches` counts them. `name` says in errors what is
+    counted, such as "epoch 3". `reduce`: what the stacked numbers (batches, 3) go through on the device, such as a mean over the
+    ranks.
     """
 
     def __init__(self, name, reduce=None):
@@ -65,7 +66,7 @@ class Tally(object):
     def reset(self):
         """Forget everything."""
         self.loss, self.top1, self.top5 = AverageMeter("Loss", ":.4e"), AverageMeter("Acc@1", ":6.2f"), AverageMeter("Acc@5", ":6.2f")
-        self.recent, self._pending, self.batches = [], [], 0
+        self.recent, self._pending, self.batches, self._window_is_over = [], [], 0, False
 
     def add(self, loss, output, target):
         """Note a batch: `loss` its mean (a scalar), `output` (N, classes), `target` (N,), all on the device."""
@@ -86,8 +87,14 @@ class Tally(object):
                                       "learning rate may help" % (loss, self.batches, self.name))
             self._count(images, loss, hits1, hits5)
 
+    def end_window(self):
+        """Let `recent` begin anew with the next batch."""
+        self._window_is_over = True
+
     def _count(self, images, loss, hits1, hits5):
         self.batches += 1
+        if self._window_is_over:
+            self.recent, self._window_is_over = [], False
         self.recent.append(BatchResult(images, loss, 100.0 * hits1 / images, 100.0 * hits5 / images))
         for meter, value, total in ((self.loss, loss, loss * images), (self.top1, self.recent[-1].top1, 100.0 * hits1),
                                     (self.top5, self.recent[-1].top5, 100.0 * hits5)):
@@ -103,7 +110,7 @@ class Tally(object):
 
     def state_dict(self):
         """Return all that has been fetched, as plain numbers."""
-        return {"batches": self.batches, "recent": [list(batch) for batch in self.recent],
+        return {"batches": self.batches, "recent": [] if self._window_is_over else [list(batch) for batch in self.recent],
                 "meters": [[meter.val, meter.sum, meter.count] for meter in (self.loss, self.top1, self.top5)]}
 
     def load_state_dict(self, state):

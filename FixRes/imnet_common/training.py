@@ -86,7 +86,6 @@ def train_epoch(train_batches, learner, run, args):
         if step % args.print_freq == args.print_freq - 1:
             progress.read(clock)
             mean = statistics.mean(batch.loss for batch in progress.tally.recent)  # over batches, as upstream's
-            progress.tally.recent = []
             rank.print("[%02d, %05d] loss: %.3f time: %.3f" % (progress.epoch, step, mean, clock.step_time.val))
             recorder.step(progress, clock, optimizer.param_groups[0]["lr"])
     rate = clock.images_per_second

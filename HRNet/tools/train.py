@@ -25,8 +25,8 @@ def parser():
     options.add_common_flags(p)
     flags.add_training_flags(p)
     add = p.add_argument
-    add("--lr", type=float, help="learning rate of one device's batch, multiplied by how many make an update (devices x --accumulate); "
-                                 "without it TRAIN.LR, as it is")
+    add("--lr", type=float,
+        help="learning rate of one device, multiplied by devices and --accumulate; without it TRAIN.LR, as it is")
     add("--train-epochs", type=cli.positive_int, help="epochs in all (TRAIN.END_EPOCH)")
     add("--stop-step", "--max-steps", dest="stop_step", type=stop_step, metavar="STEPS",
         help="end each epoch, and each validation, after this many steps; TRUE means %d" % OLD_STOP_STEP)
@@ -124,15 +124,17 @@ def remark_on_rate(args, rank):
     gpus = len(args.config.GPUS)
     if args.lr is not None or gpus == rank.world_size * args.accumulate:
         return ""
+    several = " with --accumulate %d" % args.accumulate if args.accumulate > 1 else ""
     return ("TRAIN.LR %g is used as it is, but the config is for %d devices (GPUS) and %d take part%s; --lr gives the rate of one"
-            % (args.config.TRAIN.LR, gpus, rank.world_size, ", times --accumulate %d" % args.accumulate if args.accumulate > 1 else ""))
+            % (args.config.TRAIN.LR, gpus, rank.world_size, several))
 
 
 def make_progress(learner, resumed, args, rank):
-    """Return the Progress, with upstream's keys in the checkpoint; where the loaded checkpoint `resumed` holds anything, from there."""
+    """Return the Progress, with upstream's keys in the checkpoint; `resumed`: the loaded one to go on from, or {}."""
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
     progress = Progress(rank, "state_dict", parts, args.checkpoint, best_path=None,
-                        constants={"model": args.config.MODEL.NAME, "seed": args.seed}, every_steps=args.checkpoint_steps, best_key="perf")
+                        constants={"model": args.config.MODEL.NAME, "seed": args.seed}, every_steps=args.checkpoint_steps,
+                        best_key="perf")
     progress.epoch = args.config.TRAIN.BEGIN_EPOCH
     if resumed:
         progress.resume(resumed, args.resume)

@@ -90,7 +90,7 @@ class TestMeter(object):
 
 def _medians(tally):
     """Return the medians over the batches since the last line, and begin those of the next."""
-    batches, tally.recent = tally.recent, []
+    batches = tally.recent
     return {"top1_err": statistics.median(100.0 - batch.top1 for batch in batches),
             "top5_err": statistics.median(100.0 - batch.top5 for batch in batches),
             "loss": statistics.median(batch.loss for batch in batches)}

@@ -21,9 +21,10 @@ def train(batches, learner, run, args):
         if step % config.PRINT_FREQ == 0:
             progress.read(clock)
             seconds = clock.step_time.val
-            rank.print("Epoch: [%d][%d/%d]\t\tTime %.3fs\t\tFPS %.1f\t\tData %.3fs\t\tLoss %.5f\t\tAccuracy@1 %.3f\t\tAccuracy@5 %.3f\t\t"
-                       % (progress.epoch, step, len(batches), seconds, len(target) * rank.world_size / seconds, clock.data_time.val,
-                          tally.loss.val, tally.top1.val, tally.top5.val))
+            rank.print("Epoch: [%d][%d/%d]\t\tTime %.3fs\t\tFPS %.1f\t\tData %.3fs\t\tLoss %.5f\t\t"
+                       "Accuracy@1 %.3f\t\tAccuracy@5 %.3f\t\t"
+                       % (progress.epoch, step, len(batches), seconds, len(target) * rank.world_size / seconds,
+                          clock.data_time.val, tally.loss.val, tally.top1.val, tally.top5.val))
             recorder.step(progress, clock, optimizer.param_groups[0]["lr"])
     if tally.loss.count:
         show_epoch(rank, tally, clock, config.TRAIN.BATCH_SIZE_PER_GPU * rank.world_size)
