@@ -97,6 +97,7 @@ def feed_meters(feed, batch_size):
                 train.log_iter_stats(now, clock, step["lr"])
             else:
                 test.log_iter_stats(now.epoch, now.step, tally, clock)
+            tally.end_window()
         if i + 1 == len(feed) or feed[i + 1]["phase"] != step["phase"]:
             if in_training:
                 train.log_epoch_stats(now, clock, step["lr"])

@@ -89,11 +89,10 @@ class TestMeter(object):
 
 
 def _medians(tally):
-    """Return the medians over the batches since the last line, and begin those of the next."""
-    batches = tally.recent
-    return {"top1_err": statistics.median(100.0 - batch.top1 for batch in batches),
-            "top5_err": statistics.median(100.0 - batch.top5 for batch in batches),
-            "loss": statistics.median(batch.loss for batch in batches)}
+    """Return the medians over the batches since the last line."""
+    return {"top1_err": statistics.median(100.0 - batch.top1 for batch in tally.recent),
+            "top5_err": statistics.median(100.0 - batch.top5 for batch in tally.recent),
+            "loss": statistics.median(batch.loss for batch in tally.recent)}
 
 
 def _rate(clock, batch_size):
