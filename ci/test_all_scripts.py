@@ -260,8 +260,9 @@ def test_help(model, stand_in):
         done, calls = stand_in(model.path(script), "--help")
         assert (done.returncode, done.stderr, calls) == (0, "", "")
         known = model.help(script)
-        common = "data_path device device_id batch_size workers opt_level precision_mode pth_path max_steps image_size"
-        common += " output_path use_ema" if "eval" in script else " output_path train_epochs learning_rate seed accumulate checkpoint_steps resume"
+        training = " train_epochs learning_rate seed accumulate checkpoint_steps resume"
+        common = "data_path device device_id batch_size workers opt_level precision_mode pth_path max_steps image_size output_path"
+        common += " use_ema" if "eval" in script else training
         assert set(common.split()) <= set(known), (script, set(common.split()) - set(known))
         assert ("device_list" in known) == ("1p" not in script)
         assert all(known[name] for name in ("device", "batch_size", "workers", "opt_level"))
