@@ -16,4 +16,6 @@ PATH=$PWD/${VENV:-.venv}/bin:$PATH
 
 shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh
 python ci/measure_style.py
-OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --durations=15 ci "$@"
+# The checkpoints of tests that have passed are removed at once: together they are tens of gigabytes.
+OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --override-ini=tmp_path_retention_policy=failed \
+    --durations=15 ci "$@"

@@ -162,7 +162,8 @@ def model(request, tiny_imagenet, tmp_path_factory):
         write_cifar(data / "cifar-10-batches-py", per_batch=20)
     (folder / "hooks").mkdir()
     (folder / "hooks" / "sitecustomize.py").write_text(HOOKS)
-    return Model(request.param, data, folder)
+    yield Model(request.param, data, folder)
+    shutil.rmtree(str(folder))  # gigabytes of checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def test_help(model, stand_in):
         assert (done.returncode, done.stderr, calls) == (0, "", "")
         known = model.help(script)
         training = " train_epochs learning_rate seed accumulate checkpoint_steps resume"
-        common = "data_path device device_id batch_size workers opt_level precision_mode pth_path max_steps image_size output_path"
+        common = "output_path data_path device device_id batch_size workers opt_level precision_mode pth_path max_steps image_size"
         common += " use_ema" if "eval" in script else training
         assert set(common.split()) <= set(known), (script, set(common.split()) - set(known))
         assert ("device_list" in known) == ("1p" not in script)

@@ -13,13 +13,13 @@ logger = logging.get_logger(__name__)
 
 def log_times(learner, rank, train_loader=None, test_loader=None):
     """Log iter_times and, where there are loaders, epoch_times. The network and its BN statistics stay as they are."""
-    saved = [(buffer, buffer.clone()) for buffer in learner.model.buffers()]
+    saved = [buffer.clone() for buffer in learner.model.buffers()]
     times = {"test_fw_time": time_eval(learner, rank)}
     times["train_fw_time"], times["train_bw_time"] = time_train(learner, rank)
     times["train_fw_bw_time"] = times["train_fw_time"] + times["train_bw_time"]
     if train_loader is not None:
         times["train_loader_time"] = time_loader(train_loader)
-    for buffer, value in saved:
+    for buffer, value in zip(learner.model.buffers(), saved):  # older PyTorch has made new ones of some
         buffer.copy_(value)
     logger.info(logging.stats_line(times, "iter_times"))
     if train_loader is None:
