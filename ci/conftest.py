@@ -17,7 +17,7 @@ ROOT = os.path.dirname(CI)
 # A model is a directory with this script; nothing else is a list of them. (ResNet50, the first to be ported, comes first.)
 MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*/test/train_full_1p.sh"))),
                       reverse=True))
-# Test files that take longest: run_tests.sh starts with them. The others come in the order of their names.
+# Test files that take longest: they come first, the others in the order of their names.
 LONGEST = ("test_all_scripts", "test_npu_models", "test_resnet50_scripts")
 
 sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
@@ -33,26 +33,37 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: runs only with --slow")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Give each test the group that stays in one process, for `--dist loadgroup`: its file, in test_all_scripts.py its model."""
-    for item in items:
-        name = item.path.stem if hasattr(item, "path") else item.fspath.purebasename
-        item.rank = LONGEST.index(name) if name in LONGEST else len(LONGEST)
-        model = getattr(item, "callspec", None) and item.callspec.params.get("model")
-        item.add_marker(pytest.mark.xdist_group("%s-%s" % (name, model) if model and name == "test_all_scripts" else name))
-    items.sort(key=lambda item: item.rank)
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs --slow"))
+    """Put the longest files first; leave out what is slow, unless --slow is given."""
+    def rank(item):
+        name = os.path.splitext(os.path.basename(str(item.fspath)))[0]
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    items.sort(key=rank)
+    for item in items if not config.getoption("--slow") else ():
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs --slow"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_logreport(report):
-    """Take the group out of a test's name, which pytest-xdist has put there, before it is printed and written to JUnit files."""
-    if report.nodeid.rfind("@") > report.nodeid.rfind("]"):
-        report.nodeid = report.nodeid.rpartition("@")[0]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Say what `--dist loadfile` keeps in one process, in the order above: the tests of a file, of test_all_scripts.py those of a
+    model. (pytest-xdist's own groups do nothing with pytest 9.2: https://github.com/pytest-dev/pytest-xdist/issues/1386.)"""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def group_of(nodeid):
+    """Return which tests share a process with the test `ci/test_x.py::test_y[parameters]`."""
+    path, _, test = nodeid.partition("::")
+    model = next((model for model in MODELS if test.partition("[")[2].startswith(model)), "")
+    return path + (":" + model if path.endswith("test_all_scripts.py") else "")
 
 
 def load_script(path):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up everything and run every test: run_tests.sh [pytest arguments]. Tests of a file, and of a model in test_all_scripts.py, share
-# runs and stay in one process; the longest of these groups start first.
+# Set up everything and run every test: run_tests.sh [pytest arguments]. The tests of a file, in test_all_scripts.py those of a
+# model, share runs and stay in one process; the longest of these groups start first.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,5 +17,5 @@ PATH=$PWD/${VENV:-.venv}/bin:$PATH
 shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh
 python ci/measure_style.py
 # The checkpoints of tests that have passed are removed at once: together they are tens of gigabytes.
-OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --override-ini=tmp_path_retention_policy=failed \
+OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadfile --override-ini=tmp_path_retention_policy=failed \
     --durations=15 ci "$@"

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from common import checkpoint
-from conftest import (MODELS, ROOT, assert_bad_input, block, differences, environment, free_port, run_script, running_in,
-                      script_command, start_script, wait_until)
+from conftest import (MODELS, ROOT, assert_bad_input, block, differences, environment, free_port, group_of, run_script,
+                      running_in, script_command, start_script, wait_until)
 from test_genet_data import write_cifar
 
 # What makes a model's runs small: options of its scripts; the layout of its data; a pattern of the network's name in the case
@@ -251,6 +251,14 @@ def test_what_a_model_lacks_is_named(tmp_path):
     assert len(lacking(tmp_path, ["Sixth"], {"Sixth": None})) == 1
 
 
+def test_tests_that_share_runs_stay_together():
+    """The tests of a model are one group, those of another model and of another file are others."""
+    nodes = ["all_scripts.py::test_x[HRNet]", "all_scripts.py::test_y[HRNet-1]", "all_scripts.py::test_x[GENet]",
+             "y.py::test_x[GENet]"]
+    groups = [group_of("ci/test_" + node) for node in nodes]
+    assert groups[0] == groups[1] and len(set(groups)) == 3
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 def test_help(model, stand_in):
@@ -261,9 +269,9 @@ def test_help(model, stand_in):
         done, calls = stand_in(model.path(script), "--help")
         assert (done.returncode, done.stderr, calls) == (0, "", "")
         known = model.help(script)
-        training = " train_epochs learning_rate seed accumulate checkpoint_steps resume"
-        common = "output_path data_path device device_id batch_size workers opt_level precision_mode pth_path max_steps image_size"
-        common += " use_ema" if "eval" in script else training
+        training = " pth_path train_epochs learning_rate seed accumulate checkpoint_steps resume"
+        common = "data_path output_path device device_id batch_size workers opt_level precision_mode max_steps image_size"
+        common += " pth_path use_ema" if "eval" in script else training
         assert set(common.split()) <= set(known), (script, set(common.split()) - set(known))
         assert ("device_list" in known) == ("1p" not in script)
         assert all(known[name] for name in ("device", "batch_size", "workers", "opt_level"))
