@@ -131,7 +131,6 @@ def train_or_evaluate(args, rank):
     """What each rank does; the order is that of every model (ResNet50/main.py)."""
     resumed = checkpoint.load(args.resume) if args.resume else {}
     args.seed = choose_seed(args.seed, resumed, rank)
-    devices.npu_modes(rank.device)
     learner = make_learner(args, rank)
     if args.eval:
         return evaluate(learner, args, rank)

@@ -59,7 +59,8 @@ def parser():
     add("--dynamic-loss-scale", action="store_true", help="loss scale that adapts itself")
     add("--graph-mode", action="store_true", help="npu: run as a graph where the plug-in can")
     add("--bin-mode", action="store_true", help="npu: precompiled operators (always on)")
-    add("--ND", type=cli.boolean, nargs="?", const=True, default=False, help="npu: without the device's private formats")
+    add("--ND", type=cli.boolean, nargs="?", const=True,
+        help="npu: without the device's private formats; false: with them; neither: the plug-in's default, which suits the device")
 
     add("--pretrained", action="store_true", help="start from torchvision's published weights (downloads them)")
     add("--pth-path", metavar="FILE", help="weights to start from, or to evaluate")
@@ -129,7 +130,7 @@ def train_or_evaluate(args, rank):
     """What each rank does."""
     resumed = checkpoint.load(args.resume) if args.resume else {}
     args.seed = choose_seed(args.seed, resumed, rank)
-    devices.npu_modes(rank.device, graph_mode=args.graph_mode, private_formats=not args.ND)
+    devices.npu_modes(rank.device, graph_mode=args.graph_mode, private_formats=None if args.ND is None else not args.ND)
     learner = make_learner(args, rank)
     progress = make_progress(learner, args, rank)
     if resumed:

@@ -122,7 +122,8 @@ class Model(object):
 
     def evaluated(self, ranks):
         """Return the Ran of an evaluation, on 1 or 2 ranks, of what the training on two ranks has left."""
-        return self.once(EVAL[ranks], "--pth_path=%s" % (self.once(FULL[2]).out / "checkpoint.pth.tar"), "--use_ema=false")
+        exact = ["--deterministic", "--allow_tf32"] * (ranks == 2)  # the figures have to be the same
+        return self.once(EVAL[ranks], "--pth_path=%s" % (self.once(FULL[2]).out / "checkpoint.pth.tar"), "--use_ema=false", *exact)
 
 
 HOOKS = '''
@@ -271,6 +272,8 @@ def test_help(model, stand_in):
         known = model.help(script)
         training = " pth_path train_epochs learning_rate seed accumulate checkpoint_steps resume"
         common = "data_path output_path device device_id batch_size workers opt_level precision_mode max_steps image_size"
+        common += " deterministic allow_tf32"
+        common += " deterministic allow_tf32"
         common += " pth_path use_ema" if "eval" in script else training
         assert set(common.split()) <= set(known), (script, set(common.split()) - set(known))
         assert ("device_list" in known) == ("1p" not in script)
@@ -448,7 +451,7 @@ def from_weights(model, script, *more, **division):
 
 def performed(model):
     """Return the Ran of train_performance_8p.sh from such weights, where files of an earlier run lie."""
-    return from_weights(model, "train_performance_8p.sh", "--train_epochs=1", earlier=EARLIER + ["notes.txt"],
+    return from_weights(model, "train_performance_8p.sh", "--train_epochs=1", "--deterministic", earlier=EARLIER + ["notes.txt"],
                         ranks=8 if model.name == EIGHT_RANKS else 2)
 
 
@@ -457,6 +460,7 @@ def test_performance_8p_sets_an_earlier_run_aside(model):
     deleted; files of somebody else stay where they are."""
     out, done = performed(model)
     assert_left(model, out, done, "perf", 8 if model.name == EIGHT_RANKS else 2)
+    assert "deterministic: only algorithms" in done.stdout
     assert sorted(os.listdir(str(out / "earlier-1"))) == sorted(EARLIER) and (out / "notes.txt").exists()
     assert {(out / "earlier-1" / name).read_text() for name in EARLIER} == {"an earlier run's"}
 

@@ -3,13 +3,17 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 import npu_sim
-from common import records
-from conftest import CI, MODELS, environment, run_script, start_script, wait_until
+from common import checkpoint, records
+from conftest import CI, MODELS, ROOT, environment, run_script, start_script, wait_until
 from test_versions import TINY, data_of  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
@@ -42,6 +46,46 @@ def losses(path):
     """Return the training loss of each epoch's summary."""
     return [record["data"]["train.loss"] for record in records.read(path)
             if record["type"] == "LOG" and len(record["step"]) == 1 and record["data"].get("train.loss") is not None]
+
+
+def pickled(path):
+    """Return the bytes of a checkpoint that say what it consists of."""
+    with zipfile.ZipFile(str(path)) as archive:
+        return archive.read([name for name in archive.namelist() if name.endswith("data.pkl")][0])
+
+
+SAVING = """
+import os, sys, torch, torch_npu
+import torch.distributed as dist
+from common import checkpoint, device, distributed
+from collections import OrderedDict
+
+def save(path, rank):
+    bound = getattr(dist.group.WORLD, "bound_device_id", None)
+    assert bound == rank.device and rank.device.index == rank.local_rank + 2, bound
+    if rank.is_main:
+        big = torch.ones(1 << 20, device=rank.device)
+        state = OrderedDict([("a", big), ("b", big)])
+        state._metadata = {"version": 1}
+        checkpoint.save({"own": state, "other": [big, (big.half(), 3)], "scale": big[0]}, path)
+    distributed.barrier(rank)
+
+if __name__ == "__main__":
+    distributed.launch(save, sys.argv[1], distributed.layout("npu", [2, 3]))
+"""
+
+
+def test_a_tensor_of_the_device_is_written_once_and_as_the_cpus(tmp_path):
+    """Tensors of a device go into a checkpoint as plain ones, each place in memory once, in the containers they were in. Ranks are bound
+    to their own device."""
+    (tmp_path / "saving.py").write_text(SAVING)
+    path = tmp_path / "c.pth"
+    subprocess.run([sys.executable, str(tmp_path / "saving.py"), str(path)], check=True,
+                   env=environment(**dict(NPU, PYTHONPATH=os.pathsep.join([NPU["PYTHONPATH"], ROOT]))))
+    assert b"npu:" not in pickled(path) and 6 << 20 < os.path.getsize(str(path)) < 6.1 * (1 << 20)
+    content = checkpoint.load(str(path))
+    assert content["own"]["a"].data_ptr() == content["own"]["b"].data_ptr() and content["own"]["a"].sum() == 1 << 20
+    assert content["other"][1][0].dtype == torch.float16 and content["other"][1][1] == 3 and content["scale"] == 1
 
 
 def operators(folder):
@@ -86,9 +130,11 @@ def larger(model):
 
 @each_model
 def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
-    """Six fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other."""
+    """Six fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other. Nothing in
+    one names the device that it was written on: a machine without it can read the file."""
     script = model + "/test/train_full_1p.sh"
-    options = ["--batch_size=8", "--max_steps=1", "--train_epochs=6", "--opt_level=O0", "--seed=7", "--learning_rate=0.01"]
+    options = ["--batch_size=8", "--max_steps=1", "--train_epochs=6", "--opt_level=O0", "--seed=7", "--learning_rate=0.01",
+               "--deterministic"]
     traces = dict((device, run_model(data_of, script, tmp_path / device, device, *options)[1]) for device in ("npu", "cpu"))
     assert np.allclose(traces["npu"], traces["cpu"], rtol=1e-5) and len(set(traces["cpu"])) == 6
     for device, other in (("npu", "cpu"), ("cpu", "npu")):
@@ -97,6 +143,7 @@ def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
         wait_until(lambda: os.path.isfile(str(out / "metrics.jsonl")) and len(losses(str(out / "metrics.jsonl"))) >= 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 143
+        assert pickled(out / "checkpoint.pth.tar").count(b"npu:") == 0
         _, moved = run_model(data_of, script, out, other, "--resume", *options)
         assert len(moved) == 6 and np.allclose(moved[-1], traces["cpu"][-1], rtol=1e-5)
 

@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, read without running code in them, in every layout that upstream has used."""
 import contextlib
+import copy
 import inspect
 import os
 import pickle
@@ -12,11 +13,11 @@ import torch
 
 from common.cli import UserError
 
-# What a checkpoint may consist of where PyTorch has no weights_only loading of its own (before 1.13).
+# What a checkpoint may consist of where PyTorch's own weights_only loading is not there (before 1.13), or knows less.
 _SAFE_GLOBALS = {
     ("collections", "OrderedDict"), ("collections", "defaultdict"), ("builtins", "set"), ("torch", "Size"),
     ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
-    ("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("_codecs", "encode"),
+    ("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
 }
 _SAFE_GLOBALS.update(("torch", kind + "Storage") for kind in
                      "Double Float Half BFloat16 Long Int Short Char Byte Bool".split())
@@ -35,7 +36,7 @@ def save(state, path, copy_to=()):
     `copy_to`: further paths for the same file, complete before `path` itself changes. Raises UserError where it cannot be
     written (disk full, no permission), with the old file as it was.
     """
-    written = path + ".part"
+    written, state = path + ".part", _on_cpu(state, {})
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with open(written, "wb") as stream:
@@ -43,14 +44,31 @@ def save(state, path, copy_to=()):
             torch.save(state, patient)
             patient.raise_error()
             _flush(stream)
-        for copy in copy_to:
-            _copy(written, copy)
+        for target in copy_to:
+            _copy(written, target)
         _rename(written, path)
     except OSError as error:
-        for leftover in [written] + [copy + ".part" for copy in copy_to]:
+        for leftover in [written] + [target + ".part" for target in copy_to]:
             with contextlib.suppress(OSError):
                 os.remove(leftover)
         raise UserError("cannot write checkpoint %s (%s); what was there before is intact" % (path, error.strerror or error))
+
+
+def _on_cpu(value, copies):
+    """Return `value` with every tensor of another device as a copy on the CPU, one for each place in memory (`copies`): no reader
+    then needs the device, or its plug-in."""
+    if torch.is_tensor(value):
+        if value.device.type == "cpu":
+            return value
+        key = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+        if key not in copies:
+            copies[key] = value.detach().cpu()
+        return copies[key]
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # keeps its kind, and the versions in a state_dict's _metadata
+        copied.update((key, _on_cpu(entry, copies)) for key, entry in value.items())
+        return copied
+    return type(value)(_on_cpu(entry, copies) for entry in value) if type(value) in (list, tuple) else value
 
 
 class _PatientStream(object):
@@ -105,12 +123,10 @@ def load(path):
     plain data (a pickle that names anything else than tensors and containers is refused, and none of it is run)."""
     if not os.path.isfile(path):
         raise UserError("no weights file %s" % path)
-    known = inspect.signature(torch.load).parameters
-    options = {"weights_only": True} if "weights_only" in known else {"pickle_module": _safe_pickle()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats, which are fine
-            return torch.load(path, map_location="cpu", **options)
+            return _load(path)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():  # what PyTorch and _SafeUnpickler call a name that they refuse
             raise UserError("%s is not a checkpoint of tensors: it holds code or objects that are not plain data, and was not run" % path)
@@ -120,8 +136,30 @@ def load(path):
         raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))
 
 
+def _load(path):
+    has_weights_only = "weights_only" in inspect.signature(torch.load).parameters
+    if has_weights_only:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "npu" not in str(error):
+                raise
+    options = {"weights_only": False} if has_weights_only else {}
+    return torch.load(path, map_location="cpu", pickle_module=_safe_pickle(), **options)
+
+
+def _rebuild_npu_tensor(*description):
+    """Return the plain tensor that an Ascend plug-in before PyTorch 2.1 has written, from (storage, offset, size, stride, requires_grad,
+    hooks, format on the device): the values are on the CPU, in the usual order, so the format is nothing to us."""
+    return torch._utils._rebuild_tensor_v2(*description[:6])
+
+
 class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
+        if name == "_rebuild_npu_tensor":  # the plug-ins have had it in several modules
+            return _rebuild_npu_tensor
+        if (module, name) == ("torch_npu.npu._format", "Format"):
+            return int
         if (module, name) not in _SAFE_GLOBALS:
             raise pickle.UnpicklingError("GLOBAL %s.%s is refused" % (module, name))
         return super().find_class(module, name)

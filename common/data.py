@@ -21,6 +21,8 @@ from common.transforms import center_crop, crop_and_resize, random_resized_crop_
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_CPUS = len(os.sched_getaffinity(0))  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
+
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -187,8 +189,11 @@ class EvalBatches(object):
 # --- to the device ----------------------------------------------------------------------------------------------------
 
 def loader(dataset, batches, workers, device):
-    """Return a DataLoader over an ImageFolder that gives (uint8 (N, 3, H, W), int64 (N,), unreadable files)."""
+    """Return a DataLoader over an ImageFolder that gives (uint8 (N, 3, H, W), int64 (N,), unreadable files). Where this process is
+    bound to some of the machine's CPUs, it has no more workers than those, and they stay there."""
     options = {}
+    if _CPUS < (os.cpu_count() or 1):
+        workers = min(workers, _CPUS)
     known = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
     if workers > 0 and "persistent_workers" in known:
         options["persistent_workers"] = True

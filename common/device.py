@@ -2,8 +2,10 @@
 
 `kind` is what a user types: npu, gpu (or cuda), cpu, auto. A torch.device is what the code carries.
 """
+import glob
 import os
 import random
+import re
 import sys
 
 import numpy as np
@@ -14,20 +16,49 @@ from common.cli import UserError
 KINDS = ("auto", "npu", "gpu", "cuda", "cpu")
 _BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
+# What the Ascend software reads from the environment, where the user has not said otherwise.
+_NPU_ENVIRONMENT = {
+    "TASK_QUEUE_ENABLE": "2",  # Python runs ahead of the device, and workspaces are allocated off its way too
+    "HCCL_CONNECT_TIMEOUT": "1800",  # seconds: as long as a process group waits for a rank that is late
+    "HCCL_WHITELIST_DISABLE": "1",  # no list of the addresses of all machines is needed
+}
+_import_errors = []  # what `import torch_npu` has raised
+
 
 def resolve(kind):
-    """Return the torch device type for a user's `kind`; auto: npu, else cuda, else cpu.
+    """Return the torch device type for a user's `kind`; auto: npu, else cuda, else cpu, and a line on stderr where an NPU is there but
+    cannot be used.
 
     Raises UserError where that kind of device is not there.
     """
     wanted = {"gpu": "cuda"}.get(kind, kind)
     if wanted == "auto":
-        return next(kind for kind in ("npu", "cuda", "cpu") if count(kind) > 0)
+        wanted = next(kind for kind in ("npu", "cuda", "cpu") if count(kind) > 0)
+        if wanted != "npu" and npu_problem():
+            sys.stderr.write("--device auto takes %s: %s\n" % (wanted, npu_problem()))
     if wanted not in _BACKENDS:
         raise UserError("--device %s: choose one of %s" % (kind, ", ".join(KINDS)))
     if count(wanted) == 0:
-        raise UserError("--device %s: no such device on this machine; --device cpu runs everywhere" % kind)
+        why = wanted == "npu" and npu_problem() or "no such device on this machine"
+        raise UserError("--device %s: %s; --device cpu runs everywhere" % (kind, why))
     return wanted
+
+
+def npu_problem():
+    """Return in a line why an NPU that seems to be there cannot be used, or why fewer are seen than there are; '' where there is
+    nothing to say."""
+    visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    numbers = re.findall("[0-9]+", visible or "")
+    missing = [error for error in _import_errors if isinstance(error, ImportError) and error.name == "torch_npu"]
+    if _import_errors and not missing:
+        return "torch_npu cannot be imported: " + (str(_import_errors[0]).strip() or repr(_import_errors[0])).splitlines()[0]
+    if visible is not None and (not numbers or numbers != sorted(set(numbers), key=int)):
+        return "ASCEND_RT_VISIBLE_DEVICES=%s: name the devices in ascending order, as in 0,1,2" % visible
+    if not glob.glob("/dev/davinci[0-9]*") or count("npu") > 0:
+        return ""
+    if missing:
+        return "this machine has NPUs, but this Python has no torch_npu"
+    return "torch_npu finds none of this machine's NPUs; `npu-smi info` and tools/doctor.py say more"
 
 
 def pick(kind, index=0):
@@ -43,8 +74,8 @@ def require(device_type, indices):
     """Raise UserError unless every device of `indices` exists. A CPU takes any number of ranks."""
     available = count(device_type)
     if device_type != "cpu" and max(indices) >= available:
-        raise UserError("device %d was asked for, but this machine has %d %s device(s); name those to use with --device_list "
-                        "(or --device_id for one)" % (max(indices), available, device_type))
+        why = device_type == "npu" and npu_problem() or "name those to use with --device_list (or --device_id for one)"
+        raise UserError("device %d was asked for, but this machine has %d %s device(s); %s" % (max(indices), available, device_type, why))
 
 
 def count(device_type):
@@ -56,43 +87,83 @@ def count(device_type):
 
 
 def _api(device_type):
-    """Return torch.npu or torch.cuda, or None where it is not installed."""
-    if device_type == "npu" and not hasattr(torch, "npu"):  # PyTorch 1.5's Ascend build has torch.npu built in
+    """Return torch.npu or torch.cuda, or None where it is not installed, or broken."""
+    if device_type == "npu" and (_import_errors or not hasattr(torch, "npu")):  # PyTorch 1.5's Ascend build has torch.npu built in
         try:
             import torch_npu  # noqa: F401  (registers torch.npu)
-        except ImportError:
+        except Exception as error:  # RuntimeError or OSError where CANN is not what it needs
+            _import_errors[:] = [error]
             return None
+        _import_errors.clear()
     return getattr(torch, device_type, None)
 
 
+# --- how a device computes --------------------------------------------------------------------------------------------
+
 def set_current(device):
-    """Make `device` current and set the options that its speed depends on."""
-    if device.type == "cpu":
-        return
-    api = _api(device.type)
-    api.set_device(device)
+    """Make `device` current, before there is a tensor on it, and set the options that its speed depends on."""
+    if device.type == "npu":
+        for name, value in _NPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # read when the device starts
+    if device.type != "cpu":
+        _api(device.type).set_device(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are fixed, so the search pays
-        return
-    npu_modes(device)
-    # Let Python run ahead of the device.
-    os.environ.setdefault("TASK_QUEUE_ENABLE", "1")
+    if device.type == "npu":
+        _set_npu_modes(_api("npu"), device)
 
 
-def npu_modes(device, graph_mode=False, private_formats=True):
-    """Set how an NPU executes; does nothing on other devices, and leaves out what a plug-in does not have."""
+def _set_npu_modes(api, device):
+    # Use the precompiled operators: compiling each shape on line, the first 910's default, makes the first steps take minutes.
+    if hasattr(api, "set_compile_mode"):
+        api.set_compile_mode(jit_compile=False)
+    # What the first 910 gains from, and later devices do not: chains of copies in one operator.
+    if is_first_910(api.get_device_name(device.index) if hasattr(api, "get_device_name") else "Ascend910"):
+        os.environ.setdefault("COMBINED_ENABLE", "1")
+
+
+def is_first_910(name):
+    """Return whether the name of a device is that of a 910 of the first generation, which saturates where others have infinity. The
+    910B1 to 910B4 (A2) and 910_93.. (A3) are later ones; a bare 910B is not."""
+    return re.match("Ascend910(PremiumA|ProA|ProB|A|B)?$", name) is not None
+
+
+def npu_modes(device, graph_mode=False, private_formats=None):
+    """Set what a user may choose on an NPU: graph mode, and whether tensors take the device's private formats (None: the plug-in's
+    default, which is right for each generation). Does nothing on other devices, and leaves out what a plug-in does not have."""
     if device.type != "npu":
         return
     api = _api("npu")
-    # Use the precompiled operators: compiling each shape on line makes the first steps take minutes.
-    if hasattr(api, "set_compile_mode"):
-        api.set_compile_mode(jit_compile=False)
-    # The device's private formats save a transposition in every convolution.
-    if hasattr(api, "config"):  # its allow_internal_format can be set, not read
+    if private_formats is not None and hasattr(api, "config"):  # its allow_internal_format can be set, not read
         api.config.allow_internal_format = private_formats
     if graph_mode and hasattr(api, "enable_graph_mode"):
         api.enable_graph_mode()
 
+
+def set_arithmetic(device, deterministic=False, allow_tf32=False):
+    """Choose, before the first operator, between what is exact and what is fast.
+
+    `deterministic`: only algorithms that give the same bits at each call; an operator that has none is a RuntimeError. `allow_tf32`:
+    float32 convolutions and matrix products may round their inputs to TF32 (cuda) or HF32 (npu), to 10 or 11 bits.
+    """
+    if device.type == "cuda" and hasattr(torch.backends.cuda, "matmul"):  # PyTorch before 1.7 knows no TF32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    for part in ("conv", "matmul"):
+        if device.type == "npu" and hasattr(_api("npu"), part):
+            getattr(_api("npu"), part).allow_hf32 = allow_tf32
+    if deterministic:
+        _forbid_varying_algorithms()
+
+
+def _forbid_varying_algorithms():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may add in another order
+    os.environ.setdefault("HCCL_DETERMINISTIC", "true")
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    if hasattr(torch, "use_deterministic_algorithms"):  # PyTorch 1.5 has cuDNN's flags alone
+        torch.use_deterministic_algorithms(True)
+
+
+# --- random numbers, time, memory -------------------------------------------------------------------------------------
 
 def seed(value, device):
     """Seed Python, NumPy and PyTorch (CPU and device)."""

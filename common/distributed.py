@@ -132,15 +132,26 @@ def launch(worker, args, layout):
 
 def _run_rank(worker, args, layout, local_rank):
     device = devices.pick(layout.device_type, layout.indices[local_rank])
+    deterministic = getattr(args, "deterministic", False)
+    devices.set_arithmetic(device, deterministic, getattr(args, "allow_tf32", False))
     rank = Rank(layout.rank(local_rank), layout.world_size, local_rank, device)
+    rank.print(deterministic and "deterministic: only algorithms that give the same bits at each call; on a GPU or an NPU they are slower")
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(layout.indices)))
     if rank.world_size > 1:
         dist.init_process_group(devices.backend(layout.device_type), init_method=layout.init_method, rank=rank.rank,
-                                world_size=rank.world_size)
+                                world_size=rank.world_size, **_bound_to(device))
     worker(args, rank)
     if rank.world_size > 1:
         dist.destroy_process_group()
+
+
+def _bound_to(device):
+    """Return the option of init_process_group that binds this rank to its device, where PyTorch has it: nothing of the group, a
+    barrier for one, may then touch device 0."""
+    takes_any_accelerator = hasattr(torch, "accelerator")  # before it, CUDA alone
+    known = "device_id" in inspect.signature(dist.init_process_group).parameters
+    return {"device_id": device} if known and device.type in ("cuda", "npu" if takes_any_accelerator else "cuda") else {}
 
 
 def _spawn(worker, args, layout):

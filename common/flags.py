@@ -10,6 +10,9 @@ def add_run_flags(p, images=True):
     p.add_argument("--device", choices=devices.KINDS, default="auto", help="auto: npu, else gpu, else cpu")
     p.add_argument("--use-ema", choices=checkpoint.EMA_CHOICES, default="auto",
                    help="of weights that lie beside their moving average, take the average; auto: the better by the errors in the file")
+    p.add_argument("--deterministic", action="store_true", help="only algorithms that give the same bits at each call; slower on gpu and npu")
+    p.add_argument("--allow-tf32", action="store_true",
+                   help="fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)")
     if images:
         p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
 

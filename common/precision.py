@@ -8,12 +8,16 @@ Half is fp16 on npu and cuda and bf16 on a CPU. See https://nvidia.github.io/ape
 """
 import contextlib
 import functools
+import re
 
 import torch
 import torch.nn.functional as functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 OPT_LEVELS = ("O0", "O1", "O2")
+
+# How PyTorch and its plug-ins say that they have no operator for a dtype on a device; out of memory, say, is another matter.
+_NO_OPERATOR = "(?i)not implemented|could not run|not support|unsupported|scalar type|mixed dtype"
 
 
 def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), **apex_options):
@@ -84,9 +88,10 @@ class NativeAmp(object):
         return self._scaler.state_dict()
 
     def load_state_dict(self, state):
-        """Restore what `state_dict` returned."""
-        if state:
-            self._scaler.load_state_dict(state)
+        """Restore what `state_dict` has returned, here, on another kind of device, or under apex."""
+        own, saved = self._scaler.state_dict(), _native_scale(state)
+        if own and saved:  # the plug-in's scaler wants an entry that PyTorch's does not have
+            self._scaler.load_state_dict(dict(own, **{key: saved[key] for key in own if key in saved}))
 
     def _to_half(self, model, half):
         names = dict((parameter, name) for name, parameter in model.named_parameters())
@@ -165,8 +170,17 @@ class ApexAmp(object):
         return self._apex_amp.state_dict()
 
     def load_state_dict(self, state):
-        if state:
-            self._apex_amp.load_state_dict(state)
+        own, saved = self.state_dict(), _native_scale(state)
+        if own and saved:
+            scale = {"loss_scale": saved["scale"], "unskipped": saved["_growth_tracker"]}
+            self._apex_amp.load_state_dict({"loss_scaler0": dict(own.get("loss_scaler0", {}), **scale)})
+
+
+def _native_scale(state):
+    """Return the state of a loss scale, {} for none, with GradScaler's names, whether it is GradScaler's or apex's."""
+    if "loss_scaler0" not in state:
+        return state
+    return {"scale": float(state["loss_scaler0"]["loss_scale"]), "_growth_tracker": state["loss_scaler0"]["unskipped"]}
 
 
 def _share(loss, parts):
@@ -192,12 +206,14 @@ def _initialize_apex(apex_amp, model, optimizer, options):
 def _scaler(loss_scale, device):
     if loss_scale is not None and loss_scale != "dynamic":
         return StaticScaler(loss_scale)
-    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.type)
-    api = getattr(torch, device.type, None)
-    if hasattr(api, "amp"):
-        return api.amp.GradScaler()
-    return StaticScaler(1.0)  # a CPU before torch.amp.GradScaler: bf16 has the range of fp32
+    own, general = (getattr(getattr(module, "amp", None), "GradScaler", None)
+                    for module in (getattr(torch, device.type, None), torch))
+    # On an NPU the plug-in's own: PyTorch's looks for infinities, and the first 910 has none, but a flag of overflow.
+    if own is not None and (device.type == "npu" or general is None):
+        return own()
+    if general is not None:
+        return general(device.type)
+    return StaticScaler(1.0)  # a CPU before PyTorch 2.3: bf16 has the range of fp32
 
 
 def _autocast(device_type, dtype):
@@ -219,7 +235,11 @@ def _runs(opt_level, device):
             output = functional.batch_norm(output, statistics[0], statistics[1], statistics[1], statistics[0], training=True)
         output.float().sum().backward()
         return True
-    except (AttributeError, RuntimeError, TypeError):
+    except (AttributeError, TypeError):  # this PyTorch has no such autocast
+        return False
+    except RuntimeError as error:
+        if not re.search(_NO_OPERATOR, str(error)):
+            raise
         return False
 
 

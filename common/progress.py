@@ -1,8 +1,8 @@
 """How far a training is, and how that survives an interruption.
 
-`kill -9` at any moment and the same command with --resume give bit for bit the weights and the results of an undisturbed run
-(CPU, fp32): batches and augmentation are functions of (seed, epoch, step), torch's draws in a step are functions of (seed, rank,
-epoch, step), and everything else that a step depends on is in the checkpoint.
+`kill -9` at any moment and the same command with --resume give bit for bit the weights and the results of an undisturbed run (CPU,
+fp32; GPU and NPU with --deterministic): batches and augmentation are functions of (seed, epoch, step), torch's draws in a step are
+functions of (seed, rank, epoch, step), and everything else that a step depends on is in the checkpoint.
 """
 import random
 import signal

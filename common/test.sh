@@ -14,7 +14,7 @@ set -euo pipefail
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
-seed="" accumulate="" use_ema="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
+seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -82,6 +82,8 @@ common_options() {
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
     option checkpoint_steps 0 natural "also write the checkpoint every so many steps; 0: after each epoch only"
     option resume "" switch "continue from the newest checkpoint of the output path"
+    option deterministic "" switch "only algorithms that give the same bits at each call; slower on gpu and npu"
+    option allow_tf32 "" switch "fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
 
@@ -217,10 +219,14 @@ forward() {
     done
 }
 
-# CANN's own environment, where there is one; a caller that has set it up says so with etp_running_flag=true.
+# CANN's own environment, where there is one; a caller that has set it up says so with etp_running_flag=true. What a user has set
+# stays. (What torch_npu and HCCL read is in common/device.py.)
 use_npu_environment() {
     local install=/usr/local/Ascend info=/etc/Ascend/ascend_cann_install.info candidate
     [[ ${etp_running_flag:-} != true ]] || return 0
+    # Errors alone, and in CANN's own files.
+    export ASCEND_SLOG_PRINT_TO_STDOUT=${ASCEND_SLOG_PRINT_TO_STDOUT:-0} ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3} \
+        ASCEND_GLOBAL_EVENT_ENABLE=${ASCEND_GLOBAL_EVENT_ENABLE:-0}
     [[ ! -f $info ]] || install=$(sed -n 's/^Install_Path=//p' "$info")
     for candidate in "$install/ascend-toolkit/set_env.sh" "$install/nnae/set_env.sh"; do
         if [[ -f $candidate ]]; then
@@ -231,8 +237,6 @@ use_npu_environment() {
             break
         fi
     done
-    export ASCEND_SLOG_PRINT_TO_STDOUT=0 ASCEND_GLOBAL_LOG_LEVEL=3 ASCEND_GLOBAL_EVENT_ENABLE=0
-    export TASK_QUEUE_ENABLE=1 COMBINED_ENABLE=1 HCCL_WHITELIST_DISABLE=1 HCCL_CONNECT_TIMEOUT=1800
 }
 
 # run_case NETWORK SUFFIX KIND COMMAND…: become common/run.py, in the model's directory.
@@ -241,6 +245,8 @@ run_case() {
     shift 3
     require_whole_batches
     case $device in npu | auto) use_npu_environment ;; esac
+    # The programs import torch_npu themselves where an NPU is wanted: a broken one then costs a line, and not `import torch`.
+    export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
     cd "$model_path"
     exec python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
         --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \

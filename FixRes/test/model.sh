@@ -77,5 +77,6 @@ forward_common() {
     flags+=(--batch="$((batch_size / case_ranks))" --workers="$(($(share "$workers") + 1))")
     flags+=(--metrics-file="$output_path/metrics.jsonl")
     forward --imnet-path=data_path --device=device --input-size=image_size --num-classes=num_classes --resize=resize \
-        --opt-level=opt_level --max-steps=max_steps --skip-bad-images=skip_bad_images
+        --opt-level=opt_level --max-steps=max_steps --deterministic=deterministic --allow-tf32=allow_tf32 \
+        --skip-bad-images=skip_bad_images
 }

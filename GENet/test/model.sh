@@ -41,6 +41,6 @@ run() { # KIND SUFFIX FLAG…
     else forward --device_list=device_list && flags+=(--multiprocessing_distributed); fi
     forward --DataPath=data_path --dataset=dataset --device=device --depth=depth --width=width --extent=extent \
         --extra_params=extra_params --mlp=mlp --workers=workers --opt_level=opt_level --max_steps=max_steps \
-        --image_size=image_size --output_path=output_path
+        --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --output_path=output_path
     run_case GENET "$2" "$1" python3 -u train.py "${flags[@]}" --amp --loss_scale=32 "${@:3}"
 }

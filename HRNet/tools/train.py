@@ -72,7 +72,8 @@ def fit(args, rank):
     config = args.config
     resumed = checkpoint.load(args.resume) if args.resume else {}
     args.seed = choose_seed(args.seed, resumed, rank)
-    set_cudnn(config.CUDNN)
+    if not args.deterministic:
+        set_cudnn(config.CUDNN)
     learner = make_learner(args, rank)
     progress = make_progress(learner, resumed, args, rank)
     learner = learner._replace(model=distributed.data_parallel(learner.model, rank))

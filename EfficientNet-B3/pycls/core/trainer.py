@@ -152,7 +152,7 @@ def setup_env(args, rank, may_resume=False):
     source = checkpoint.newest_checkpoint() if may_resume and cfg.TRAIN.AUTO_RESUME else None
     resumed = checkpoint.load(source) if source else {}
     training.choose_seed(cfg.RNG_SEED, resumed, rank)
-    torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK
+    torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK and not args.deterministic
     return source, resumed
 
 
