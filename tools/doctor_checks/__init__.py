@@ -1,0 +1,1 @@
+"""What tools/doctor.py checks. Standard library only, so that it runs where nothing is installed yet."""
