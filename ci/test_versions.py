@@ -28,7 +28,7 @@ try:
 except ImportError:  # before Python 3.8
     import importlib_metadata as metadata
 
-VERSIONS = ("1.5", "1.8", "2.x")
+VERSIONS = ("1.5", "1.8", "2.1", "2.x")
 HERE = next((version for version in VERSIONS if torch.__version__.startswith(version + ".")), "2.x")
 EXCHANGE = os.environ.get("EXCHANGE")
 STANDINS = os.path.join(CI, "version_matrix_standins")
@@ -81,9 +81,12 @@ def test_version_comparisons_are_found(line, found):
 
 
 def test_no_version_is_compared():
-    """Versions are met by asking for the feature: no program of the models, of common/ or of tools/ compares a version."""
+    """Versions are met by asking for the feature: no program of the models, of common/ or of tools/ compares a version, but the
+    doctor, who says which versions fit together."""
     found = []
     for path in python_files("common", "tools", *MODELS):
+        if os.path.relpath(path, ROOT).startswith(os.path.join("tools", "doctor")):
+            continue
         with open(path, encoding="utf-8") as stream:
             found += ["%s:%d" % (os.path.relpath(path, ROOT), line) for line in version_comparisons(stream.read())]
     assert not found
@@ -101,12 +104,18 @@ def test_syntax_is_that_of_python_3_7():
 
 # --- the requirements files -------------------------------------------------------------------------------------------
 
-def requirements(path):
-    """Return the Requirements of a file that apply to this Python."""
-    with open(path) as stream:
+def requirements(path, **machine):
+    """Return the Requirements of a file (a path in the repository) that apply to this Python, or to one like `machine`, e.g.
+    python_version="3.7"."""
+    with open(os.path.join(ROOT, path)) as stream:
         lines = [line.split("#")[0].strip() for line in stream]
     wanted = [Requirement(line) for line in lines if line]
-    return [requirement for requirement in wanted if requirement.marker is None or requirement.marker.evaluate()]
+    return [requirement for requirement in wanted if requirement.marker is None or requirement.marker.evaluate(machine)]
+
+
+def requirements_of(model):
+    """Return the Requirements of a model on this PyTorch."""
+    return requirements(os.path.join(model, ("2.x" if HERE.startswith("2") else HERE) + "_requirements.txt"))
 
 
 def distributions(wanted):
@@ -147,10 +156,15 @@ def environments(tmp_path_factory):
 
 
 def make_environment(model, folder):
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    wanted = requirements(os.path.join(ROOT, model, HERE + "_requirements.txt"))
+    wanted = requirements_of(model)
     for requirement in wanted:
         check_pin(requirement)
+    return link_environment(wanted, folder)
+
+
+def link_environment(wanted, folder):
+    """Make an environment of links to the packages of this one: the Requirements `wanted`, and what they need. Return its `bin`."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = folder / "lib" / ("python%d.%d" % sys.version_info[:2]) / "site-packages"
     fresh = [Requirement(name) for name in ("pip", "setuptools") if installed(name)]  # what every new environment has
     for distribution in distributions(wanted + fresh).values():
@@ -356,7 +370,8 @@ def write_results(folder, version, spoil=None):
     names = [("test_%s_golden" % short, "test_x") for short in ("resnet50", "hrnet", "genet", "efficientnet", "fixres")]
     names += [("test_versions", test % model) for model in MODELS
               for test in ("test_requirements[%s]", "test_one_device[%s]", "test_two_ranks[%s]", "test_as_ascend[%s]",
-                           "test_exchange[1-%s]", "test_exchange[2-%s]")]
+                           "test_exchange[1-%s]", "test_exchange[2-%s]", "test_exchange[3-%s]")]
+    names += [("test_requirements", "test_torch_stays[%s]" % model) for model in MODELS if version == "2.1"]
     cases = "".join('<testcase classname="ci.%s" name="%s">%s</testcase>' % (
         module, test, "<%s/>" % spoil[1] if spoil and spoil[0] in (module, test) else "") for module, test in names)
     (folder / version / "tests.xml").write_text("<testsuites><testsuite>%s</testsuite></testsuites>" % cases)
@@ -368,26 +383,27 @@ def matrix(folder, *options):
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("spoil, status, words", [
-    (None, 0, "checkpoints      2 / 0 / 0    2 / 0 / 0    2 / 0 / 0"),
-    (("test_hrnet_golden", "failure"), 1, "PyTorch 1.8: test_hrnet_golden::test_x failed"),
-    (("test_two_ranks[GENet]", "skipped"), 1, "PyTorch 1.8: not proved: GENet, 2 ranks"),
-    (("test_exchange[1-FixRes]", "skipped"), 1, "PyTorch 1.8: not proved: FixRes, checkpoints"),
-    (("test_as_ascend[FixRes]", "error"), 1, "test_as_ascend[FixRes] failed")])
-def test_matrix_fails_for_what_is_not_proved(tmp_path, spoil, status, words):
-    """A failure, and a check that was skipped although every version needs it, each make the matrix fail and are named."""
-    for version in VERSIONS:
-        write_results(tmp_path, version, spoil if version == "1.8" else None)
+@pytest.mark.parametrize("version, spoil, status, words", [
+    ("1.8", None, 0, "checkpoints" + "      3 / 0 / 0" + "    3 / 0 / 0" * 3),
+    ("1.8", ("test_hrnet_golden", "failure"), 1, "PyTorch 1.8: test_hrnet_golden::test_x failed"),
+    ("1.8", ("test_two_ranks[GENet]", "skipped"), 1, "PyTorch 1.8: not proved: GENet, 2 ranks"),
+    ("1.8", ("test_exchange[1-FixRes]", "skipped"), 1, "PyTorch 1.8: not proved: FixRes, checkpoints"),
+    ("1.8", ("test_as_ascend[FixRes]", "error"), 1, "test_as_ascend[FixRes] failed"),
+    ("2.1", ("test_as_ascend[FixRes]", "skipped"), 1, "PyTorch 2.1: not proved: FixRes, Ascend stand-in"),
+    ("2.1", ("test_torch_stays[FixRes]", "skipped"), 1, "PyTorch 2.1: not proved: FixRes, PyTorch stays")])
+def test_matrix_fails_for_what_is_not_proved(tmp_path, version, spoil, status, words):
+    """A failure, and a check that was skipped although the version needs it, each make the matrix fail and are named."""
+    for other in VERSIONS:
+        write_results(tmp_path, other, spoil if other == version else None)
     assert matrix(tmp_path)[0] == status and words in matrix(tmp_path)[1], matrix(tmp_path)
 
 
 def test_matrix_without_a_python(tmp_path):
     """A column without a Python says so and fails, unless that is allowed; one that could not be installed always fails."""
-    for version, why in (("1.5", "no Python 3.7"), ("1.8", None), ("2.x", None)):
+    for version in VERSIONS:
         write_results(tmp_path, version)
-        if why:
-            (tmp_path / version / "tests.xml").unlink()
-            (tmp_path / version / "state").write_text(why + "\n")
+    (tmp_path / "1.5" / "tests.xml").unlink()
+    (tmp_path / "1.5" / "state").write_text("no Python 3.7\n")
     assert matrix(tmp_path)[0] == 1 and matrix(tmp_path, "--allow-missing")[0] == 0
     assert "no Python 3.7" in matrix(tmp_path)[1].splitlines()[1]
     (tmp_path / "1.5" / "state").write_text("not installed\n")

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Test every supported PyTorch: version_matrix.sh [--allow-missing] [--tested=FILE]
 #
-# For PyTorch 1.5 and 1.8 on Python 3.7 and for 2.x on Python 3.11: an environment made from the models' own requirements files
-# (.venv-1.5, .venv-1.8, .venv; kept for the next time), the golden and unit tests, smoke runs of every model's scripts; then
-# each version loads the checkpoints of the two others. The table at the end has a column for each version.
+# For PyTorch 1.5 and 1.8 on Python 3.7, 2.1 on Python 3.10 and 2.x on Python 3.11: an environment made from the models' own
+# requirements files (.venv-1.5, .venv-1.8, .venv-2.1, .venv; kept for the next time), the golden and unit tests, smoke runs of
+# every model's scripts; then each version loads the checkpoints of the others. On 2.1 the promises of the requirements files are
+# tested too, which needs the package index. The table at the end has a column for each version.
 #
 #   --allow-missing  a Python that is not on this machine is fine; its column says so
 #   --tested=FILE    what `ci/run_tests.sh --junitxml=FILE` has written just now: 2.x is not tested again
 #
-# PYTHON37 and PYTHON311 name the interpreters; without them: python3.7 and python3.11 on the PATH, or of pyenv.
+# PYTHON37, PYTHON310 and PYTHON311 name the interpreters; without them: python3.7 and so on, on the PATH or of pyenv.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-versions=(1.5 1.8 2.x)
+versions=(1.5 1.8 2.1 2.x)
 results=$PWD/ci/output/versions
-declare -A minor=([1.5]=3.7 [1.8]=3.7 [2.x]=3.11) venv=([1.5]=.venv-1.5 [1.8]=.venv-1.8 [2.x]=.venv)
-tests=(ci/test_common.py ci/test_*_unit.py ci/test_*_data.py ci/test_versions.py ci/test_*_golden.py)
+declare -A minor=([1.5]=3.7 [1.8]=3.7 [2.1]=3.10 [2.x]=3.11)
+declare -A venv=([1.5]=.venv-1.5 [1.8]=.venv-1.8 [2.1]=.venv-2.1 [2.x]=.venv)
+tests=(ci/test_common.py ci/test_*_unit.py ci/test_*_data.py ci/test_requirements.py ci/test_versions.py ci/test_*_golden.py)
 
 fail() {
     echo "version_matrix.sh: error: $1" >&2
@@ -38,20 +40,22 @@ find_python() {
     echo "$(pyenv prefix "$version")/bin/python"
 }
 
+# requirements_of 2.1: print what make_venv.sh is told, a word a line.
 requirements_of() {
-    if [[ $1 == 2.x ]]; then
-        printf '%s\n' ./*/2.x_requirements.txt tools/requirements.txt ci/requirements.txt
-    else
-        printf '%s\n' ./*/"$1"_requirements.txt ci/version_matrix_requirements.txt
-    fi
+    case $1 in
+        2.1) set -- --constraints=tools/2.1_constraints.txt */2.x_requirements.txt ci/version_matrix_requirements.txt ;;
+        2.x) set -- --constraints=tools/2.13_constraints.txt */2.x_requirements.txt {tools,ci}/requirements.txt ;;
+        *) set -- */"$1"_requirements.txt ci/version_matrix_requirements.txt ;;
+    esac
+    printf '%s\n' "$@"
 }
 
 # make_environment 1.8: returns 3 where there is no Python for it.
 make_environment() {
-    local python=${venv[$1]}/bin/python files
+    local python=${venv[$1]}/bin/python words
     [[ -x $python ]] || python=$(find_python "${minor[$1]}") || return 3
-    mapfile -t files < <(requirements_of "$1")
-    VENV=${venv[$1]} PYTHON=$python bash tools/make_venv.sh "${files[@]#./}"
+    mapfile -t words < <(requirements_of "$1")
+    VENV=${venv[$1]} PYTHON=$python bash tools/make_venv.sh "${words[@]}"
 }
 
 # run_tests 1.8 NAME PYTEST-ARGUMENT…: the results are in NAME.xml, what pytest says in NAME.log.
@@ -62,7 +66,8 @@ run_tests() {
         python -m pytest -q -p no:cacheprovider --junitxml="$results/$version/$name.xml" "$@" >"$results/$version/$name.log" 2>&1
 }
 
-# test_version 1.8 PYTEST-ARGUMENT…: everything but the exchange of checkpoints. What the column says if it has no figures is in `state`.
+# test_version 1.8 PYTEST-ARGUMENT…: everything but the exchange of checkpoints. `state` is what the column says if it has no
+# figures.
 test_version() {
     local version=$1 status=0 started=$SECONDS
     shift
@@ -86,6 +91,20 @@ exchange() {
     [[ -e $results/$1/state ]] || run_tests "$1" exchange ci/test_versions.py -k test_exchange || true
 }
 
+# at_once FUNCTION VERSION…: run the function for these versions at the same time.
+at_once() {
+    local function=$1 version job
+    shift
+    set -m # process groups of their own, so that Ctrl-C ends them too
+    for version in "$@"; do
+        "$function" "$version" &
+        jobs+=($!)
+    done
+    set +m
+    for job in "${jobs[@]}"; do wait "$job"; done
+    jobs=()
+}
+
 allow_missing="" tested=""
 for word in "$@"; do
     case $word in
@@ -100,13 +119,14 @@ done
 
 rm -rf "$results"
 for version in "${versions[@]}"; do mkdir -p "$results/$version"; done
-set -m # a process group of its own, so that Ctrl-C ends it too
-test_version 1.5 &
-set +m
-other=$!
-trap 'kill -- "-$other" 2>/dev/null || true' EXIT
-test_version 1.8
-wait "$other"
-test_version 2.x -n 2 --dist loadfile
-for version in "${versions[@]}"; do exchange "$version"; done
+jobs=()
+trap 'for job in "${jobs[@]}"; do kill -- "-$job" 2>/dev/null || true; done' EXIT
+# Each is a single process most of the time: with three or four of them two cores are busy until the last one ends.
+if [[ -n $tested ]]; then
+    at_once test_version "${versions[@]}"
+else
+    at_once test_version 1.5 1.8 2.1
+    test_version 2.x -n 2 --dist loadfile
+fi
+at_once exchange "${versions[@]}"
 python3 ci/version_matrix.py "$results" ${allow_missing:+--allow-missing}

@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
-# make_venv.sh REQUIREMENTS…: make .venv in the repository, unless it is there, and install what the files list (paths from the
-# repository's root). VENV names another folder, PYTHON another interpreter.
+# make_venv.sh [--constraints=FILE] REQUIREMENTS…: make .venv in the repository, unless it is there, and install what the files
+# list, in the versions that FILE says (paths from the repository's root). VENV names another folder, PYTHON another interpreter.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+read_files=() options=()
+for file in "$@"; do
+    case $file in
+        --constraints=*)
+            file=${file#*=}
+            options+=(-c "$file")
+            ;;
+        *) options+=(-r "$file") ;;
+    esac
+    read_files+=("$file")
+done
+
 venv=${VENV:-.venv}
 [[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
-
-files=()
-for file in "$@"; do files+=(-r "$file"); done
 stamp=$venv/installed.txt
-if ! cat "$@" | cmp -s - "$stamp"; then
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${files[@]}"
-    cat "$@" >"$stamp"
+if ! cat "${read_files[@]}" | cmp -s - "$stamp"; then
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${options[@]}"
+    cat "${read_files[@]}" >"$stamp"
 fi
 "$venv/bin/python" -c 'import sys, torch; print("Python %d.%d, PyTorch %s" % (*sys.version_info[:2], torch.__version__))'

@@ -17,7 +17,8 @@ esac
 step() { printf '\n== %s\n' "$1"; }
 
 step "packages, in $repository/.venv"
-bash "$repository/tools/make_venv.sh" ResNet50/2.x_requirements.txt tools/requirements.txt
+bash "$repository/tools/make_venv.sh" --constraints=tools/2.13_constraints.txt \
+    ResNet50/2.x_requirements.txt tools/requirements.txt
 PATH=$repository/.venv/bin:$PATH
 
 step "demo data, in $repository/demo_data"

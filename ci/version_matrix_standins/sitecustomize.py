@@ -78,6 +78,7 @@ def _prepare_torch():
     for name in ("tensor", "as_tensor", "zeros", "ones", "full", "empty", "arange", "rand", "randn", "randint", "randperm", "load"):
         setattr(torch, name, takes_npus(getattr(torch, name)))
     torch.Tensor.to = takes_npus(torch.Tensor.to)
+    torch.Tensor.pin_memory = lambda self, device=None: self  # the loader may ask for the device's own, from 1.12 to 2.6
     torch.nn.Module.to = takes_npus(torch.nn.Module.to)
     torch.distributed.init_process_group = _hccl(torch.distributed.init_process_group)
     parallel = torch.nn.parallel.DistributedDataParallel
