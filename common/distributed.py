@@ -24,6 +24,9 @@ from common.cli import UserError
 # How long the death of a rank is waited for when another one crashes, perhaps over the loss of it.
 _SECONDS_FOR_A_DEATH = 2
 
+# Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it.
+_ended_groups = []
+
 
 class Rank(namedtuple("Rank", "rank world_size local_rank device")):
     """One process of a training: `rank` of `world_size`, number `local_rank` on its machine, with its torch.device."""
@@ -143,6 +146,8 @@ def _run_rank(worker, args, layout, local_rank):
                                 world_size=rank.world_size, **_bound_to(device))
     worker(args, rank)
     if rank.world_size > 1:
+        if device.type == "cpu":
+            _ended_groups.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 

@@ -11,6 +11,7 @@ import functools
 import re
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -234,6 +235,8 @@ def _runs(opt_level, device):
             output = functional.conv2d(torch.ones(2, 1, 2, 2, dtype=dtype, device=device), weight)
             output = functional.batch_norm(output, statistics[0], statistics[1], statistics[1], statistics[0], training=True)
         output.float().sum().backward()
+        if opt_level == "O2" and dist.is_available() and dist.is_initialized():
+            dist.all_reduce(torch.zeros(1, dtype=half, device=device))  # gloo of PyTorch 2.1 has no bf16
         return True
     except (AttributeError, TypeError):  # this PyTorch has no such autocast
         return False
