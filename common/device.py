@@ -148,9 +148,8 @@ def set_arithmetic(device, deterministic=False, allow_tf32=False):
     """
     if device.type == "cuda" and hasattr(torch.backends.cuda, "matmul"):  # PyTorch before 1.7 knows no TF32
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    for part in ("conv", "matmul"):
-        if device.type == "npu" and hasattr(_api("npu"), part):
-            getattr(_api("npu"), part).allow_hf32 = allow_tf32
+    if device.type == "npu" and hasattr(_api("npu"), "conv") and hasattr(_api("npu"), "matmul"):
+        _api("npu").conv.allow_hf32 = _api("npu").matmul.allow_hf32 = allow_tf32
     if deterministic:
         _forbid_varying_algorithms()
 
