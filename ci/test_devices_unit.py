@@ -273,12 +273,14 @@ def test_a_rank_is_bound_to_its_device(monkeypatch):
     """The process group knows each rank's device, so that nothing of it takes device 0; where PyTorch cannot, it is not told."""
     with_device = types.SimpleNamespace(init_process_group=lambda backend, device_id=None: None)
     without = types.SimpleNamespace(init_process_group=lambda backend: None)
-    for has_accelerators, module, bound in ((True, with_device, (GPU, NPU)), (False, with_device, (GPU,)), (False, without, ())):
+    old = "PyTorch without torch.accelerator"
+    for accelerator, module, bound in ((NPU, with_device, (NPU,)), (GPU, with_device, (GPU,)), (None, with_device, ()),
+                                       (old, with_device, (GPU,)), (old, without, ())):
         monkeypatch.setattr(distributed, "dist", module)
-        if has_accelerators:
-            monkeypatch.setattr(torch, "accelerator", types.SimpleNamespace(), raising=False)
-        else:
-            monkeypatch.delattr(torch, "accelerator", raising=False)
+        monkeypatch.delattr(torch, "accelerator", raising=False)
+        if accelerator is not old:
+            registered = types.SimpleNamespace(current_accelerator=lambda accelerator=accelerator: accelerator)
+            monkeypatch.setattr(torch, "accelerator", registered, raising=False)
         for device in (GPU, NPU, CPU):
             assert distributed._bound_to(device) == ({"device_id": device} if device in bound else {})
 

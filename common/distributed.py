@@ -154,9 +154,10 @@ def _run_rank(worker, args, layout, local_rank):
 def _bound_to(device):
     """Return the option of init_process_group that binds this rank to its device, where PyTorch has it: nothing of the group, a
     barrier for one, may then touch device 0."""
-    takes_any_accelerator = hasattr(torch, "accelerator")  # before it, CUDA alone
+    # Before torch.accelerator it is CUDA that can be bound; since then, what the plug-in has registered as accelerator.
+    bindable = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else torch.device("cuda")
     known = "device_id" in inspect.signature(dist.init_process_group).parameters
-    return {"device_id": device} if known and device.type in ("cuda", "npu" if takes_any_accelerator else "cuda") else {}
+    return {"device_id": device} if known and bindable is not None and bindable.type == device.type else {}
 
 
 def _spawn(worker, args, layout):
