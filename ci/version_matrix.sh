@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Test every supported PyTorch: version_matrix.sh [--allow-missing] [--without=VERSION] [--tested=FILE]
+# Test every supported PyTorch: version_matrix.sh [--allow-missing] [--tested=FILE]
 #
 # For PyTorch 1.5 and 1.8 on Python 3.7, 2.1 on Python 3.10 and 2.x on Python 3.11: an environment made from the models' own
 # requirements files (.venv-1.5, .venv-1.8, .venv-2.1, .venv; kept for the next time), the golden and unit tests, smoke runs of
 # every model's scripts; then each version loads the checkpoints of the others. On 2.1 the promises of the requirements files are
 # tested too, which needs the package index. The table at the end has a column for each version.
 #
-#   --without=2.1    leave a version out; its column says so
 #   --allow-missing  a Python that is not on this machine is fine; its column says so
 #   --tested=FILE    what `ci/run_tests.sh --junitxml=FILE` has written just now: 2.x is not tested again
 #
@@ -72,7 +71,6 @@ run_tests() {
 test_version() {
     local version=$1 status=0 started=$SECONDS
     shift
-    [[ $version != "$without" ]] || { echo "left out" >"$results/$version/state" && return; }
     make_environment "$version" >"$results/$version/environment" 2>"$results/$version/install.log" || status=$?
     case $status in
         0) ;;
@@ -107,12 +105,11 @@ at_once() {
     jobs=()
 }
 
-allow_missing="" without="" tested=""
+allow_missing="" tested=""
 for word in "$@"; do
     case $word in
         -h | --help) usage && exit ;;
         --allow-missing) allow_missing=1 ;;
-        --without=*) without=${word#*=} ;;
         --tested=*) tested=${word#*=} ;;
         *) fail "unknown option $word (see --help)" ;;
     esac
