@@ -20,7 +20,7 @@ import torch
 
 _SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc")
 # Files of one group are compiled as one: reading PyTorch's headers costs more than the code itself.
-_GROUPS = (("runtime.cpp", "fallback.cpp", "kernels.cpp", "autocast.cpp"), ("hccl.cpp", "module.cpp"))
+_GROUPS = (("runtime.cpp", "fallback.cpp", "half.cpp", "kernels.cpp", "autocast.cpp"), ("hccl.cpp", "module.cpp"))
 _LIBRARIES = ("c10", "torch_cpu", "torch", "torch_python")
 
 

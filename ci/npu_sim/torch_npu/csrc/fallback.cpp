@@ -34,10 +34,6 @@ void copy_geometry(const at::Tensor& from, const at::Tensor& to) {
   if (from.is_neg()) impl->_set_neg(true);
 }
 
-bool same_geometry(const at::Tensor& a, const at::Tensor& b) {
-  return a.sizes() == b.sizes() && a.strides() == b.strides() && a.storage_offset() == b.storage_offset();
-}
-
 // ---- what is special about an operator ---------------------------------------------------------------------------
 
 struct OpTraits {
@@ -48,6 +44,7 @@ struct OpTraits {
   bool matrix = false;           // runs on the matrix unit, which has no float64
   bool random = false;           // draws random numbers
   bool generator = false;        // takes a generator argument
+  bool slow_in_half = false;     // the CPU's kernels for fp16 and bf16 are slow
 };
 
 std::mutex& traits_mutex() {
@@ -75,6 +72,7 @@ OpTraits make_traits(const c10::OperatorHandle& op) {
   t.crosses_devices = copy.count(schema.name()) > 0;
   t.matrix = matrix.count(schema.name()) > 0;
   t.random = op.hasTag(at::Tag::nondeterministic_seeded);
+  t.slow_in_half = slow_in_half(schema.name());
   for (const auto& argument : schema.arguments())
     t.generator |= argument.type()->str().find("Generator") != std::string::npos;
   return t;
@@ -350,6 +348,8 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const bool has_generator = arguments_to_host(call, host, device);
   if (call.traits.random && !has_generator)
     run_with_lent_generator(call, device);
+  else if (call.traits.slow_in_half)
+    run_in_float(op, stack);
   else
     op.redispatchBoxed(kHostKeys, stack);
   host.write_back();

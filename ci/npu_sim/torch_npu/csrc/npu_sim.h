@@ -63,5 +63,15 @@ std::map<std::string, int64_t> op_counts();
 at::Tensor tensor_over(c10::Storage storage, const at::Tensor& like, c10::DispatchKeySet keys);
 // A CPU tensor over the memory of an NPU tensor, which it keeps alive. Other tensors are returned as they are.
 at::Tensor host_view(const at::Tensor& tensor);
+inline bool same_geometry(const at::Tensor& a, const at::Tensor& b) {
+  return a.sizes() == b.sizes() && a.strides() == b.strides() && a.storage_offset() == b.storage_offset();
+}
+
+// ---- half.cpp: fp16 and bf16 in float32 --------------------------------------------------------------------------
+
+// Whether the CPU's fp16 and bf16 kernels of an operator ("aten::mm") are so slow that float32 with casts is faster.
+bool slow_in_half(const std::string& name);
+// Runs a call on host tensors: in float32 with rounded results where all its tensors are of one half dtype.
+void run_in_float(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 
 } // namespace npu_sim
