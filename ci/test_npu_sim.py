@@ -140,6 +140,26 @@ def test_exit_right_after_backward(tmp_path):
     assert [launch(script).returncode for _ in range(4)] == [0] * 4
 
 
+LEAVE_GROUP = """
+import datetime, sys, torch, torch_npu
+import torch.distributed as dist
+group = torch_npu._C.ProcessGroupHCCL(dist.ProcessGroupGloo(dist.HashStore(), 0, 1, datetime.timedelta(seconds=60)))
+tensor = torch.ones(4, device="npu")
+torch._C._stash_obj_in_tls("key", object())  # what is in a thread's Python state goes along with its collectives
+sys.setswitchinterval(1000)  # this thread keeps the GIL
+work = group.allreduce([tensor])
+torch._C._stash_obj_in_tls("key", None)
+del work
+sum(range(10_000_000))  # gloo's thread ends the work meanwhile
+del group
+"""
+
+
+def test_end_of_a_group():
+    """A group can go away while gloo's thread waits for the GIL in order to release a collective."""
+    assert launch("-c", LEAVE_GROUP, timeout=60).returncode == 0
+
+
 # ---- the launcher
 
 def test_launcher(tmp_path):

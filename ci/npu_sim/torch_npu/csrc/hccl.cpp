@@ -103,6 +103,12 @@ class ProcessGroupHCCL final : public c10d::Backend {
  public:
   explicit ProcessGroupHCCL(c10::intrusive_ptr<c10d::Backend> gloo)
       : c10d::Backend(gloo->getRank(), gloo->getSize()), gloo_(std::move(gloo)) {}
+  // gloo's destructor waits for its thread, which may be about to release Python objects and then waits for the GIL.
+  ~ProcessGroupHCCL() override {
+    if (!Py_IsInitialized() || !PyGILState_Check()) return;
+    pybind11::gil_scoped_release no_gil;
+    gloo_.reset();
+  }
 
   const std::string getBackendName() const override { return "hccl"; }
   void setSequenceNumberForGroup() override { gloo_->setSequenceNumberForGroup(); }
