@@ -25,6 +25,11 @@ def strict():
     return os.environ.get("NPU_SIM_STRICT", "0") not in ("", "0")
 
 
+def transfer():
+    """True where torch_npu.contrib.transfer_to_npu may be used: NPU_SIM_TRANSFER is set to anything but 0 or nothing."""
+    return os.environ.get("NPU_SIM_TRANSFER", "0") not in ("", "0")
+
+
 def visible_devices(text, installed):
     """The devices that ASCEND_RT_VISIBLE_DEVICES=text leaves visible, out of `installed`, as torch_npu 2.13 reads it.
 
