@@ -248,13 +248,14 @@ def test_the_configurations_do_not_undo_it(monkeypatch, flags_restored):
     stop = (_ for _ in ()).throw
     train = load_script("HRNet/tools/train.py")
     monkeypatch.setattr(train, "make_learner", lambda args, rank: stop(KeyboardInterrupt))
-    settings = argparse.Namespace(CUDNN=argparse.Namespace(ENABLED=True, BENCHMARK=True, DETERMINISTIC=False))
+    settings = argparse.Namespace(CUDNN=argparse.Namespace(ENABLED=False, BENCHMARK=True, DETERMINISTIC=False))
+    monkeypatch.setattr(cudnn, "enabled", True)
     rank = distributed.Rank(0, 1, 0, CPU)
     for deterministic in (True, False):
-        cudnn.benchmark, cudnn.deterministic = False, True
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
         with pytest.raises(KeyboardInterrupt):
             train.fit(argparse.Namespace(resume="", seed=1, deterministic=deterministic, config=settings), rank)
-        assert (cudnn.benchmark, cudnn.deterministic) == (not deterministic, deterministic)
+        assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == (False, not deterministic, deterministic)
         trainer.setup_env(argparse.Namespace(cfg_text=config.as_text(), deterministic=deterministic), rank)
         assert cudnn.benchmark is not deterministic
 

@@ -148,6 +148,22 @@ def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
         assert len(moved) == 6 and np.allclose(moved[-1], traces["cpu"][-1], rtol=1e-5)
 
 
+def test_an_interrupted_run_resumes_exactly_on_an_npu(data_of, tmp_path):
+    """With --deterministic a run on the device that SIGTERM has interrupted ends bit for bit like an undisturbed one."""
+    script = "GENet/test/train_full_1p.sh"
+    options = ["--batch_size=8", "--max_steps=2", "--train_epochs=6", "--opt_level=O1", "--seed=7", "--learning_rate=0.01", "--deterministic"]
+    run_model(data_of, script, tmp_path / "whole", "npu", *options)
+    out = tmp_path / "cut"
+    process = start_script(*command(data_of, script, out, "npu", *options), env=where("npu"))
+    wait_until(lambda: os.path.isfile(str(out / "metrics.jsonl")) and len(losses(str(out / "metrics.jsonl"))) >= 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 143 and len(losses(str(out / "metrics.jsonl"))) < 6
+    run_model(data_of, script, out, "npu", "--resume", *options)
+    whole, cut = (checkpoint.load(str(path / "checkpoint.pth.tar")) for path in (tmp_path / "whole", out))
+    assert whole["epoch"] == cut["epoch"]
+    assert all(torch.equal(value, cut["state_dict"][key]) for key, value in whole["state_dict"].items())
+
+
 def test_fine_tuning_of_fixres_on_an_npu(data_of, tmp_path):
     """The second phase of FixRes, from a checkpoint of the first, at another resolution."""
     run_model(data_of, "FixRes/test/train_full_1p.sh", tmp_path / "train", "npu", "--batch_size=8", "--max_steps=2", "--train_epochs=1")

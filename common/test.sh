@@ -14,7 +14,8 @@ set -euo pipefail
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
-seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" resume_from="" # with --resume: the checkpoint to go on from, where there is one
+seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps=""
+resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -72,8 +72,7 @@ def fit(args, rank):
     config = args.config
     resumed = checkpoint.load(args.resume) if args.resume else {}
     args.seed = choose_seed(args.seed, resumed, rank)
-    if not args.deterministic:
-        set_cudnn(config.CUDNN)
+    set_cudnn(config.CUDNN, args.deterministic)
     learner = make_learner(args, rank)
     progress = make_progress(learner, resumed, args, rank)
     learner = learner._replace(model=distributed.data_parallel(learner.model, rank))
@@ -97,11 +96,11 @@ def fit(args, rank):
     recorder.summary(progress, clock, train_batches.count_bad(rank) + eval_batches.count_bad(rank))
 
 
-def set_cudnn(settings):
-    """Give cuDNN what the config says of it."""
+def set_cudnn(settings, deterministic):
+    """Give cuDNN what the config says of it, but for what --deterministic forbids."""
     torch.backends.cudnn.enabled = settings.ENABLED
-    torch.backends.cudnn.benchmark = settings.BENCHMARK
-    torch.backends.cudnn.deterministic = settings.DETERMINISTIC
+    torch.backends.cudnn.benchmark = settings.BENCHMARK and not deterministic
+    torch.backends.cudnn.deterministic = settings.DETERMINISTIC or deterministic
 
 
 def make_learner(args, rank):
