@@ -443,17 +443,32 @@ def test_records_that_cannot_be_drawn(tmp_path):
     assert (tmp_path / "curves.png").read_text() == "old" and len(os.listdir(str(tmp_path))) == 4
 
 
-# --- benchmark_step.py ------------------------------------------------------------------------------------------------
+# --- benchmark.py -----------------------------------------------------------------------------------------------------
 
 def test_share_of_a_step_outside_the_model(demo, tmp_path):
     """The clock runs inside the program's own training: forward, backward and update are most of a step, and not all of it."""
     program = os.path.join(ROOT, "GENet", "train.py")
     options = ["--DataPath=%s" % demo, "--depth=10", "--width=1", "--batch_size=10", "--no_epochs=1", "--max_steps=9",
                "--device=cpu", "--output_path=%s" % tmp_path]
-    done = run_tool("benchmark_step.py", program, *options)
+    done = run_tool("benchmark.py", "step", program, *options)
     assert done.returncode == 0, done.stderr
     step, inside, outside = [float(line.split(":")[1].split()[0]) for line in done.stdout.splitlines()]
     assert 0 < inside < step and abs(step - inside - outside) < 0.02 and "mean of 5" in done.stdout
     assert "Epoch" in done.stderr and os.listdir(str(tmp_path))
-    assert_bad_input(run_tool("benchmark_step.py", tmp_path / "none.py"), tmp_path / "none.py")
-    assert run_tool("benchmark_step.py", program, "--DataPath=%s" % (tmp_path / "none")).returncode == 2
+    assert_bad_input(run_tool("benchmark.py", "step", tmp_path / "none.py"), tmp_path / "none.py")
+    assert run_tool("benchmark.py", "step", program, "--DataPath=%s" % (tmp_path / "none")).returncode == 2
+
+
+def test_verbs_of_a_program():
+    """Each module of the folder is a verb, its help is its docstring; no verb and a wrong one are one line and status 2."""
+    overview = run_tool("benchmark.py", "--help")
+    assert overview.returncode == 0 and "Example: benchmark.py" in overview.stdout
+    for name in sorted(os.listdir(os.path.join(ROOT, "tools", "benchmarks"))):
+        verb = name[:-3].replace("_", "-")
+        if name.endswith(".py") and not name.startswith("_"):
+            assert "\n  %s " % verb in overview.stdout
+            done = run_tool("benchmark.py", verb, "--help")
+            assert done.returncode == 0 and "usage: benchmark.py %s " % verb in done.stdout
+            assert_bad_input(run_tool("benchmark.py", verb, "--no-such-option"), "benchmark.py " + verb)
+    assert_bad_input(run_tool("benchmark.py"), "VERB")
+    assert_bad_input(run_tool("benchmark.py", "none"), "none")

@@ -3,21 +3,21 @@
 Both read the same ImageNet-layout folder with the same number of loader processes, random resized crop and flip, batches
 normalised to float32. Baseline: torchvision's ImageFolder, transforms and default collation, normalising on the host.
 
-    python tools/benchmark_input.py --data demo_data/imagenet --workers 2
+    python tools/benchmark.py input --data demo_data/imagenet --workers 2
 """
-import argparse
 import os
 import sys
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.join(ROOT, "ResNet50")]
+import torch
 
-import torch  # noqa: E402
-from common import cli, data, device as devices, distributed  # noqa: E402
+from common import cli, data, device as devices, distributed
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def ours(args):
+    sys.path.insert(0, os.path.join(ROOT, "ResNet50"))
     import main as resnet50
     values = resnet50.parser().parse_args(["--data", args.data, "--image-size", str(args.image_size), "--seed", "0"])
     values.batch_per_rank, values.workers_per_rank = args.batch_size, args.workers
@@ -42,14 +42,17 @@ def images_per_second(batches):
     return images / (time.perf_counter() - start)
 
 
-def main():
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_flags(parser):
+    """Add the verb's flags to its parser."""
     parser.add_argument("--data", required=True)
     parser.add_argument("--batch-size", type=cli.positive_int, default=64)
     parser.add_argument("--image-size", type=cli.positive_int, default=224)
     parser.add_argument("--workers", type=cli.natural_int, default=2)
     parser.add_argument("--repeat", type=cli.positive_int, default=3, help="epochs of each, taken in turn; the best counts")
-    args = parser.parse_args()
+
+
+def run(args):
+    """Measure both in turn, and print the rates and their ratio."""
     data.check_layout(args.data, ("train",))
     rates = {"ours": 0.0, "torchvision": 0.0}
     for _ in range(args.repeat):
@@ -57,7 +60,3 @@ def main():
             rates[name] = max(rates[name], images_per_second(make(args)))
     print("torchvision (baseline): %8.1f images/s\nours                  : %8.1f images/s\nratio                 : %8.2f"
           % (rates["torchvision"], rates["ours"], rates["ours"] / rates["torchvision"]))
-
-
-if __name__ == "__main__":
-    cli.run(main)

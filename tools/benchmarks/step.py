@@ -4,7 +4,7 @@ Runs a training program of this repository on one device, with its own arguments
 is left of each step: waiting for data, copying, normalising, the loss, meters, records. The first third of the steps is left
 out. What the program prints goes to stderr.
 
-    python tools/benchmark_step.py ResNet50/main.py demo_data/imagenet --batch-size=32 --image-size=64 --epochs=1 \\
+    python tools/benchmark.py step ResNet50/main.py demo_data/imagenet --batch-size=32 --image-size=64 --epochs=1 \\
         --max-steps=30 --save-ckpt-path=/tmp/benchmark --workspace=/tmp/benchmark
 """
 import argparse
@@ -14,8 +14,7 @@ import runpy
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common import cli, device as devices, precision  # noqa: E402
+from common import cli, device as devices, precision
 
 
 class Clock(object):
@@ -55,11 +54,14 @@ class Clock(object):
         return initialize_watched
 
 
-def main():
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_flags(parser):
+    """Add the verb's flags to its parser."""
     parser.add_argument("program", help="a training program, such as ResNet50/main.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
-    args = parser.parse_args()
+
+
+def run(args):
+    """Run the program with the clock in it, and print what is left of a step; raise UserError where it made too few."""
     if not os.path.isfile(args.program):
         raise cli.UserError("%s is not a file; give a training program, such as ResNet50/main.py" % args.program)
     clock = Clock()
@@ -80,7 +82,3 @@ def main():
     print("step                              : %9.2f ms, mean of %d" % (1000 * step, count))
     print("forward, backward, optimizer step : %9.2f ms" % (1000 * inside))
     print("outside of them                   : %9.2f ms, %.1f %% of a step" % (1000 * (step - inside), 100 * (step - inside) / step))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,0 +1,48 @@
+"""A program with verbs (`benchmark.py input`): each verb is a module of its own in a folder beside the program.
+
+Such a module has a docstring, whose first line is the verb's help, `add_flags(parser)`, and `run(args)`. It is imported only
+when its verb is asked for, so that one verb's needs are not another's. Its underscores are hyphens in the verb.
+"""
+import argparse
+import ast
+import importlib
+import os
+import pkgutil
+import sys
+
+from common import cli
+
+TOOLS = os.path.dirname(os.path.abspath(__file__))
+
+
+def run(folder, description, argv=None):
+    """Do what the command line says with the verbs in tools/`folder`. `description`: what --help says above the verbs."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = argv[0].replace("-", "_") if argv else ""
+    if name not in found(folder):
+        _overview(folder, description).parse_args(argv)
+    verb = importlib.import_module("%s.%s" % (folder, name))
+    parser = cli.Parser(prog="%s %s" % (os.path.basename(sys.argv[0]), argv[0]), description=verb.__doc__,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    verb.add_flags(parser)
+    verb.run(parser.parse_args(argv[1:]))
+
+
+def found(folder):
+    """Return {module name: first line of its docstring} of the verbs in tools/`folder`."""
+    return {module.name: _first_line(os.path.join(TOOLS, folder, module.name + ".py"))
+            for module in pkgutil.iter_modules([os.path.join(TOOLS, folder)]) if not module.name.startswith("_")}
+
+
+def _first_line(path):
+    with open(path, encoding="utf-8") as file:
+        return ast.get_docstring(ast.parse(file.read())).splitlines()[0]
+
+
+def _overview(folder, description):
+    # Whatever reaches this parser is --help or a mistake.
+    lines = ["  %-12s %s" % (name.replace("_", "-"), line) for name, line in sorted(found(folder).items())]
+    parser = cli.Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                        epilog="verbs (VERB --help says more):\n" + "\n".join(lines))
+    parser.add_argument("verb", metavar="VERB", choices=[name.replace("_", "-") for name in sorted(found(folder))])
+    return parser
