@@ -95,13 +95,26 @@ def int_list(text):
     return values
 
 
+_status = None
+
+
 def run(main):
     """Call `main()` and end the process with the exit status that its outcome deserves.
 
     0 done; 1 a rank failed; 2 bad input (UserError); 3 stopped in the middle (TrainingStopped); 130 Ctrl-C; 143 SIGTERM after
     saving. Any other exception keeps its traceback.
     """
-    sys.exit(status_of(main, complain))
+    global _status
+    _status = status_of(main, complain)
+    sys.exit(_status)
+
+
+def leave_at_once():
+    """End the process with the status that `run` has settled, without the destructors of libraries. For atexit."""
+    if _status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status)
 
 
 def status_of(main, report):

@@ -3,6 +3,7 @@
 One rank drives one device. The ranks of a machine are started by torch.multiprocessing, unless torchrun (or
 torch.distributed.launch) has already done it. One rank in all needs no process group.
 """
+import atexit
 import contextlib
 import inspect
 import multiprocessing.connection
@@ -24,7 +25,8 @@ from common.cli import UserError
 # How long the death of a rank is waited for when another one crashes, perhaps over the loss of it.
 _SECONDS_FOR_A_DEATH = 2
 
-# Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it.
+# Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it. And a process
+# that ends with a group aborts now and then, over threads that still run.
 _ended_groups = []
 
 
@@ -148,6 +150,7 @@ def _run_rank(worker, args, layout, local_rank):
     if rank.world_size > 1:
         if device.type == "cpu":
             _ended_groups.append(dist.group.WORLD)
+            atexit.register(cli.leave_at_once)
         dist.destroy_process_group()
 
 
