@@ -40,14 +40,15 @@ class AverageMeter(object):
 
 def accuracy(output, target, topk=(1,)):
     """Return, for each k, the percentage of rows of `output` (N, classes) whose `target` (N,) is among the k largest."""
-    return [100.0 * correct / len(target) for correct in correct_counts(output, target, topk)]
+    by_place = _hits_by_place(output, target, max(topk))
+    return [100.0 * by_place[:k].sum() / len(target) for k in topk]
 
 
-def correct_counts(output, target, topk=(1,)):
-    """Return, for each k, how many rows of `output` (N, classes) have their `target` (N,) among the k largest."""
-    largest = min(max(topk), output.shape[1])
-    hits = output.topk(largest, dim=1)[1].eq(target.view(-1, 1))
-    return [hits[:, :k].float().sum() for k in topk]
+def _hits_by_place(output, target, places):
+    """Return, for each of the `places` largest outputs of a row, in how many rows it is the target's; fewer where there are fewer
+    classes."""
+    largest = output.topk(min(places, output.shape[1]), dim=1)[1]
+    return largest.eq(target.view(-1, 1)).sum(0, dtype=torch.float32)
 
 
 class Tally(object):
@@ -55,7 +56,7 @@ class Tally(object):
 
     What a batch gives stays on the device until `fetch` brings all of it at once into the meters `loss`, `top1` and `top5` and
     into `recent`, the BatchResults since the last line (`end_window`). `batches` counts them. `name` says in errors what is
-    counted, such as "epoch 3". `reduce`: what the stacked numbers (batches, 3) go through on the device, such as a mean over the
+    counted, such as "epoch 3". `reduce`: what the stacked numbers (batches, 2 to 6) go through on the device, such as a mean over the
     ranks.
     """
 
@@ -70,8 +71,8 @@ class Tally(object):
 
     def add(self, loss, output, target):
         """Note a batch: `loss` its mean (a scalar), `output` (N, classes), `target` (N,), all on the device."""
-        hits = correct_counts(output.detach(), target, topk=(1, 5))
-        self._pending.append((len(target), torch.stack([loss.detach().float()] + hits)))
+        hits = _hits_by_place(output.detach(), target, 5)
+        self._pending.append((len(target), torch.cat([loss.detach().float().view(1), hits])))
 
     def fetch(self):
         """Bring the numbers of the batches since the last time to the host, which waits for the device. Raises TrainingStopped
@@ -81,11 +82,11 @@ class Tally(object):
         values = torch.stack([numbers for _, numbers in self._pending])
         counts = [images for images, _ in self._pending]
         self._pending = []
-        for images, (loss, hits1, hits5) in zip(counts, (self._reduce(values) if self._reduce else values).tolist()):
+        for images, (loss, *hits) in zip(counts, (self._reduce(values) if self._reduce else values).tolist()):
             if not math.isfinite(loss):
                 raise TrainingStopped("the loss is %s in step %d of %s: the weights or the images are not finite numbers; a lower "
                                       "learning rate may help" % (loss, self.batches, self.name))
-            self._count(images, loss, hits1, hits5)
+            self._count(images, loss, hits[0], sum(hits))
 
     def end_window(self):
         """Let `recent` begin anew with the next batch."""
