@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import (checkpoint, cifar, cli, data, device as devices, distributed, evaluation, flags, optimizer,  # noqa: E402
-                    precision, records)
+from common import (checkpoint, cifar, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
+                    optimizer, precision, records)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
 from models import IMAGE_SIZE, WideResNet  # noqa: E402
@@ -144,7 +144,7 @@ def make_learner(args, rank):
     """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
     model = build_model(network_of(args), cifar.LAYOUTS[args.dataset].classes)
     rank.print(start_from_weights(model, args))
-    model.to(rank.device)
+    network.place(model, rank.device)
     model, sgd, amp = precision.initialize(model, make_optimizer(model, args), args.opt_level, args.loss_scale, rank.device)
     rank.print(amp.note)
     return Learner(model, nn.CrossEntropyLoss(), sgd, amp)
@@ -152,8 +152,8 @@ def make_learner(args, rank):
 
 def make_optimizer(model, args):
     """Return SGD over all parameters in one group: BatchNorm's and the classifier's bias decay too."""
-    return torch.optim.SGD(model.parameters(), args.learning_rate, momentum=args.momentum,
-                           weight_decay=args.weight_decay, nesterov=args.nesterov)
+    return optimizer.SGD(model.parameters(), args.learning_rate, momentum=args.momentum,
+                         weight_decay=args.weight_decay, nesterov=args.nesterov)
 
 
 def make_progress(learner, args, rank):
@@ -208,7 +208,7 @@ def train(batches, learner, run, args):
     rank, progress, clock, recorder = run
     tally = progress.tally
     learner.model.train()
-    for step, images, target in progress.steps(batches, clock, args.accumulate):
+    for step, images, target in progress.steps(batches, learner, clock, args.accumulate):
         output, loss = train_step(learner, images, target, progress)
         tally.add(loss, output, target)
         clock.lap(len(target) * rank.world_size)
@@ -261,7 +261,7 @@ def profile(batches, learner, run, args):
         devices.synchronize(rank.device)
 
     learner.model.train()
-    steps = progress.steps(batches, clock, args.accumulate)
+    steps = progress.steps(batches, learner, clock, args.accumulate)
     take(itertools.islice(steps, PROFILED_UPDATE * args.accumulate))
     with torch.autograd.profiler.profile(**profiler_options(rank.device)) as profiler:
         take(itertools.islice(steps, args.accumulate))

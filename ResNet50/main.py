@@ -9,8 +9,8 @@ import sys
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, optimizer, precision,  # noqa: E402
-                    records, transforms)
+from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
+                    optimizer, precision, records, transforms)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
@@ -146,10 +146,10 @@ def make_learner(args, rank):
     """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
     model = build_model(args)
     rank.print(start_from_weights(model, args))
-    model.to(rank.device)
-    sgd = torch.optim.SGD(recipe.parameter_groups(model, args.no_decay, args.weight_decay), args.lr,
-                          momentum=args.momentum, nesterov=args.nesterov)
+    network.place(model, rank.device)
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
+    sgd = optimizer.SGD(recipe.parameter_groups(model, args.no_decay, args.weight_decay), args.lr,
+                        momentum=args.momentum, nesterov=args.nesterov)
     model, sgd, amp = precision.initialize(model, sgd, args.opt_level, loss_scale, rank.device)
     rank.print(amp.note)
     return Learner(model, recipe.SmoothedCrossEntropy(args.label_smoothing, args.smoothing_form), sgd, amp)
@@ -196,7 +196,7 @@ def train(batches, learner, run, args):
     rank, progress, clock, recorder = run
     tally = progress.tally
     model.train(not args.fine_tuning)  # a frozen body keeps its statistics too
-    for step, images, target in progress.steps(batches, clock, batches_in_update(args)):
+    for step, images, target in progress.steps(batches, learner, clock, batches_in_update(args)):
         images, soft_target = mixup(images, target, args, run)
         with amp.autocast():
             output = model(images)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -378,7 +379,7 @@ def train_at(level, loss_scale=None, steps=4, accumulate=1):
     return model, optimizer, amp, losses
 
 
-can_run = {level: precision._runs(level, CPU) for level in ("O1", "O2")}
+can_run = {level: precision._runs(level, CPU, torch.bfloat16) for level in ("O1", "O2")}
 
 
 @pytest.mark.parametrize("level, loss_scale", [("O0", None), ("O1", 128.0), ("O1", "dynamic"), ("O2", 1024.0), ("O2", "dynamic"), ("O2", None)])
@@ -413,7 +414,7 @@ def test_o2_saves_and_restores_fp32_masters():
 
 def test_levels_that_cannot_run_say_so(monkeypatch):
     """Where a level cannot run, O0 runs and a note says why."""
-    monkeypatch.setattr(precision, "_runs", lambda level, device: False)
+    monkeypatch.setattr(precision, "_runs", lambda level, device, half: False)
     _, _, amp, losses = train_at("O2")
     assert amp.opt_level == "O0" and "running O0" in amp.note and losses == train_at("O0")[3]
 
@@ -603,10 +604,14 @@ class MadeUpBatches(object):
         return ((torch.full((4,), float(step)), torch.zeros(4, dtype=torch.int64)) for step in range(first_step, 6))
 
 
+# What `steps` has to know of what learns, where nothing does.
+NOBODY = progress.Learner(torch.nn.Sequential(), None, None, precision.initialize(torch.nn.Sequential(), None, "O0")[2])
+
+
 def run_steps(ours, clock, accumulate=1, until=None, loss=lambda step: 1.0 / (step + 1)):
     """Take the steps that are left of the epoch; return (step, torch's draw, batches of the update, whether it is complete)."""
     seen = []
-    for step, images, target in ours.steps(MadeUpBatches(), clock, accumulate):
+    for step, images, target in ours.steps(MadeUpBatches(), NOBODY, clock, accumulate):
         assert float(images[0]) == step
         seen.append((step, torch.rand(1).item(), ours.batches_in_update, ours.update_is_complete))
         ours.tally.add(torch.tensor(loss(step)), torch.eye(4)[[0, 0, 0, step % 4]], target)
@@ -645,7 +650,7 @@ def test_upstreams_checkpoints_resume(tmp_path, capsys):
 def test_sigterm_saves_between_updates_only(tmp_path):
     """SIGTERM writes the checkpoint after the current step and raises Terminated; not in the middle of an update."""
     ours, clock = make_progress(tmp_path, small_network()), meters.Clock(CPU, 6)
-    steps = ours.steps(MadeUpBatches(), clock, accumulate=2)
+    steps = ours.steps(MadeUpBatches(), NOBODY, clock, accumulate=2)
     next(steps)
     os.kill(os.getpid(), cli.signal.SIGTERM)
     clock.lap(4)
@@ -681,9 +686,20 @@ def test_updates_of_an_epoch(tmp_path):
     assert [step[2:] for step in seen[:6]] == [(4, False)] * 3 + [(4, True), (2, False), (2, True)]
 
 
+def test_ranks_exchange_gradients_once_an_update(tmp_path):
+    """In between, DistributedDataParallel adds up in place; but for O2, whose master weights take the gradients of every batch."""
+    for level, wanted in (("O0", [False, False, False, True, False, True]), ("O2", [True] * 6)):
+        learner, clock = NOBODY._replace(amp=types.SimpleNamespace(opt_level=level)), meters.Clock(CPU, 6)
+        exchanged = []
+        for _ in make_progress(tmp_path, small_network()).steps(MadeUpBatches(), learner, clock, accumulate=4):
+            exchanged.append(learner.model.require_backward_grad_sync)
+            clock.lap(4)
+        assert exchanged == wanted
+
+
 def test_a_loop_that_forgets_the_clock_is_told(tmp_path):
     """`steps` is the contract of the loop: without clock.lap the speed would be wrong in silence."""
-    steps = make_progress(tmp_path, small_network()).steps(MadeUpBatches(), meters.Clock(CPU, 6))
+    steps = make_progress(tmp_path, small_network()).steps(MadeUpBatches(), NOBODY, meters.Clock(CPU, 6))
     next(steps)
     with pytest.raises(AssertionError, match="clock.lap"):
         next(steps)
@@ -794,7 +810,7 @@ def test_tally_counts_each_image_once():
 def test_recent_batches_are_those_since_the_last_line(tmp_path):
     """A line's window begins after the line before it, also where a checkpoint is written in between, and does not grow over an epoch."""
     ours, clock, windows = make_progress(tmp_path, small_network(), every_steps=1), meters.Clock(CPU, 6), []
-    for step, _, target in ours.steps(MadeUpBatches(), clock):
+    for step, _, target in ours.steps(MadeUpBatches(), NOBODY, clock):
         ours.tally.add(torch.tensor(float(step)), torch.eye(4), target)
         clock.lap(4)
         if step in (2, 4):

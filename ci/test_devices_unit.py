@@ -312,10 +312,10 @@ def test_only_a_missing_operator_means_o0(monkeypatch, message, falls_back):
         raise RuntimeError(message)
     monkeypatch.setattr(precision.functional, "conv2d", fail)
     if falls_back:
-        assert not precision._runs("O2", CPU)
+        assert not precision._runs("O2", CPU, torch.bfloat16)
     else:
         with pytest.raises(RuntimeError, match=message.split()[0]):
-            precision._runs("O2", CPU)
+            precision._runs("O2", CPU, torch.bfloat16)
 
 
 class RealScaler(object):
@@ -351,8 +351,7 @@ def amp_of(kind):
         module = ApexModule()
         return precision.ApexAmp(module, None, "O2"), lambda: tuple(module.state["loss_scaler0"][key] for key in ("loss_scale", "unskipped"))
     scaler = {"pytorch": RealScaler(), "plug-in": RealScaler(dynamic=True), "static": precision.StaticScaler(128)}[kind]
-    amp = precision.NativeAmp(nn.Linear(1, 1), None, "O0", None, CPU)
-    amp._scaler = scaler
+    amp = precision.NativeAmp(nn.Linear(1, 1), None, "O0", scaler, (CPU, torch.bfloat16))
     return amp, lambda: (scaler.state["scale"], scaler.state["_growth_tracker"]) if kind != "static" else None
 
 

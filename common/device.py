@@ -140,6 +140,14 @@ def npu_modes(device, graph_mode=False, private_formats=None):
         api.enable_graph_mode()
 
 
+def memory_format(device):
+    """Return the layout of weights and images that is fast on a device: channels last (NHWC) for the tensor cores of a GPU and for a
+    CPU's oneDNN, into which batches of pictures come anyway. An NPU refuses it, and CPUs before PyTorch 2 copy to NCHW and back."""
+    if device.type == "npu" or (device.type == "cpu" and not hasattr(torch, "compile")):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 def set_arithmetic(device, deterministic=False, allow_tf32=False):
     """Choose, before the first operator, between what is exact and what is fast.
 

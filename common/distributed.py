@@ -290,10 +290,11 @@ def data_parallel(model, rank):
     if rank.world_size == 1:
         return model
     wrapper = torch.nn.parallel.DistributedDataParallel
-    new_name = "forward_sync_buffers"
-    option = new_name if new_name in inspect.signature(wrapper.__init__).parameters else "broadcast_buffers"
-    device_ids = None if rank.device.type == "cpu" else [rank.device.index]
-    return wrapper(model, device_ids=device_ids, **{option: False})
+    known = inspect.signature(wrapper.__init__).parameters
+    options = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    if "gradient_as_bucket_view" in known:  # else each gradient is copied into what is sent, and back
+        options["gradient_as_bucket_view"] = True
+    return wrapper(model, device_ids=None if rank.device.type == "cpu" else [rank.device.index], **options)
 
 
 def unwrapped(model):

@@ -1,5 +1,29 @@
-"""Little things that are done to an optimizer and to weights."""
+"""SGD, and little things that are done to an optimizer and to weights."""
+import inspect
+
 import torch
+
+from common import tensors
+
+
+class SGD(torch.optim.SGD):
+    """torch.optim.SGD that computes as suits this process, whatever a checkpoint says of the one that wrote it. A GPU or an NPU gets
+    one operator for many tensors, by PyTorch's own choice (foreach)."""
+
+    def fuse(self):
+        """Do the whole update in one operator, where PyTorch has it. It looks at a dynamic loss scale's flag of overflow by itself, so
+        that the host need not wait for it; its last bits are its own."""
+        if "fused" in inspect.signature(torch.optim.SGD.__init__).parameters:
+            self._step_supports_amp_scaling = True  # tells GradScaler
+            for group in self.param_groups:
+                group["fused"] = True
+
+    def load_state_dict(self, state_dict):
+        """Restore what `state_dict` returned, but for how it computes."""
+        own = [{key: group[key] for key in ("foreach", "fused") if key in group} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, choice in zip(self.param_groups, own):
+            group.update(choice)
 
 
 def set_rate(optimizer, rate):
@@ -12,8 +36,10 @@ def set_rate(optimizer, rate):
 def update_average(average, newest, share):
     """Move the network `average` by `share` (0 to 1) towards the network `newest`: parameters and buffers alike; counters
     (integers) are copied."""
-    for averaged, value in zip(average.state_dict().values(), newest.state_dict().values()):
-        if averaged.is_floating_point():
-            averaged.mul_(1.0 - share).add_(value.to(averaged.dtype) * share)
-        else:
-            averaged.copy_(value)
+    pairs = list(zip(average.state_dict().values(), newest.state_dict().values()))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+    moved, values = [averaged for averaged, _ in floats], [value.to(averaged.dtype) for averaged, value in floats]
+    tensors.multiply_(moved, 1.0 - share)
+    tensors.add_(moved, tensors.multiplied(values, share))
+    tensors.copy_([averaged for averaged, _ in counters], [value for _, value in counters])

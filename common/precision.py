@@ -4,7 +4,7 @@ O0  everything in fp32.
 O1  fp32 weights; autocast chooses half precision for the operators that gain from it.
 O2  half weights and inputs, fp32 BatchNorm, fp32 master weights in the optimizer.
 
-Half is fp16 on npu and cuda and bf16 on a CPU. See https://nvidia.github.io/apex/amp.html for the levels.
+Half is fp16 on npu and cuda and bf16 on a CPU, unless the user says which. See https://nvidia.github.io/apex/amp.html for the levels.
 """
 import contextlib
 import functools
@@ -15,35 +15,45 @@ import torch.distributed as dist
 import torch.nn.functional as functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common import tensors
+
 OPT_LEVELS = ("O0", "O1", "O2")
+DTYPES = ("fp16", "bf16")
 
 # How PyTorch and its plug-ins say that they have no operator for a dtype on a device; out of memory, say, is another matter.
 _NO_OPERATOR = "(?i)not implemented|could not run|not support|unsupported|scalar type|mixed dtype"
 
 
-def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), **apex_options):
+def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), dtype=None, **apex_options):
     """Return (model, optimizer, amp) ready to train at `opt_level`; call it before DistributedDataParallel.
 
     `loss_scale`: a number (static; as in apex, no step is ever skipped), "dynamic", or None for the level's default
-    (dynamic for O1 and O2). `apex_options` (such as combine_grad) go to apex's own initialize. Where the level cannot
+    (dynamic for O1 and O2). `dtype`: the name of the half precision, fp16 or bf16, None for the device's; bf16 that was asked for
+    needs no loss scale, and gets none. `apex_options` (such as combine_grad) go to apex's own initialize. Where the level cannot
     run on this device with this PyTorch, amp.opt_level is O0 and amp.note says why.
     `optimizer` may be None for evaluation.
     """
-    apex_amp = _apex_amp() if device.type != "cpu" else None
+    apex_amp = _apex_amp() if device.type != "cpu" and dtype != "bf16" else None
     if apex_amp is not None:
         options = dict(apex_options, opt_level=opt_level, **({} if loss_scale is None else {"loss_scale": loss_scale}))
         return _initialize_apex(apex_amp, model, optimizer, options)
     note = None
-    if opt_level != "O0" and not _runs(opt_level, device):
-        note = "opt level %s cannot run on %s with PyTorch %s without apex: running O0" % (
-            opt_level, device.type, torch.__version__)
+    half = half_dtype(device, dtype)
+    if opt_level != "O0" and not _runs(opt_level, device, half):
+        note = "opt level %s%s cannot run on %s with PyTorch %s without apex: running O0" % (
+            opt_level, " in " + dtype if dtype else "", device.type, torch.__version__)
         opt_level = "O0"
-    return model, optimizer, NativeAmp(model, optimizer, opt_level, loss_scale, device, note)
+    scaler = StaticScaler(1.0) if opt_level == "O0" or dtype == "bf16" else _scaler(loss_scale, device)
+    if not isinstance(scaler, StaticScaler) and device.type != "npu" and hasattr(optimizer, "fuse"):
+        optimizer.fuse()
+    return model, optimizer, NativeAmp(model, optimizer, opt_level, scaler, (device, half), note)
 
 
-def half_dtype(device):
-    """Return the half precision of a device: fp16 on npu and cuda, bf16 on a CPU (which has no fast fp16)."""
-    return torch.bfloat16 if device.type == "cpu" else torch.float16
+def half_dtype(device, name=None):
+    """Return the half precision called `name`, fp16 or bf16; without it that of a device: fp16 on npu and cuda, bf16 on a CPU (which
+    has no fast fp16)."""
+    name = name or ("bf16" if device.type == "cpu" else "fp16")
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
 
 
 class NativeAmp(object):
@@ -53,36 +63,47 @@ class NativeAmp(object):
     loads at any other, and loses nothing.
     """
 
-    def __init__(self, model, optimizer, opt_level, loss_scale, device, note=None):
+    def __init__(self, model, optimizer, opt_level, scaler, half, note=None):
+        """`scaler`: a StaticScaler or a GradScaler; `half`: (device, dtype)."""
+        device, dtype = half
         self.opt_level = opt_level
         self.note = note
         self._optimizer = optimizer
         self._masters = {}  # name -> (half parameter of the model, fp32 parameter of the optimizer)
-        self._scaler = _scaler(loss_scale, device) if opt_level != "O0" else StaticScaler(1.0)
+        self._scaler = scaler
         self.autocast = contextlib.suppress  # with no arguments: a context that does nothing, in Python 3.7 too
         if opt_level == "O1":
-            self.autocast = functools.partial(_autocast, device.type, half_dtype(device))
+            self.autocast = functools.partial(_autocast, device.type, dtype)
         if opt_level == "O2":
-            self._to_half(model, half_dtype(device))
+            self._to_half(model, dtype)
 
     def backward(self, loss, parts=1):
         """Add the gradients of `loss` (a scalar, in fp32) to those of the optimizer's parameters; `loss` is that of one of `parts`
         batches whose mean makes one update."""
         self._scaler.scale(_share(loss, parts)).backward()
-        for parameter, master in self._masters.values():
-            if parameter.grad is not None:
-                gradient = parameter.grad.float()
-                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-                parameter.grad = None
+        if self._masters:
+            self._gradients_to_masters()
 
     def step(self):
         """Take one optimizer step with the gradients that have been added up, and clear them."""
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._optimizer.zero_grad()
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         with torch.no_grad():
-            for parameter, master in self._masters.values():
-                parameter.copy_(master)
+            tensors.copy_(*_columns(self._masters.values()))
+
+    def _gradients_to_masters(self):
+        pairs = [pair for pair in self._masters.values() if pair[0].grad is not None]
+        first = [(master, parameter.grad) for parameter, master in pairs if master.grad is None]
+        further = [(master.grad, parameter.grad) for parameter, master in pairs if master.grad is not None]
+        for master, _ in first:
+            master.grad = torch.empty_like(master)
+        tensors.copy_(*_columns((master.grad, gradient) for master, gradient in first))
+        tensors.add_(*_columns(further))
+        for parameter, _ in pairs:
+            parameter.grad = None
 
     def state_dict(self):
         """Return the loss scaler's state; the master weights are in the model's state_dict."""
@@ -132,8 +153,8 @@ class StaticScaler(object):
     def step(self, optimizer):
         """Divide the gradients by the constant, and take an optimizer step."""
         if self._scale != 1.0:
-            for group in optimizer.param_groups:
-                _multiply([p.grad for p in group["params"] if p.grad is not None], 1.0 / self._scale)
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            tensors.multiply_(gradients, 1.0 / self._scale)
         optimizer.step()
 
     def update(self):
@@ -220,12 +241,13 @@ def _scaler(loss_scale, device):
 def _autocast(device_type, dtype):
     if hasattr(torch, "autocast"):
         return torch.autocast(device_type, dtype=dtype)
+    if dtype != torch.float16:
+        raise TypeError("this PyTorch's autocast has fp16 alone")
     return getattr(torch, device_type).amp.autocast()
 
 
-def _runs(opt_level, device):
+def _runs(opt_level, device, half):
     """Return whether this PyTorch can do one convolution and BatchNorm, forward and backward, at this level there."""
-    half = half_dtype(device)
     try:
         autocast = _autocast(device.type, half) if opt_level == "O1" else contextlib.suppress()
         dtype = torch.float32 if opt_level == "O1" else half
@@ -264,9 +286,7 @@ def _cast(value, dtype):
     return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
 
 
-def _multiply(tensors, factor):
-    if tensors and hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(tensors, factor)
-        return
-    for tensor in tensors:
-        tensor.mul_(factor)
+def _columns(pairs):
+    """Return the two lists of the first and of the second parts of pairs."""
+    pairs = list(pairs)
+    return [first for first, _ in pairs], [second for _, second in pairs]

@@ -62,12 +62,12 @@ class Progress(object):
         self.constants["step_images"] = batches.step_images
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
 
-    def steps(self, batches, clock, accumulate=1):
+    def steps(self, batches, learner, clock, accumulate=1):
         """Iterate over what is left of the epoch: gives (step, images, target), and after the body of the loop, which has to call
         `clock.lap`, counts the step and saves when it is time to.
 
         The gradients of `accumulate` batches make one update; the last one of an epoch takes those that are left. In between
-        nothing is saved: no checkpoint holds their gradients. Raises Terminated after saving when SIGTERM has come.
+        nothing is saved: no checkpoint holds their gradients; nor do the ranks exchange them. Raises Terminated after saving when SIGTERM has come.
         """
         self.steps_in_epoch = len(batches)
         self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
@@ -75,6 +75,8 @@ class Progress(object):
         for images, target in batches.of_epoch(self.epoch, first_step=self.step):
             clock.batch_came()
             self._divide_into_updates(accumulate)
+            # What DistributedDataParallel.no_sync does. Under O2 each batch's gradients go to the master weights at once.
+            learner.model.require_backward_grad_sync = self.update_is_complete or learner.amp.opt_level == "O2"
             self._seed_step()
             yield self.step, images, target
             assert clock.lapped, "the body of the loop has not called clock.lap"

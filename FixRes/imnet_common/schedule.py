@@ -1,7 +1,5 @@
 """Learning rate and optimizer of the two phases that train."""
-import torch
-
-from common.optimizer import set_rate
+from common.optimizer import SGD, set_rate
 
 STEP_EPOCHS = 30
 DECAY = 0.1
@@ -46,4 +44,4 @@ def sgd(model, rate):
     Frozen parameters are listed as well. They never have a gradient, so SGD neither moves nor decays them, and the optimizer's
     state has upstream's layout.
     """
-    return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
+    return SGD(model.parameters(), rate, momentum=0.9, weight_decay=1e-4)

@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import torch.nn.functional as functional
 
-from common import checkpoint, distributed, evaluation, precision, records
+from common import checkpoint, distributed, evaluation, network, precision, records
 from common.progress import Learner, Progress, Run, choose_seed
 from imnet_common import batches, flags, networks, transforms
 from imnet_common.schedule import Schedule, base_learning_rate, sgd
@@ -56,7 +56,7 @@ def train(args, rank, phase):
 
 def make_learner(args, rank, phase):
     """Return the Learner that starts the phase."""
-    model = phase.network(args, rank).to(rank.device)
+    model = network.place(phase.network(args, rank), rank.device)
     optimizer = sgd(model, args.base_learning_rate)
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device)
     rank.print(amp.note)
@@ -75,7 +75,7 @@ def train_epoch(train_batches, learner, run, args):
     """Train what is left of the epoch that the run is in."""
     model, criterion, optimizer, amp = learner
     rank, progress, clock, recorder = run
-    for step, images, target in progress.steps(train_batches, clock, args.accumulate):
+    for step, images, target in progress.steps(train_batches, learner, clock, args.accumulate):
         with amp.autocast():
             output = model(images).float()
         loss = criterion(output, target)

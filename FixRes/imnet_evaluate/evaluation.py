@@ -1,7 +1,7 @@
 """Accuracy of given weights over the whole validation set."""
 import torch.nn.functional as functional
 
-from common import evaluation, precision, records
+from common import evaluation, network, precision, records
 from common.progress import Learner
 from imnet_common import batches, networks, transforms, weights
 
@@ -10,7 +10,7 @@ def evaluate_weights(args, rank):
     """What each rank does. Raises UserError for weights or images that do not fit the network."""
     model = networks.build(args.architecture, args.num_classes, args.EfficientNet_models)
     rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema))
-    model.to(rank.device)
+    network.place(model, rank.device)
     model, _, amp = precision.initialize(model, None, args.opt_level, device=rank.device)
     rank.print(amp.note)
     transform = transforms.eval_pipeline(args.input_size, args.resize == "short-side")

@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from common.network import GlobalAverage
+
 EXTENTS = (0, 2, 4, 8)
 MLP_REDUCTION = 16
 
@@ -43,7 +45,7 @@ def gather(channels, side, extent, extra_params):
     if extent not in EXTENTS:
         raise ValueError("extent must be 0 (the whole map), 2, 4 or 8, not {!r}".format(extent))
     if not extra_params:
-        return nn.AvgPool2d(extent) if extent else nn.AdaptiveAvgPool2d(1)
+        return nn.AvgPool2d(extent) if extent else GlobalAverage()
     if extent == 0:
         return GatherUnit(channels, side, 1, 0, activate=False)
     count = extent.bit_length() - 1

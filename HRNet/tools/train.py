@@ -8,7 +8,7 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
-from common import checkpoint, cli, data, distributed, flags, precision, records  # noqa: E402
+from common import checkpoint, cli, data, distributed, flags, network, precision, records  # noqa: E402
 from common.model_stats import model_stats  # noqa: E402
 from common.optimizer import set_rate  # noqa: E402
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
@@ -109,11 +109,12 @@ def make_learner(args, rank):
     model = options.initial_model(args, args.pretrained, rank)
     rank.print(*options.remarks(args) + [remark_on_classes(args), remark_on_rate(args, rank)])
     rank.print(rank.is_main and model_stats(model, size, size).summary())
+    loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
+    network.place(model, rank.device)
     try:
-        optimizer = get_optimizer(config, model.to(rank.device), config.TRAIN.LR)
+        optimizer = get_optimizer(config, model, config.TRAIN.LR)
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
-    loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, loss_scale, rank.device)
     rank.print(amp.note)
     return Learner(model, torch.nn.CrossEntropyLoss(), optimizer, amp)

@@ -6,7 +6,7 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
-from common import cli, data, distributed, precision, records  # noqa: E402
+from common import cli, data, distributed, network, precision, records  # noqa: E402
 from common.progress import Learner  # noqa: E402
 from lib.core import options  # noqa: E402
 from lib.core.data import make_eval_batches  # noqa: E402
@@ -34,7 +34,7 @@ def main():
 
 def evaluate(args, rank):
     """What each rank does."""
-    model = options.initial_model(args, args.weights, rank).to(rank.device)
+    model = network.place(options.initial_model(args, args.weights, rank), rank.device)
     model, _, amp = precision.initialize(model, None, args.opt_level, None, rank.device)
     learner = Learner(model, torch.nn.CrossEntropyLoss(), None, amp)
     batches = make_eval_batches(args, rank)

@@ -1,8 +1,7 @@
 """SGD with pycls' parameter groups, and the learning rate of an epoch."""
 import math
 
-import torch
-
+from common.optimizer import SGD
 from pycls.core.config import cfg
 
 
@@ -22,7 +21,7 @@ def construct_optimizer(model):
 
     With g = gradient + weight_decay * p: v = momentum * v + g (v = g at the first step), p -= lr * (g + momentum * v).
     """
-    return torch.optim.SGD(
+    return SGD(
         parameter_groups(model),
         lr=cfg.OPTIM.BASE_LR,
         momentum=cfg.OPTIM.MOMENTUM,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from common import distributed, evaluation, precision, progress as training, records
 from common.cli import UserError
 from common.meters import Clock
+from common.network import place
 from common.optimizer import set_rate
 from pycls.core import benchmark, checkpoint, config, logging, losses, net
 from pycls.core import optimizer as optim
@@ -106,7 +107,7 @@ def train_epoch(batches, learner, run, meter):
     rank, progress, clock, recorder = run
     rate = sgd.param_groups[0]["lr"]
     model.train()
-    for step, inputs, labels in progress.steps(batches, clock, cfg.TRAIN.ACCUMULATE):
+    for step, inputs, labels in progress.steps(batches, learner, clock, cfg.TRAIN.ACCUMULATE):
         targets = losses.smooth_one_hot(labels, cfg.MODEL.NUM_CLASSES, cfg.TRAIN.LABEL_SMOOTHING)
         if cfg.TRAIN.MIXUP_ALPHA > 0:
             rng = np.random.RandomState([cfg.RNG_SEED, rank.rank, progress.epoch, step])
@@ -120,7 +121,7 @@ def train_epoch(batches, learner, run, meter):
         if progress.update_is_complete:
             net.update_ema(ema, distributed.unwrapped(model), step // cfg.TRAIN.ACCUMULATE, progress.epoch)
 
-        progress.tally.add(loss, outputs, targets.argmax(dim=1))
+        progress.tally.add(loss, outputs, targets.argmax(dim=1) if cfg.TRAIN.MIXUP_ALPHA > 0 else labels)
         clock.lap(len(labels) * rank.world_size)
         is_logged = (step + 1) % cfg.LOG_PERIOD == 0
         if is_logged or step + 1 == len(batches):
@@ -164,7 +165,7 @@ def make_learner(args, rank, is_resumed=False):
     network, notes = build_model(args, rank, weights, new_classifier=bool(cfg.TRAIN.PRETRAINED))
     ema = None
     if cfg.OPTIM.EMA_UPDATE_PERIOD > 0:
-        ema = EffNet().to(rank.device)  # in float32, whatever the level
+        ema = place(EffNet(), rank.device)  # in float32, whatever the level
         ema.load_state_dict(network.state_dict())
     network, optimizer, amp = initialize_precision(network, optim.construct_optimizer(network), rank)
     return Learner(network, losses.SoftCrossEntropyLoss(), optimizer, amp, ema), notes
@@ -176,7 +177,7 @@ def build_model(args, rank, weights="", new_classifier=False):
     notes = [logging.stats_line(net.complexity(network, cfg.TRAIN.IM_SIZE), "complexity")] if rank.is_main else []
     if weights:
         notes.append(checkpoint.load_weights(weights, network, new_classifier, args.use_ema))
-    return network.to(rank.device), notes
+    return place(network, rank.device), notes
 
 
 def initialize_precision(network, optimizer, rank):

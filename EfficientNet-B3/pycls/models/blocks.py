@@ -4,6 +4,7 @@ import math
 import torch
 import torch.nn as nn
 
+from common.network import GlobalAverage
 from pycls.core.config import cfg
 
 
@@ -36,7 +37,7 @@ class SE(nn.Module):
 
     def __init__(self, w, w_se):
         super().__init__()
-        self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
+        self.avg_pool = GlobalAverage()
         self.f_ex = nn.Sequential(
             conv2d(w, w_se, 1, bias=True),
             activation(),

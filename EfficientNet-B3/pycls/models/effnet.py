@@ -1,6 +1,7 @@
 """EfficientNet (https://arxiv.org/abs/1905.11946) as pycls builds it; the names of the modules are checkpoint keys."""
 import torch.nn as nn
 
+from common.network import GlobalAverage
 from pycls.core.config import cfg
 from pycls.models.blocks import SE, activation, conv2d, drop_connect, init_weights, norm2d
 
@@ -72,7 +73,7 @@ class EffHead(nn.Module):
         self.conv = conv2d(w_in, w_out, 1)
         self.conv_bn = norm2d(w_out)
         self.conv_af = activation()
-        self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
+        self.avg_pool = GlobalAverage()
         self.dropout = nn.Dropout(p=dropout_ratio) if dropout_ratio > 0 else None
         self.fc = nn.Linear(w_out, num_classes, bias=True)
 

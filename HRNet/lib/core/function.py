@@ -10,7 +10,7 @@ def train(batches, learner, run, args):
     rank, progress, clock, recorder = run
     config, tally = args.config, progress.tally
     model.train()
-    for step, images, target in progress.steps(batches, clock, args.accumulate):
+    for step, images, target in progress.steps(batches, learner, clock, args.accumulate):
         with amp.autocast():
             output = model(images)
         loss = criterion(output.float(), target)

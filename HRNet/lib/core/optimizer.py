@@ -1,6 +1,8 @@
 """What the weights are moved by: learning rate of an epoch, and the optimizer."""
 import torch
 
+from common.optimizer import SGD
+
 
 def learning_rate(config, base, epoch):
     """Return the learning rate of an epoch, counted from 0: base * LR_FACTOR ** (milestones of LR_STEP reached).
@@ -21,7 +23,7 @@ def get_optimizer(config, model, rate):
     train = config.TRAIN
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if train.OPTIMIZER == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV)
+        return SGD(parameters, rate, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV)
     if train.OPTIMIZER == "adam":
         return torch.optim.Adam(parameters, lr=rate)
     if train.OPTIMIZER == "rmsprop":

@@ -1,0 +1,36 @@
+"""One operator for many tensors, where PyTorch has it (foreach), and one for each elsewhere."""
+import torch
+
+
+def copy_(targets, sources):
+    """Copy each source into its target, of the same shape and of any dtype."""
+    _each("_foreach_copy_", targets, sources)
+
+
+def add_(targets, sources):
+    """Add each source to its target; `sources` may be one number for all."""
+    _each("_foreach_add_", targets, sources)
+
+
+def multiply_(targets, factor):
+    """Multiply each target by a number."""
+    _each("_foreach_mul_", targets, factor)
+
+
+def multiplied(sources, factor):
+    """Return the list of each source times a number."""
+    if sources and hasattr(torch, "_foreach_mul"):
+        return list(torch._foreach_mul(sources, factor))
+    return [source * factor for source in sources]
+
+
+def _each(name, targets, sources):
+    together = getattr(torch, name, None)
+    if not targets:
+        return
+    if together is not None:
+        together(targets, sources)
+        return
+    alone = getattr(torch.Tensor, name[len("_foreach_"):])
+    for number, target in enumerate(targets):
+        alone(target, sources[number] if isinstance(sources, list) else sources)
