@@ -84,7 +84,6 @@ class CifarLoader:
         self.batch_sampler, self.workers = batches, workers
         self._labels = torch.from_numpy(labels)
         self._count, self._seed = len(images), seed
-        self._pinned = device.type == "cuda"
         self._draws = (None, None)
         self._images = images
         if seed is not None:
@@ -117,8 +116,6 @@ class CifarLoader:
         else:
             images = self._images(index, *(draw[index] for draw in self._draws_of(keys[0][0])))
         labels = self._labels[torch.from_numpy(index)]
-        if self._pinned and not images.is_cuda:
-            images, labels = images.pin_memory(), labels.pin_memory()
         return images, labels, []
 
     def _draws_of(self, epoch):

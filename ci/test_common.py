@@ -291,7 +291,7 @@ def random_crop(image, rng):
 def test_augmentation_does_not_depend_on_the_workers(tiny_imagenet, workers):
     """A sample is a function of (seed, epoch, index): the same batches from 0, 1 and 3 loader processes."""
     dataset = data.ImageFolder(str(tiny_imagenet / "train"), random_crop, 4, seed=5)
-    source = data.loader(dataset, data.TrainBatches(len(dataset), 16, ALONE, seed=5), workers, CPU)
+    source = data.Loader(dataset, data.TrainBatches(len(dataset), 16, ALONE, seed=5), workers, CPU)
     wanted = [(dataset[(0, index)][0].sum(), dataset[(0, index)][1]) for batch in data.TrainBatches(64, 16, ALONE, seed=5)
               for _, index in batch]
     got = [(int(image.sum()), int(label)) for images, labels, _ in source for image, label in zip(images, labels)]
@@ -319,18 +319,22 @@ def break_image(path, how):
         open(path, "w").write("no image")
 
 
+def small(image, rng):
+    return np.asarray(image.resize((8, 8)))
+
+
 @pytest.mark.parametrize("how", ["truncated", "text"])
 def test_unreadable_images(tmp_path, how):
     """A bad file is named; with skip_bad_images it is replaced in training, left out in evaluation, and counted once."""
     write_images(tmp_path / "d", classes=2, per_class=4)
-    dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image), 2)
+    dataset = data.ImageFolder(str(tmp_path / "d"), small, 2)
     break_image(dataset.path(2), how)
     batches = data.EvalBatches(8, 4, ALONE)
     with pytest.raises(cli.UserError, match="n00000000_2.JPEG.*--skip_bad_images"):
-        list(data.DeviceBatches(data.loader(dataset, batches, 0, CPU), CPU))
+        list(data.DeviceBatches(data.Loader(dataset, batches, 0, CPU), CPU))
     for replace, images in ((False, 7), (True, 8)):
-        dataset = data.ImageFolder(str(tmp_path / "d"), lambda image, rng: np.asarray(image), 2, skip_bad_images=True, replace=replace)
-        source = data.DeviceBatches(data.loader(dataset, batches, 0, CPU), CPU, skip_bad_images=True)
+        dataset = data.ImageFolder(str(tmp_path / "d"), small, 2, skip_bad_images=True, replace=replace)
+        source = data.DeviceBatches(data.Loader(dataset, batches, 0, CPU), CPU, skip_bad_images=True)
         assert sum(len(target) for _ in range(2) for _, target in source) == 2 * images
         assert source.count_bad(ALONE) == 1
 
@@ -340,7 +344,7 @@ def test_odd_modes_become_rgb(tmp_path):
     for number, mode in enumerate(["L", "P", "CMYK", "RGBA", "1"]):
         path = str(tmp_path / ("%d.%s" % (number, "jpg" if mode in ("L", "CMYK") else "png")))
         Image.new(mode, (5, 4)).save(path)
-        assert np.asarray(data.load_rgb(path)).shape == (4, 5, 3)
+        assert np.asarray(data.open_rgb(path)).shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize("make, words", [

@@ -442,15 +442,17 @@ BOUND = """
 import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import torch
-from common import data
+from common import data, distributed
 
 class Mask(torch.utils.data.Dataset):
     def __len__(self):
         return 4
     def __getitem__(self, key):
-        return torch.zeros(1, 1, 3, dtype=torch.uint8).numpy(), len(os.sched_getaffinity(0)), []
+        return self.sample(), len(os.sched_getaffinity(0)), []
+    def sample(self):
+        return torch.zeros(1, 1, 3, dtype=torch.uint8).numpy()
 
-loader = data.loader(Mask(), [[0, 1], [2, 3]], 4, torch.device("cpu"))
+loader = data.Loader(Mask(), data.EvalBatches(4, 2, distributed.Rank(0, 1, 0, torch.device("cpu"))), 4, torch.device("cpu"))
 print(loader.num_workers, [targets.tolist() for _, targets, _ in loader])
 """
 

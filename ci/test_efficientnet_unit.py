@@ -469,7 +469,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, turned):
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(str(tmp_path / "a.png"), exif=exif)
-    assert np.array_equal(loader.pixels_of(data.load_rgb(str(tmp_path / "a.png"))), turned(make_image(64, 48, 3)))
+    assert np.array_equal(loader.pixels_of(data.open_rgb(str(tmp_path / "a.png"))), turned(make_image(64, 48, 3)))
 
 
 def test_broken_exif_is_no_reason_to_stop():

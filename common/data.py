@@ -1,30 +1,22 @@
-"""Images from class folders to normalised batches on the device.
+"""Images from class folders, and their order. (Their way to the device is in common/loading.py.)
 
-The host only decodes, crops and resizes (common/transforms.py): batches travel as uint8 and become normalised floats on the device. The
-augmentation of a sample is a pure function of (seed, epoch, index), so results do not depend on the number of workers,
-and a resumed run sees exactly what the interrupted one would have seen.
+The host only decodes, crops and resizes (common/jpeg.py, common/transforms.py). The augmentation of a sample is a pure function
+of (seed, epoch, index), so results do not depend on the number of workers, and a resumed run sees exactly what the interrupted
+one would have seen.
 """
-import inspect
 import os
 import random
-import signal
-import struct
 
 import numpy as np
 import torch
 from PIL import Image
 
-from common import cli, distributed
+from common import jpeg
 from common.cli import UserError
+from common.loading import (IMAGENET_MEAN, IMAGENET_STD, DeviceBatches, Loader, device_batches)  # noqa: F401  (data.Loader …)
 from common.transforms import center_crop, crop_and_resize, random_resized_crop_box, resize_shorter  # noqa: F401  (data.center_crop …)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_CPUS = len(os.sched_getaffinity(0))  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
-
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 # --- the data set on disk ---------------------------------------------------------------------------------------------
@@ -56,7 +48,7 @@ class ImageFolder(torch.utils.data.Dataset):
     """The images below `root`/<class>/, in the order of class and file names.
 
     Takes keys (epoch, index) and gives (uint8 array (height, width, 3), class number, unreadable files met), after
-    `transform(PIL image in RGB, random.Random)`. With `skip_bad_images` an unreadable file is replaced by the next
+    `transform(picture, random.Random)`, whose picture is a PIL image in RGB or a jpeg.JpegPicture. With `skip_bad_images` an unreadable file is replaced by the next
     readable one in training (`replace`) and left out in evaluation, where the array is None; without it the array is
     None as well, and `device_batches` stops with a UserError that names the file.
     """
@@ -95,12 +87,17 @@ class ImageFolder(torch.utils.data.Dataset):
         for offset in range(self._attempts or len(self)):
             index = (first + offset) % len(self)
             try:
-                image = load_rgb(self.path(index))
-            except _UNREADABLE as error:
+                picture = self._transform(open_rgb(self.path(index)), sample_rng(self._seed, epoch, index))
+            except (OSError, jpeg.Unreadable) as error:
                 bad.append("%s (%s)" % (self.path(index), error))
                 continue
-            return self._transform(image, sample_rng(self._seed, epoch, index)), int(self.targets[index]), bad
+            return picture, int(self.targets[index]), bad
         return None, -1, bad
+
+    def sample(self):
+        """Return what the transform makes of a blank picture: all pixels have its shape and type."""
+        picture = self._transform(Image.new("RGB", (64, 64)), random.Random(0))
+        return picture[0] if isinstance(picture, tuple) else picture
 
 
 def _image_paths(root, class_name):
@@ -111,12 +108,10 @@ def _image_paths(root, class_name):
     return found
 
 
-def load_rgb(path):
-    """Return the decoded PIL image in RGB. Raises OSError and others for unreadable files."""
+def open_rgb(path):
+    """Return the picture in RGB: a PIL image, or a jpeg.JpegPicture. Raises OSError, and Unreadable as jpeg.open_rgb does."""
     with open(path, "rb") as stream:
-        image = Image.open(stream)
-        image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return jpeg.open_rgb(stream.read())
 
 
 def sample_rng(seed, epoch, index):
@@ -138,6 +133,7 @@ class TrainBatches(object):
         updates, of `accumulate` batches each. Without, it ends with a smaller batch, for which the order is repeated from its
         start until all ranks have equally many. Raises UserError when there is not a single update."""
         self.images, self.global_batch = length, batch_size * accumulate * rank.world_size
+        self.batch_size = batch_size
         self.step_images, self._rank, self._seed = batch_size * rank.world_size, rank, seed
         self._max_steps, self._drop_last, self._accumulate = max_steps, drop_last, accumulate
         self._epoch = self._first_step = 0
@@ -176,107 +172,11 @@ class EvalBatches(object):
         if max_steps:
             length = min(length, max_steps * batch_size * rank.world_size)
         self._indices = range(rank.rank, length, rank.world_size)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def __len__(self):
-        return (len(self._indices) + self._batch_size - 1) // self._batch_size
+        return (len(self._indices) + self.batch_size - 1) // self.batch_size
 
     def __iter__(self):
-        for start in range(0, len(self._indices), self._batch_size):
-            yield [(0, index) for index in self._indices[start:start + self._batch_size]]
-
-
-# --- to the device ----------------------------------------------------------------------------------------------------
-
-def loader(dataset, batches, workers, device):
-    """Return a DataLoader over an ImageFolder that gives (uint8 (N, 3, H, W), int64 (N,), unreadable files). Where this process is
-    bound to some of the machine's CPUs, it has no more workers than those, and they stay there."""
-    options = {}
-    if _CPUS < (os.cpu_count() or 1):
-        workers = min(workers, _CPUS)
-    known = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
-    if workers > 0 and "persistent_workers" in known:
-        options["persistent_workers"] = True
-    if workers > 0:  # a spawned rank would spawn its workers too: slow to start, and the memory of the data set in each
-        options["multiprocessing_context"] = "fork"
-    if device.type == "npu" and "pin_memory_device" in known and not hasattr(torch, "accelerator"):
-        options["pin_memory_device"] = "npu"
-    return torch.utils.data.DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=_worker_init,
-        pin_memory=device.type != "cpu", **options)
-
-
-def _collate(samples):
-    bad = [message for _, _, messages in samples for message in messages]
-    good = [(array, target) for array, target, _ in samples if array is not None]
-    if not good:
-        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), bad
-    images = torch.from_numpy(np.stack([array for array, _ in good])).permute(0, 3, 1, 2)
-    return images, torch.tensor([target for _, target in good]), bad
-
-
-def _worker_init(_):
-    # Workers inherit the trainer's handlers: they must not wait for a step that they do not take, and the trainer
-    # alone answers Ctrl-C (it then ends them).
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
-    """Return the DeviceBatches of an ImageFolder in the order of a batch sampler. `workers`: loader processes of this rank."""
-    return DeviceBatches(loader(dataset, batches, workers, rank.device), rank.device, mean, std, skip_bad_images)
-
-
-class DeviceBatches(object):
-    """Iterates a loader and gives (normalised float32 (N, 3, H, W), int64 (N,)) on the device.
-
-    Raises UserError at an unreadable image, unless `skip_bad_images`; then `bad_images` collects their names.
-    """
-
-    def __init__(self, source, device, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
-        self._source, self._device, self._skip_bad_images = source, device, skip_bad_images
-        self._mean = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
-        self._std = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
-        self.bad_images = set()
-
-    def __len__(self):
-        """Return the steps of a whole epoch."""
-        return len(self._source)
-
-    @property
-    def images(self):
-        """Images of the training set."""
-        return self._source.batch_sampler.images
-
-    @property
-    def global_batch(self):
-        """Images whose gradients make one update, over all ranks."""
-        return self._source.batch_sampler.global_batch
-
-    @property
-    def step_images(self):
-        """Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated."""
-        return self._source.batch_sampler.step_images
-
-    def of_epoch(self, epoch, first_step=0):
-        """Return an iterator over the training batches of an epoch from `first_step` on."""
-        self._source.batch_sampler.set_epoch(epoch, first_step)
-        return iter(self)
-
-    def __iter__(self):
-        for images, targets, bad in self._source:
-            if bad and not self._skip_bad_images:
-                raise UserError("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
-            for message in set(bad) - self.bad_images:
-                cli.print_line("skipped unreadable image " + message)
-            self.bad_images.update(bad)
-            if len(targets):
-                yield self._normalized(images), targets.to(self._device, non_blocking=True)
-
-    def count_bad(self, rank):
-        """Return how many unreadable images all ranks have met (evaluation and training of a file count once each)."""
-        return int(distributed.sum_over_ranks([len(self.bad_images)], rank)[0])
-
-    def _normalized(self, images):
-        images = images.to(self._device, non_blocking=True).contiguous().float()
-        return images.sub_(self._mean).div_(self._std)
+        for start in range(0, len(self._indices), self.batch_size):
+            yield [(0, index) for index in self._indices[start:start + self.batch_size]]

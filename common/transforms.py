@@ -49,8 +49,8 @@ def train_transform(size):
     """Return f(PIL image, random.Random) -> uint8 (size, size, 3): random resized crop (8 to 100 % of the area), flip."""
     def transform(image, rng):
         box = random_resized_crop_box(image.size[0], image.size[1], rng)
-        array = np.asarray(crop_and_resize(image, box, size))
-        return array[:, ::-1] if rng.random() < 0.5 else array
+        cropped = crop_and_resize(image, box, size)
+        return np.asarray(cropped.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cropped)
     return transform
 
 

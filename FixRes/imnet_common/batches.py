@@ -14,7 +14,7 @@ class SequenceBatches(object):
     def __init__(self, sampler, batch_size, max_steps=None, accumulate=1):
         self.images, self.step_images = sampler.num_images, batch_size * sampler.num_replicas
         self.global_batch = self.step_images * accumulate
-        self._sampler, self._batch_size, self._max_steps = sampler, batch_size, max_steps
+        self._sampler, self.batch_size, self._max_steps = sampler, batch_size, max_steps
         self._epoch = self._first_step = 0
 
     def set_epoch(self, epoch, first_step=0):
@@ -23,13 +23,13 @@ class SequenceBatches(object):
 
     def __len__(self):
         """Return the steps of a whole epoch."""
-        steps = self._sampler.steps(self._batch_size)
+        steps = self._sampler.steps(self.batch_size)
         return min(steps, self._max_steps or steps)
 
     def __iter__(self):
         keys = self._sampler.keys(self._epoch)
         for step in range(self._first_step, len(self)):
-            yield [(int(draw), int(index)) for draw, index in keys[step * self._batch_size:(step + 1) * self._batch_size]]
+            yield [(int(draw), int(index)) for draw, index in keys[step * self.batch_size:(step + 1) * self.batch_size]]
 
 
 def training(args, rank, make_sampler, transform, recipe):

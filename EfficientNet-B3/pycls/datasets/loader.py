@@ -24,8 +24,7 @@ class Loader(data.DeviceBatches):
     """Gives batches (N, 3, S, S), BGR, normalised, and labels (N,), on the device."""
 
     def __init__(self, dataset, sampler, rank, skip_bad_images):
-        source = data.loader(dataset, sampler, cfg.DATA_LOADER.NUM_WORKERS, rank.device)
-        source.pin_memory = source.pin_memory and cfg.DATA_LOADER.PIN_MEMORY
+        source = data.Loader(dataset, sampler, cfg.DATA_LOADER.NUM_WORKERS, rank.device)
         super().__init__(source, rank.device, transforms.MEAN, transforms.STD, skip_bad_images)
         self.dataset, self._sampler = dataset, sampler
 

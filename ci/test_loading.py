@@ -1,0 +1,140 @@
+"""common/loading.py: what loader processes write is what the trainer reads, and how batches travel to a device."""
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import npu_sim
+from common import cli, data, distributed, loading
+from conftest import CI, ROOT, environment
+
+CPU = torch.device("cpu")
+ALONE = distributed.Rank(0, 1, 0, CPU)
+
+
+class Numbered(torch.utils.data.Dataset):
+    """Pictures of 5 x 4 pixels: the number of the picture, and in the other channels its epoch and whether a worker made it."""
+
+    def __init__(self, length, shifts=False):
+        self._length, self._shifts = length, shifts
+
+    def __len__(self):
+        return self._length
+
+    def sample(self):
+        return np.zeros((4, 5, 3), np.uint8)
+
+    def __getitem__(self, key):
+        pixels = self.sample()
+        pixels[...] = key[1] % 256, key[0], multiprocessing.current_process().name != "MainProcess"
+        return (pixels, np.full(3, key[1], np.float32)) if self._shifts else pixels, key[1], []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_batch_stays_until_the_next_one_is_asked_for(workers):
+    """The memory of batches is used again and again, and never while the trainer looks at it, in several epochs, with a smaller
+    last batch. Made in the processes that were asked for."""
+    source = loading.Loader(Numbered(250), data.EvalBatches(250, 8, ALONE), workers, CPU)
+    addresses = set()
+    for _ in range(2):
+        seen = []
+        for images, labels, bad in source:
+            time.sleep(0.002)  # the workers run ahead as far as they may
+            assert (images[:, 0] == labels[:, None, None]).all() and images.shape == (len(labels), 3, 4, 5) and not bad
+            assert (images[:, 2] == (workers > 0)).all()
+            seen += labels.tolist()
+            addresses.add(images.data_ptr())
+        assert seen == list(range(250))
+    assert len(addresses) == 3 * max(1, workers)
+
+
+def mapped_from(address):
+    """Return what the memory at an address of this process is a mapping of."""
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            first, last = [int(end, 16) for end in line.split()[0].split("-")]
+            if first <= address < last:
+                return " ".join(line.split()[5:])
+
+
+def test_pictures_cross_without_being_pickled():
+    """What the workers send is a few numbers a picture, no array and no tensor, and the shared memory is none of /dev/shm's, of
+    which containers have little."""
+    source = loading.Loader(Numbered(64), data.EvalBatches(64, 32, ALONE), 1, CPU)
+    for batch in source._loader:
+        assert not any(isinstance(part, (torch.Tensor, np.ndarray)) for part in batch)
+        assert len(multiprocessing.reduction.ForkingPickler.dumps(batch)) < 32 * 8
+    assert mapped_from(next(iter(source))[0].data_ptr()).startswith("/dev/zero")
+
+
+def test_a_picture_of_another_size_is_refused():
+    """A picture may not be spread over the place of a larger one."""
+    dataset = Numbered(4)
+    source = loading.Loader(dataset, data.EvalBatches(4, 2, ALONE), 0, CPU)
+    dataset.sample = lambda: np.zeros((1, 1, 3), np.uint8)
+    with pytest.raises(ValueError, match="a picture of .1, 1, 3. in a batch of pictures of .4, 5, 3."):
+        list(source)
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+def test_normalisation(shifts):
+    """(image + shift - 255 mean) / 255 std, each image with its own shift; the data type and the strides that were asked for."""
+    batches = loading.device_batches(Numbered(6, shifts), data.EvalBatches(6, 3, ALONE), 0, ALONE, (0.1, 0.2, 0.3), (0.5, 1, 2))
+    (first, labels), (second, _) = list(batches)
+    number = torch.arange(6.0)
+    wanted = torch.stack([(number - 25.5) / 127.5, (0 * number - 51) / 255, (0 * number - 76.5) / 510], 1)
+    if shifts:
+        wanted += number[:, None] / torch.tensor([127.5, 255, 510])
+    assert torch.allclose(torch.cat([first, second])[:, :, 0, 0], wanted, atol=1e-6) and first.is_contiguous()
+    assert first.dtype == torch.float32 and labels.tolist() == [0, 1, 2] and labels.dtype == torch.int64
+    batches.dtype, batches.memory_format = torch.float16, torch.channels_last
+    half = next(iter(batches))[0]
+    assert half.dtype == torch.float16 and half.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(half, first.half())
+
+
+TRAVEL = """
+import torch, torch_npu
+from common import data, device, distributed, loading
+from test_loading import Numbered
+
+npu = device.pick("npu")
+rank = distributed.Rank(0, 1, 0, npu)
+to, copies, arrivals = torch.Tensor.to, [], []
+def watched(self, *args, **kwargs):
+    if self.device.type == "cpu" and args and args[0] == npu:
+        assert self.is_pinned() and self.is_contiguous() and kwargs == {"non_blocking": True}, (self.shape, self.stride())
+        copies.append((self.dtype, tuple(self.shape), torch.npu.current_stream(npu) != torch.npu.default_stream(npu)))
+    return to(self, *args, **kwargs)
+batches = loading.device_batches(Numbered(10), data.EvalBatches(10, 4, rank), 1, rank)
+torch.Tensor.to = watched
+on_cpu = list(loading.device_batches(Numbered(10), data.EvalBatches(10, 4, rank), 1, rank._replace(device=torch.device("cpu"))))
+for number, (images, labels) in enumerate(batches):
+    assert images.device == labels.device == npu and images.is_contiguous() and images.dtype == torch.float32
+    assert torch.equal(images.cpu(), on_cpu[number][0]) and torch.equal(labels.cpu(), on_cpu[number][1])
+    arrivals.append(len(copies))
+print(arrivals, copies[0], copies[-1])
+"""
+
+
+@pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
+def test_batches_travel_pinned_contiguous_and_ahead():
+    """To an NPU: bytes as (N, H, W, 3) from pinned memory, on another stream than the step's, the next batch before this one is
+    given; there they have the CPU's values. (A copy that is not pinned or not contiguous would be waited for.)"""
+    variables = environment(PYTHONPATH=os.pathsep.join([os.path.join(CI, "npu_sim"), ROOT, CI]), NPU_SIM_STRICT="1")
+    done = subprocess.run([sys.executable, "-c", TRAVEL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+                          env=variables, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[4, 6, 6] (torch.uint8, (4, 4, 5, 3), True) (torch.int64, (2,), True)\n"
+
+
+def test_unreadable_pictures_stop_the_batches():
+    """As everywhere: the name of the file, and what to do."""
+    source = [(torch.zeros(1, 3, 2, 2), torch.zeros(1), ["a.jpg (truncated)"])]
+    with pytest.raises(cli.UserError, match="a.jpg .truncated.; --skip_bad_images"):
+        list(loading.DeviceBatches(source, CPU))

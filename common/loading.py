@@ -1,0 +1,215 @@
+"""From a data set to normalised batches on the device.
+
+Loader processes write pictures where the trainer reads them: into slots of memory that all of them share, so that a picture is
+copied once and nothing is pickled. From there a batch goes as bytes, in the order in which it lies in memory, over pinned memory
+to the device, which arranges and normalises it.
+"""
+import inspect
+import mmap
+import os
+import signal
+
+import numpy as np
+import torch
+
+from common import cli, distributed
+from common.cli import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CPUS = len(os.sched_getaffinity(0))  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
+
+_LOADER_OPTIONS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+
+# PyTorch gives each process two batches to do, and a third when the first is asked for: until then the first is in use.
+_SLOTS = 3
+
+
+class Loader(object):
+    """Iterates (images, labels, unreadable files) over the batches of keys of a batch sampler.
+
+    images: (N, 3, H, W), in memory (N, H, W, 3), of what `dataset.sample()` says each is; they are overwritten when the next
+    batch is asked for. labels: int64 (N,). Where the data set's pictures come with a shift (a pair, as of EfficientNet-B3), a
+    fourth entry: float32 (N, 3).
+    """
+
+    def __init__(self, dataset, batches, workers, device):
+        """Where this process is bound to some of the machine's CPUs, it has no more `workers` than those, and they stay there."""
+        self.batch_sampler, self.device = batches, device
+        self.num_workers = min(workers, _CPUS) if _CPUS < (os.cpu_count() or 1) else workers
+        sample = dataset.sample()
+        self._slots = _shared_array((max(1, self.num_workers) * _SLOTS, batches.batch_size) + sample.shape, sample.dtype)
+        self._loader = torch.utils.data.DataLoader(
+            _Filler(dataset, self._slots), batch_size=None, sampler=batches, num_workers=self.num_workers,
+            collate_fn=_as_it_is, worker_init_fn=_worker_init, **self._options())
+
+    def _options(self):
+        if self.num_workers == 0:
+            return {}
+        # A spawned rank would spawn its workers too: slow to start, and the memory of the data set in each.
+        return dict({"persistent_workers": True} if "persistent_workers" in _LOADER_OPTIONS else {}, multiprocessing_context="fork")
+
+    def __len__(self):
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        for slot, labels, bad, shifts in self._loader:
+            images = torch.from_numpy(self._slots[slot, :len(labels)]).permute(0, 3, 1, 2)
+            batch = images, torch.tensor(labels, dtype=torch.int64), bad
+            yield batch + (torch.from_numpy(np.array(shifts)),) if shifts else batch
+
+
+def _shared_array(shape, dtype):
+    # Anonymous memory, which forked processes share: /dev/shm, of which Docker gives 64 MiB, has nothing to do with it.
+    size = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer(mmap.mmap(-1, max(1, size)), dtype, int(np.prod(shape))).reshape(shape)
+
+
+class _Filler(torch.utils.data.Dataset):
+    """Takes the keys of a batch, and gives the slot that holds its pictures now, labels, unreadable files, shifts."""
+
+    def __init__(self, dataset, slots):
+        self._dataset, self._slots, self._filled = dataset, slots, 0
+
+    def __getitem__(self, keys):
+        worker = torch.utils.data.get_worker_info()
+        slot = (worker.id if worker else 0) * _SLOTS + self._filled % _SLOTS
+        self._filled += 1
+        labels, bad, shifts = [], [], []
+        for key in keys:
+            picture, label, messages = self._dataset[key]
+            bad += messages
+            if picture is None:
+                continue
+            pixels, shift = picture if isinstance(picture, tuple) else (picture, None)
+            self._put(pixels, slot, len(labels))
+            labels.append(label)
+            shifts += [] if shift is None else [shift]
+        return slot, labels, bad, shifts
+
+    def _put(self, pixels, slot, place):
+        if pixels.shape != self._slots.shape[2:]:
+            raise ValueError("a picture of %s in a batch of pictures of %s" % (pixels.shape, self._slots.shape[2:]))
+        self._slots[slot, place] = pixels
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def _worker_init(_):
+    # Workers inherit the trainer's handlers: they must not wait for a step that they do not take, and the trainer
+    # alone answers Ctrl-C (it then ends them).
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
+    """Return the DeviceBatches of an ImageFolder in the order of a batch sampler. `workers`: loader processes of this rank."""
+    return DeviceBatches(Loader(dataset, batches, workers, rank.device), rank.device, mean, std, skip_bad_images)
+
+
+class DeviceBatches(object):
+    """Iterates a loader and gives (normalised (N, 3, H, W), int64 (N,)) on the device.
+
+    Raises UserError at an unreadable image, unless `skip_bad_images`; then `bad_images` collects their names.
+    """
+
+    # Of what is given: DataType and strides. A training in half precision and one with channels last set them.
+    dtype, memory_format = torch.float32, torch.contiguous_format
+
+    def __init__(self, source, device, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
+        """`source`: as a Loader; the images as they lie in memory, or as a permutation of that."""
+        self._source, self._device, self._skip_bad_images = source, device, skip_bad_images
+        self._mean = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
+        self._std = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self.bad_images = set()
+
+    def __len__(self):
+        """Return the steps of a whole epoch."""
+        return len(self._source)
+
+    @property
+    def images(self):
+        """Images of the training set."""
+        return self._source.batch_sampler.images
+
+    @property
+    def global_batch(self):
+        """Images whose gradients make one update, over all ranks."""
+        return self._source.batch_sampler.global_batch
+
+    @property
+    def step_images(self):
+        """Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated."""
+        return self._source.batch_sampler.step_images
+
+    def of_epoch(self, epoch, first_step=0):
+        """Return an iterator over the training batches of an epoch from `first_step` on."""
+        self._source.batch_sampler.set_epoch(epoch, first_step)
+        return iter(self)
+
+    def __iter__(self):
+        for images, labels, *shift in prefetched(self._readable(), self._device):
+            yield self._normalized(images, *shift), labels
+
+    def _readable(self):
+        for images, labels, bad, *shift in self._source:
+            if bad and not self._skip_bad_images:
+                raise UserError("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
+            for message in set(bad) - self.bad_images:
+                cli.print_line("skipped unreadable image " + message)
+            self.bad_images.update(bad)
+            if len(labels):
+                yield [images, labels] + shift
+
+    def count_bad(self, rank):
+        """Return how many unreadable images all ranks have met (evaluation and training of a file count once each)."""
+        return int(distributed.sum_over_ranks([len(self.bad_images)], rank)[0])
+
+    def _normalized(self, images, shift=None):
+        """Return what the network gets; `shift` (N, 3), of 255, is added to each image's channels first."""
+        mean = self._mean if shift is None else self._mean - shift[:, :, None, None]
+        images = images.to(torch.float32, memory_format=self.memory_format, copy=True)
+        return images.sub_(mean).div_(self._std).to(self.dtype)
+
+
+def prefetched(batches, device):
+    """Yield the tensors of each batch (a list of host tensors) on the device, with the next batch's on their way: from pinned memory,
+    on a stream of their own, while the device computes. On a CPU they are what they are."""
+    if device.type == "cpu":
+        yield from batches
+        return
+    api = getattr(torch, device.type)
+    stream, ahead = api.Stream(device=device), None
+    for batch in batches:
+        with api.stream(stream):
+            sent = [_sent(tensor, device) for tensor in batch], stream.record_event()
+        if ahead:
+            yield _arrived(*ahead, current=api.current_stream(device))
+        ahead = sent
+    if ahead:
+        yield _arrived(*ahead, current=api.current_stream(device))
+
+
+def _sent(tensor, device):
+    """Return the tensor on the device, where it lies in memory as it does here: an NPU copies nothing else without waiting for it."""
+    if tensor.device.type == device.type:
+        return tensor
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    copy = _pinned(tensor.permute(*order).contiguous(), device).to(device, non_blocking=True)
+    return copy.permute(*[order.index(axis) for axis in range(len(order))])
+
+
+def _pinned(tensor, device):
+    # Between PyTorch 1.12 and 2.5 memory is pinned for CUDA unless another device is named; before, and after, nobody has to.
+    named = device.type != "cuda" and "pin_memory_device" in _LOADER_OPTIONS and not hasattr(torch, "accelerator")
+    return tensor.pin_memory(device.type) if named else tensor.pin_memory()
+
+
+def _arrived(tensors, event, current):
+    current.wait_event(event)
+    for tensor in tensors:
+        tensor.record_stream(current)  # or its memory would serve the next copy while the step still reads it
+    return tensors
