@@ -124,6 +124,7 @@ class DeviceBatches(object):
         self._source, self._device, self._skip_bad_images = source, device, skip_bad_images
         self._mean = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self._std = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self._prefetch = Prefetcher(device)
         self.bad_images = set()
 
     def __len__(self):
@@ -151,8 +152,7 @@ class DeviceBatches(object):
         return iter(self)
 
     def __iter__(self):
-        for images, labels, *shift in prefetched(self._readable(), self._device):
-            yield self._normalized(images, *shift), labels
+        return self._prefetch(self._readable(), self._finished)
 
     def _readable(self):
         for images, labels, bad, *shift in self._source:
@@ -168,33 +168,55 @@ class DeviceBatches(object):
         """Return how many unreadable images all ranks have met (evaluation and training of a file count once each)."""
         return int(distributed.sum_over_ranks([len(self.bad_images)], rank)[0])
 
-    def _normalized(self, images, shift=None):
-        """Return what the network gets; `shift` (N, 3), of 255, is added to each image's channels first."""
+    def _finished(self, images, labels, shift=None):
+        """Return what the network gets, and labels; `shift` (N, 3), of 255, is added to each image's channels first."""
         mean = self._mean if shift is None else self._mean - shift[:, :, None, None]
         images = images.to(torch.float32, memory_format=self.memory_format, copy=True)
-        return images.sub_(mean).div_(self._std).to(self.dtype)
+        return images.sub_(mean).div_(self._std).to(self.dtype), labels.clone()
 
 
-def prefetched(batches, device):
-    """Yield the tensors of each batch (a list of host tensors) on the device, with the next batch's on their way: from pinned memory,
-    on a stream of their own, while the device computes. On a CPU they are what they are."""
-    if device.type == "cpu":
-        yield from batches
-        return
-    api = getattr(torch, device.type)
-    stream, ahead = api.Stream(device=device), None
-    for batch in batches:
-        with api.stream(stream):
-            sent = [_sent(tensor, device) for tensor in batch], stream.record_event()
+class Prefetcher(object):
+    """Gives batches on a device, of which the next one's copy runs on a stream of its own while the device computes.
+
+    On a CPU it does nothing. The stream serves all epochs: memory of one belongs to it for ever.
+    """
+
+    def __init__(self, device):
+        self._device, self._stream, self._free = device, None, None
+
+    def __call__(self, batches, finish):
+        """Yield `finish(*tensors on the device)` of each batch, a list of tensors of the host; its result may not be their memory."""
+        if self._device.type == "cpu":
+            yield from (finish(*batch) for batch in batches)
+            return
+        ahead = None
+        for batch in batches:
+            sent = self._send(batch)
+            if ahead:
+                yield self._arrive(ahead, finish)
+            ahead = sent
         if ahead:
-            yield _arrived(*ahead, current=api.current_stream(device))
-        ahead = sent
-    if ahead:
-        yield _arrived(*ahead, current=api.current_stream(device))
+            yield self._arrive(ahead, finish)
+
+    def _send(self, batch):
+        api = getattr(torch, self._device.type)
+        self._stream = self._stream or api.Stream(device=self._device)
+        with api.stream(self._stream):
+            if self._free:  # the memory that the copy takes may be that of the batch before the last one
+                self._stream.wait_event(self._free)
+            return [_sent(tensor, self._device) for tensor in batch], self._stream.record_event()
+
+    def _arrive(self, ahead, finish):
+        tensors, event = ahead
+        current = getattr(torch, self._device.type).current_stream(self._device)
+        current.wait_event(event)
+        finished = finish(*tensors)
+        self._free = current.record_event()
+        return finished
 
 
 def _sent(tensor, device):
-    """Return the tensor on the device, where it lies in memory as it does here: an NPU copies nothing else without waiting for it."""
+    """Return the tensor on the device, where it lies in memory as it does here: whatever else an NPU copies, it waits for."""
     if tensor.device.type == device.type:
         return tensor
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
@@ -206,10 +228,3 @@ def _pinned(tensor, device):
     # Between PyTorch 1.12 and 2.5 memory is pinned for CUDA unless another device is named; before, and after, nobody has to.
     named = device.type != "cuda" and "pin_memory_device" in _LOADER_OPTIONS and not hasattr(torch, "accelerator")
     return tensor.pin_memory(device.type) if named else tensor.pin_memory()
-
-
-def _arrived(tensors, event, current):
-    current.wait_event(event)
-    for tensor in tensors:
-        tensor.record_stream(current)  # or its memory would serve the next copy while the step still reads it
-    return tensors

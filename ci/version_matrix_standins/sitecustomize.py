@@ -5,6 +5,7 @@ With NPU_BUILT_IN=1 torch.npu is there from the start (PyTorch 1.5), otherwise `
 Each call is a line in the file that STANDIN_CALLS names.
 """
 import collections
+import contextlib
 import functools
 import os
 import types
@@ -73,6 +74,19 @@ def _with_device_ids(init):
     return call
 
 
+class Stream(object):
+    """A stream of a device that does everything at once."""
+
+    def __init__(self, device=None):
+        pass
+
+    def record_event(self):
+        pass
+
+    def wait_event(self, event):
+        pass
+
+
 def _prepare_torch():
     torch.device = Device
     for name in ("tensor", "as_tensor", "zeros", "ones", "full", "empty", "arange", "rand", "randn", "randint", "randperm", "load"):
@@ -103,6 +117,8 @@ def install_npu():
     npu.manual_seed = npu.manual_seed_all = lambda seed: note("npu.manual_seed_all", int(seed))
     npu.max_memory_allocated = npu.memory_allocated = lambda device=None: 1 << 20
     npu.empty_cache = npu.enable_graph_mode = lambda: None
+    npu.Stream = npu.current_stream = Stream
+    npu.stream = contextlib.contextmanager(lambda stream: iter([None]))
     torch.npu = npu
 
 
