@@ -92,7 +92,8 @@ def test_config_defaults():
             continue
         assert ours[key] == value and type(ours[key]) is type(value), key
     added = {"OPTIM.EMA_UPDATE_PERIOD", "OPTIM.EMA_ALPHA", "TRAIN.PRETRAINED", "TRAIN.OPT_LEVEL", "TRAIN.LOSS_SCALE",
-             "TRAIN.ACCUMULATE", "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TEST.MAX_STEPS"}
+             "TRAIN.ACCUMULATE", "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TEST.MAX_STEPS",
+             "DATA_LOADER.RESIZE_IN_FLOAT"}
     assert set(ours) - set(GOLDEN["config_defaults"]) == added
 
 
@@ -351,11 +352,11 @@ def test_precise_bn(dtype):
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
 
-def to_network(pixels):
-    """Take one transformed picture the way of a batch: collated, normalised on the device."""
-    batch = torch.from_numpy(np.stack([pixels])).permute(0, 3, 1, 2)
-    on_device = data.DeviceBatches([(batch, torch.zeros(1), [])], CPU, transforms.MEAN, transforms.STD)
-    return list(on_device)[0][0][0].numpy()
+def to_network(pixels, shift=None):
+    """Take one transformed picture the way of a batch: in bytes or floats, with its colour jitter, normalised on the device."""
+    batch = (torch.from_numpy(np.stack([pixels])).permute(0, 3, 1, 2), torch.zeros(1), [])
+    batch += () if shift is None else (torch.from_numpy(shift[None]),)
+    return list(data.DeviceBatches([batch], CPU, transforms.MEAN, transforms.STD))[0][0][0].numpy()
 
 
 def assert_picture(array, golden, atol, mean_atol):
@@ -366,22 +367,31 @@ def assert_picture(array, golden, atol, mean_atol):
 
 
 def original(spec):
-    return make_image(spec["width"], spec["height"], spec["seed"])
+    return Image.fromarray(make_image(spec["width"], spec["height"], spec["seed"]))
+
+
+# In floating point the numbers are upstream's; in bytes no pixel is as much as 1 of 255 apart, nor the mean 0.2 (OpenCV's bytes are 0.12
+# too dark on the average), here as the network sees them.
+each_arithmetic = pytest.mark.parametrize("in_float, atol, mean_atol", [
+    (True, 5e-4, 5e-4), (False, 1 / (255 * 0.224), 0.2 / (255 * 0.224))], ids=["float", "bytes"])
 
 
 @pytest.mark.parametrize("golden", VARIANTS["EN-B3"]["transforms"] + VARIANTS["EN-B0"]["transforms"],
                          ids=lambda golden: "%(test_im_size)d" % golden)
-def test_evaluation_transform(golden):
+@each_arithmetic
+def test_evaluation_transform(golden, in_float, atol, mean_atol):
     """BGR order, bilinear without antialiasing, the centre, the normalisation: published weights expect these."""
-    pixels = transforms.eval_transform(original(golden["image"]), golden["test_im_size"], golden["train_im_size"])
-    assert_picture(to_network(pixels), golden, 5e-4, 5e-4)
+    pixels = transforms.eval_transform(original(golden["image"]), golden["test_im_size"], golden["train_im_size"], in_float)
+    assert pixels.dtype == (np.float32 if in_float else np.uint8)
+    assert_picture(to_network(pixels), golden, atol, mean_atol)
 
 
 @pytest.mark.parametrize("golden", COMPONENTS["train_pipeline"], ids=lambda golden: "%(train_im_size)d" % golden)
-def test_training_transform(golden):
+@each_arithmetic
+def test_training_transform(golden, in_float, atol, mean_atol):
     """Crop, flip, jitter and normalisation of training, draw for draw."""
-    pixels = transforms.train_transform(original(golden["image"]), golden["train_im_size"], golden["seed"])
-    assert_picture(to_network(pixels), golden, 5e-4, 5e-4)
+    pixels, shift = transforms.train_transform(original(golden["image"]), golden["train_im_size"], golden["seed"], in_float=in_float)
+    assert_picture(to_network(pixels, shift), golden, atol, mean_atol)
 
 
 @pytest.mark.parametrize("golden", COMPONENTS["resize_and_crop_sizes"], ids=lambda golden: "%(width)dx%(height)d" % golden)
@@ -389,7 +399,7 @@ def test_evaluation_sizes(golden):
     """The resized size is computed as upstream computes it, truncation in double included."""
     size = transforms.short_side_size(golden["height"], golden["width"], golden["test_im_size"])
     assert size == (golden["resized_height"], golden["resized_width"])
-    image = np.zeros((golden["height"], golden["width"], 3), dtype=np.uint8)
+    image = Image.new("RGB", (golden["width"], golden["height"]))
     cropped = transforms.eval_transform(image, golden["test_im_size"], golden["train_im_size"])
     assert cropped.shape == (golden["output_height"], golden["output_width"], 3)
 

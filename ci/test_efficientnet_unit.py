@@ -417,48 +417,58 @@ def test_moving_average_goes_with_the_updates(no_signals, monkeypatch):
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
 
+def picture_of(*arguments):
+    return Image.fromarray(make_image(*arguments))
+
+
 @pytest.mark.parametrize("size", [(40, 60), (90, 33), (48, 64), (7, 200)])
 def test_resize_is_bilinear_without_antialiasing(size):
-    """The resampling is PyTorch's (and OpenCV's) for shrinking and enlarging alike."""
+    """The resampling is PyTorch's for shrinking and enlarging alike; in bytes it is less than 1 of 255 away."""
     image = make_image(64, 48, 3)
-    ours = transforms.resize(image, size, (0, 0) + size, order=(0, 1, 2))
     theirs = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None].float(), size=size, mode="bilinear", align_corners=False)
-    assert np.abs(ours - theirs[0].permute(1, 2, 0).numpy()).max() < 0.02  # of 255
+    theirs = theirs[0].permute(1, 2, 0).numpy()
+    assert np.abs(transforms.resize(picture_of(64, 48, 3), size, in_float=True) - theirs).max() < 0.02
+    in_bytes = transforms.resize(picture_of(64, 48, 3), size)
+    assert in_bytes.dtype == np.uint8 and np.abs(in_bytes - theirs).max() < 1
 
 
-def test_resize_of_a_window_mirrored_and_reordered():
-    """Computing a window, mirroring and BGR order on the way give what doing them afterwards gives."""
-    image = make_image(64, 48, 3)
-    whole = transforms.resize(image, (70, 90), (0, 0, 70, 90), order=(0, 1, 2))
-    part = transforms.resize(image, (70, 90), (11, 20, 30, 40), flip=True)
-    assert np.array_equal(part, whole[11:41, 20:60][:, ::-1, ::-1])
+def test_bytes_are_less_than_one_off():
+    """Training pictures of all sizes, noise included: bytes against floats, same draws."""
+    rng = np.random.RandomState(0)
+    for seed in range(40):
+        image = Image.fromarray(rng.randint(0, 256, tuple(rng.randint(20, 300, 2)) + (3,)).astype(np.uint8))
+        in_bytes, shift = transforms.train_transform(image, 48, seed)
+        floats, shift_too = transforms.train_transform(image, 48, seed, in_float=True)
+        assert np.array_equal(shift, shift_too) and in_bytes.dtype == np.uint8 and floats.dtype == np.float32
+        assert np.abs(in_bytes - floats).max() < 1 and abs(in_bytes.mean() - floats.mean()) < 0.2
 
 
 def test_training_crop_falls_back_to_the_centre():
     """A picture that no box fits is cropped at its centre, as in evaluation, and has the right size."""
-    image = make_image(1200, 60, 1)
-    pixels = transforms.train_transform(image, 24, 2, pca_std=0.0)
-    centre = transforms.central_crop(image, 24, 24)
+    pixels, _ = transforms.train_transform(picture_of(1200, 60, 1), 24, 2)
+    centre = transforms.eval_transform(picture_of(1200, 60, 1), 24, 24)
     assert np.array_equal(pixels, centre) or np.array_equal(pixels, centre[:, ::-1])
 
 
-def test_augmentation_sees_what_upstreams_sees():
-    """The uint8 picture for AutoAugment is cut off after the way over [0, 1]; the colours come back in BGR order."""
-    image = np.dstack([np.full((40, 40), value, np.uint8) for value in (200, 100, 50)])
+@pytest.mark.parametrize("in_float", [True, False])
+def test_augmentation_sees_what_upstreams_sees(in_float):
+    """The uint8 picture for AutoAugment is in floating point cut off after the way over [0, 1]; the colours come back in BGR order."""
+    image = Image.fromarray(np.dstack([np.full((40, 40), value, np.uint8) for value in (200, 100, 50)]))
     spec = augment.parse_spec("RandAugment_N1_M0.0_P0.0")
-    pixels = transforms.train_transform(image, 16, 4, spec, pca_std=0.0)
-    rgb = (np.float32([200, 100, 50]) / np.float32(255) * np.float32(255)).astype(np.uint8)
-    assert np.array_equal(pixels[3, 5], rgb[::-1].astype(np.float32))
+    pixels, _ = transforms.train_transform(image, 16, 4, spec, in_float=in_float)
+    rgb = (np.float32([200, 100, 50]) / np.float32(255) * np.float32(255)).astype(np.uint8) if in_float else [200, 100, 50]
+    assert pixels[3, 5].tolist() == list(rgb)[::-1] and pixels.dtype == np.uint8
 
 
 def test_the_transform_is_a_pure_function():
     """Global generators play no part: workers, their number and their order do not matter (the shared numpy state of a worker)."""
-    image = make_image(60, 50, 1)
+    image = picture_of(60, 50, 1)
     spec = augment.parse_spec("AutoAugment")
-    first = transforms.train_transform(image, 24, 7, spec)
+    first, shift = transforms.train_transform(image, 24, 7, spec)
     np.random.seed(99), random.seed(99)
-    assert np.array_equal(first, transforms.train_transform(image, 24, 7, spec))
-    assert not np.array_equal(first, transforms.train_transform(image, 24, 8, spec))
+    again, shift_again = transforms.train_transform(image, 24, 7, spec)
+    assert np.array_equal(first, again) and np.array_equal(shift, shift_again) and shift.any()
+    assert not np.array_equal(first, transforms.train_transform(image, 24, 8, spec)[0])
 
 
 @pytest.mark.parametrize("orientation, turned", [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, 3)),
@@ -469,14 +479,19 @@ def test_exif_orientation_is_applied(tmp_path, orientation, turned):
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(str(tmp_path / "a.png"), exif=exif)
-    assert np.array_equal(loader.pixels_of(data.open_rgb(str(tmp_path / "a.png"))), turned(make_image(64, 48, 3)))
+    assert np.array_equal(np.asarray(loader.upright(data.open_rgb(str(tmp_path / "a.png")))), turned(make_image(64, 48, 3)))
+    image.save(str(tmp_path / "a.jpg"), exif=exif)
+    picture = data.open_rgb(str(tmp_path / "a.jpg"))
+    wanted = turned(np.asarray(Image.open(str(tmp_path / "a.jpg"))))
+    assert np.array_equal(np.asarray(loader.upright(picture)), wanted)
+    assert picture.header.has_exif and loader.upright(picture).size == wanted.shape[1::-1]
 
 
 def test_broken_exif_is_no_reason_to_stop():
     """A damaged EXIF block says nothing of the orientation."""
     image = Image.fromarray(make_image(64, 48, 3))
     image.info["exif"] = b"Exif\x00\x00not tiff at all"
-    assert loader.pixels_of(image).shape == (48, 64, 3)
+    assert loader.upright(image) is image
 
 
 # ---- loaders ---------------------------------------------------------------------------------------------------------------

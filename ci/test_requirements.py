@@ -66,7 +66,7 @@ def test_ranges_admit_what_people_have(machine, model):
 @each_model
 def test_ranges_are_as_wide_as_is_proved(model):
     """A range of a model begins with the oldest version that the tests run on and admits all of the newest one's major release, and
-    nothing after it; numpy is open."""
+    nothing after it; numpy is open, OpenCV ends earlier."""
     oldest, newest = specifiers(OLDEST), specifiers(NEWEST)
     for name, asked in specifiers("%s/2.x_requirements.txt" % model).items():
         if name == "numpy":
@@ -75,6 +75,9 @@ def test_ranges_are_as_wide_as_is_proved(model):
         assert sorted(part.operator for part in asked) == ["<", ">="], name
         first = [part.version for part in asked if part.operator == ">="][0]
         assert Version(Version(first).base_version) == version_of(oldest[name]), name
+        if name == "opencv-python-headless":  # later ones replace a numpy 1, which PyTorch 2.1 and 2.2 need
+            assert asked.contains("4.11.0.86") and not asked.contains("4.12.0.88")
+            continue
         major = version_of(newest[name]).release[0]
         assert asked.contains("%d.999" % major) and not asked.contains("%d.0" % (major + 1)), name
 

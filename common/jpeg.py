@@ -98,6 +98,8 @@ class JpegPicture(object):
     def __init__(self, data, head):
         self._data, self._whole, self.header = data, None, head
         self.size = self.width, self.height = head.width, head.height
+        if not head.has_exif:  # it is looked into for that, and then nothing has to be decoded
+            self.info = {}
 
     def crop(self, box):
         """Return the PIL image in `box` (left, top, right, bottom), all within the picture. Raises Unreadable."""

@@ -202,6 +202,9 @@ _C.DATA_LOADER.NUM_WORKERS = 8
 # Put batches into page-locked memory, from where they are copied to the device faster
 _C.DATA_LOADER.PIN_MEMORY = True
 
+# Resize pictures in floating point, as upstream, and not in bytes: less than 1 of 255 apart, slower, four times the bytes to the device
+_C.DATA_LOADER.RESIZE_IN_FLOAT = False
+
 # ---------------------------------------------------------------- cuDNN
 _C.CUDNN = CfgNode()
 

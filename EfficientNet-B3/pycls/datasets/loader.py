@@ -2,7 +2,6 @@
 import itertools
 import os
 
-import numpy as np
 from PIL import ImageOps
 
 from common import data
@@ -42,10 +41,10 @@ def construct_train_loader(data_path, rank, skip_bad_images=False):
     Raises UserError for a folder that does not fit and for fewer images than an update has.
     """
     augmentation = parse_spec(cfg.TRAIN.AUGMENT)
-    size, pca_std = cfg.TRAIN.IM_SIZE, cfg.TRAIN.PCA_STD
+    size, pca_std, in_float = cfg.TRAIN.IM_SIZE, cfg.TRAIN.PCA_STD, cfg.DATA_LOADER.RESIZE_IN_FLOAT
 
     def transform(image, rng):
-        return transforms.train_transform(pixels_of(image), size, rng.getrandbits(32), augmentation, pca_std)
+        return transforms.train_transform(upright(image), size, rng.getrandbits(32), augmentation, pca_std, in_float)
 
     dataset = _dataset(data_path, cfg.TRAIN.SPLIT, transform, skip_bad_images, replace=True)
     order_seed = (cfg.RNG_SEED - 1) % 2 ** 31  # the recipe's 1 gives the order of upstream's DistributedSampler, whose seed is 0
@@ -56,10 +55,10 @@ def construct_train_loader(data_path, rank, skip_bad_images=False):
 
 def construct_test_loader(data_path, rank, skip_bad_images=False):
     """Return the Loader of TEST.SPLIT: in order, each image once over all ranks. Raises UserError as above."""
-    test_size, size = cfg.TEST.IM_SIZE, cfg.TRAIN.IM_SIZE
+    test_size, size, in_float = cfg.TEST.IM_SIZE, cfg.TRAIN.IM_SIZE, cfg.DATA_LOADER.RESIZE_IN_FLOAT
 
     def transform(image, rng):
-        return transforms.eval_transform(pixels_of(image), test_size, size)
+        return transforms.eval_transform(upright(image), test_size, size, in_float)
 
     dataset = _dataset(data_path, cfg.TEST.SPLIT, transform, skip_bad_images, replace=False)
     sampler = data.EvalBatches(len(dataset), cfg.TEST.BATCH_SIZE // rank.world_size, rank, cfg.TEST.MAX_STEPS)
@@ -71,11 +70,11 @@ def _dataset(data_path, split, transform, skip_bad_images, replace):
                             skip_bad_images, replace)
 
 
-def pixels_of(image):
-    """Return the uint8 array (H, W, 3), RGB, of a PIL image, turned as its EXIF orientation says (as OpenCV does)."""
+def upright(image):
+    """Return the picture turned as its EXIF orientation says (as OpenCV does)."""
     if "exif" in image.info:
         try:
-            image = ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image)
         except (SyntaxError, ValueError, TypeError, KeyError, OSError):
             pass  # a broken EXIF block says nothing of the orientation
-    return np.asarray(image)
+    return image
