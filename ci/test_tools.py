@@ -472,3 +472,29 @@ def test_verbs_of_a_program():
             assert_bad_input(run_tool("benchmark.py", verb, "--no-such-option"), "benchmark.py " + verb)
     assert_bad_input(run_tool("benchmark.py"), "VERB")
     assert_bad_input(run_tool("benchmark.py", "none"), "none")
+
+
+def test_inputs_are_compared(tmp_path):
+    """Each candidate that is asked for has its line, the baseline's ratio is 1, and what is not installed is said; the pictures that
+    are made for it are as large as ImageNet's, and the same each time."""
+    small = ["--pictures", 24, "--rounds", 2, "--batches", 1, "--batch-size", 8, "--image-size", 32]
+    done = run_tool("benchmark.py", "input", "--only", "ResNet50,HRNet+cpu,FixRes,dali", *small)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    measured = dict((line.split()[0], float(line.split()[3])) for line in lines if " ms " in line)
+    left_out = [line.split()[2] for line in lines if line.startswith("left out")]
+    assert sorted(list(measured) + left_out) == ["FixRes", "HRNet+cpu", "ResNet50", "dali", "torchvision"]
+    assert measured["torchvision"] == 1 and set(left_out) <= {"dali"} and min(measured.values()) > 0
+    assert_bad_input(run_tool("benchmark.py", "input", "--only", "fastest"), "fastest", "ResNet50")
+
+
+def test_pictures_to_measure_with_are_like_imagenets(tmp_path):
+    """500 x 375 pixels and 110 to 150 kB on the average, and the same each time."""
+    pictures = load_script("tools/benchmarks/_pictures.py")
+    for name in ("a", "b"):
+        pictures.write_pictures(str(tmp_path / name), 24)
+    files = contents(tmp_path / "a")
+    assert files == contents(tmp_path / "b") and len(files) == 24
+    assert 110e3 < sum(len(content) for content in files.values()) / 24 < 150e3
+    pixels = [Image.open(str(tmp_path / "a" / name)).size for name in files]
+    assert 0.9 < sum(width * height for width, height in pixels) / 24 / (500 * 375) < 1.2

@@ -121,7 +121,7 @@ class DeviceBatches(object):
 
     def __init__(self, source, device, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
         """`source`: as a Loader; the images as they lie in memory, or as a permutation of that."""
-        self._source, self._device, self._skip_bad_images = source, device, skip_bad_images
+        self.source, self._device, self._skip_bad_images = source, device, skip_bad_images
         self._mean = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self._std = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
         self._prefetch = Prefetcher(device)
@@ -129,33 +129,33 @@ class DeviceBatches(object):
 
     def __len__(self):
         """Return the steps of a whole epoch."""
-        return len(self._source)
+        return len(self.source)
 
     @property
     def images(self):
         """Images of the training set."""
-        return self._source.batch_sampler.images
+        return self.source.batch_sampler.images
 
     @property
     def global_batch(self):
         """Images whose gradients make one update, over all ranks."""
-        return self._source.batch_sampler.global_batch
+        return self.source.batch_sampler.global_batch
 
     @property
     def step_images(self):
         """Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated."""
-        return self._source.batch_sampler.step_images
+        return self.source.batch_sampler.step_images
 
     def of_epoch(self, epoch, first_step=0):
         """Return an iterator over the training batches of an epoch from `first_step` on."""
-        self._source.batch_sampler.set_epoch(epoch, first_step)
+        self.source.batch_sampler.set_epoch(epoch, first_step)
         return iter(self)
 
     def __iter__(self):
         return self._prefetch(self._readable(), self._finished)
 
     def _readable(self):
-        for images, labels, bad, *shift in self._source:
+        for images, labels, bad, *shift in self.source:
             if bad and not self._skip_bad_images:
                 raise UserError("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
             for message in set(bad) - self.bad_images:

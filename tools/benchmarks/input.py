@@ -1,62 +1,112 @@
-"""Images per second of the input pipeline, against torchvision's as the baseline, in one run.
+"""Training pictures per second of one core: the models' inputs against torchvision's, timm's and DALI's.
 
-Both read the same ImageNet-layout folder with the same number of loader processes, random resized crop and flip, batches
-normalised to float32. Baseline: torchvision's ImageFolder, transforms and default collation, normalising on the host.
+Each candidate is a process of its own, with one thread, on one core; they take turns, in another order each round. What counts is
+the CPU time that a picture costs, as a ratio to the baseline's in the same round: the machine's other work is then in both. The
+pictures are made here (ImageNet's sizes in pixels and bytes), or of your own folder (--data DIR with DIR/train/<class>/...).
 
-    python tools/benchmark.py input --data demo_data/imagenet --workers 2
+    python tools/benchmark.py input
+    python tools/benchmark.py input --only ResNet50,EfficientNet-B3,torchvision,dali --rounds 15
+
+Candidates that are not installed are left out. To install those that can be: pip install timm nvidia-dali-cuda120
 """
+import multiprocessing
 import os
-import sys
+import random
+import statistics
+import tempfile
 import time
 
-import torch
+from benchmarks import _candidates, _pictures
+from common import cli
 
-from common import cli, data, device as devices, distributed
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-def ours(args):
-    sys.path.insert(0, os.path.join(ROOT, "ResNet50"))
-    import main as resnet50
-    values = resnet50.parser().parse_args(["--data", args.data, "--image-size", str(args.image_size), "--seed", "0"])
-    values.batch_per_rank, values.workers_per_rank = args.batch_size, args.workers
-    return resnet50.make_train_batches(values, distributed.Rank(0, 1, 0, torch.device("cpu")))
-
-
-def torchvisions(args):
-    torchvision = devices.import_torchvision()
-    from torchvision import transforms
-    transform = transforms.Compose([
-        transforms.RandomResizedCrop(args.image_size), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        transforms.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])
-    dataset = torchvision.datasets.ImageFolder(os.path.join(args.data, "train"), transform)
-    return torch.utils.data.DataLoader(dataset, args.batch_size, shuffle=True, num_workers=args.workers, drop_last=True)
-
-
-def images_per_second(batches):
-    """Return the rate over one epoch, worker start included."""
-    start, images = time.perf_counter(), 0
-    for _, target in batches:
-        images += len(target)
-    return images / (time.perf_counter() - start)
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def add_flags(parser):
     """Add the verb's flags to its parser."""
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--batch-size", type=cli.positive_int, default=64)
-    parser.add_argument("--image-size", type=cli.positive_int, default=224)
-    parser.add_argument("--workers", type=cli.natural_int, default=2)
-    parser.add_argument("--repeat", type=cli.positive_int, default=3, help="epochs of each, taken in turn; the best counts")
+    add = parser.add_argument
+    add("--data", metavar="DIR", help="pictures in DIR/train/<class>/; without it they are made")
+    add("--pictures", type=cli.positive_int, default=480, help="how many are made")
+    add("--only", type=lambda text: text.split(","), default=_candidates.NAMES, metavar="NAMES",
+        help="of " + ", ".join(_candidates.NAMES))
+    add("--baseline", default="torchvision", choices=_candidates.NAMES, help="what the ratios are to")
+    add("--rounds", type=cli.positive_int, default=15)
+    add("--batches", type=cli.positive_int, default=2, help="of each candidate in a round")
+    add("--batch-size", type=cli.positive_int, default=64)
+    add("--image-size", type=cli.positive_int, default=224)
+    add("--core", type=cli.natural_int, default=max(os.sched_getaffinity(0)))
 
 
 def run(args):
-    """Measure both in turn, and print the rates and their ratio."""
-    data.check_layout(args.data, ("train",))
-    rates = {"ours": 0.0, "torchvision": 0.0}
-    for _ in range(args.repeat):
-        for name, make in (("torchvision", torchvisions), ("ours", ours)):
-            rates[name] = max(rates[name], images_per_second(make(args)))
-    print("torchvision (baseline): %8.1f images/s\nours                  : %8.1f images/s\nratio                 : %8.2f"
-          % (rates["torchvision"], rates["ours"], rates["ours"] / rates["torchvision"]))
+    """Measure the candidates in turn, and print what a picture costs, and the ratios."""
+    unknown = set(args.only) - set(_candidates.NAMES)
+    if unknown:
+        raise cli.UserError("--only %s: no such candidate; choose of %s" % (sorted(unknown)[0], ", ".join(_candidates.NAMES)))
+    if args.core not in os.sched_getaffinity(0):
+        raise cli.UserError("--core %d is not one that this process may use" % args.core)
+    for name in _THREADS:
+        os.environ[name] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data is None:
+            _pictures.write_pictures(folder, args.pictures)
+            args.data = folder
+        names = sorted(set(args.only + [args.baseline]), key=_candidates.NAMES.index)
+        _report(_rounds(_started(names, args), args), args)
+
+
+def _started(names, args):
+    """Return {name: pipe to the process that has opened the candidate}."""
+    context, pipes = multiprocessing.get_context("fork"), {}
+    for name in names:
+        pipe, its_end = context.Pipe()
+        context.Process(target=_serve, args=(name, args, its_end), daemon=True).start()
+        problem = pipe.recv()
+        if problem:
+            cli.print_line("left out: %s (%s)" % (name, problem))
+        else:
+            pipes[name] = pipe
+    if args.baseline not in pipes:
+        raise cli.UserError("the baseline %s cannot be measured; choose another with --baseline" % args.baseline)
+    return pipes
+
+
+def _serve(name, args, pipe):
+    """What a candidate's process does: for each number that comes, give so many batches, and send the seconds that they took."""
+    os.sched_setaffinity(0, {args.core})
+    try:
+        batches = _candidates.open_candidate(name, args)
+        next(batches)
+    except ImportError as error:
+        pipe.send(str(error) or repr(error))
+        return
+    except Exception as error:  # whatever another's library raises where it does not fit the machine
+        pipe.send("%s: %s" % (type(error).__name__, str(error).splitlines()[0] if str(error) else ""))
+        return
+    pipe.send(None)
+    while True:
+        count = pipe.recv()
+        next(batches)  # DALI works ahead: what it had time for is not counted, and what it does ahead is
+        start = time.process_time()
+        for _ in range(count):
+            next(batches)
+        pipe.send(time.process_time() - start)
+
+
+def _rounds(pipes, args):
+    """Return {name: seconds of CPU a picture, in each round}."""
+    seconds, rng = {name: [] for name in pipes}, random.Random(0)
+    for _ in range(args.rounds):
+        for name in rng.sample(sorted(pipes), len(pipes)):
+            pipes[name].send(args.batches)
+            seconds[name].append(pipes[name].recv() / (args.batches * args.batch_size))
+    return seconds
+
+
+def _report(seconds, args):
+    cli.print_line("%d rounds of %d pictures of %d pixels; CPU time a picture, and how many times %s: median (quartiles)" % (
+        args.rounds, args.batches * args.batch_size, args.image_size, args.baseline))
+    for name, own in seconds.items():
+        ratios = sorted(theirs / ours for theirs, ours in zip(seconds[args.baseline], own))
+        quartiles = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+        cli.print_line("%-19s %8.3f ms  %6.2f (%.2f to %.2f)" % (
+            (name, 1000 * statistics.median(own), statistics.median(ratios)) + quartiles))

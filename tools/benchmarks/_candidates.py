@@ -1,0 +1,138 @@
+"""The inputs that `benchmark.py input` compares. Each function opens one and returns an endless iterator, a batch at a time.
+
+Ours are the models' own training batches, up to the bytes that travel to a device; NAME+cpu: up to the floats that a training on a CPU
+gets. The others are set up as their own documentation has them for ImageNet: random resized crop, flip, normalisation where they
+do that on the host.
+"""
+import itertools
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+WORKERS = 0  # everything in one process, whose time is the time of it all
+
+
+def _epochs(make):
+    """Yield what `make(epoch)` gives, epoch after epoch."""
+    for epoch in itertools.count():
+        yield from make(epoch)
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+def _alone():
+    import torch
+    from common import distributed
+    return distributed.Rank(0, 1, 0, torch.device("cpu"))
+
+
+def _resnet50(args):
+    import main as program
+    values = program.parser().parse_args(["--data", args.data, "--image-size", str(args.image_size), "--seed", "0"])
+    values.batch_per_rank, values.workers_per_rank = args.batch_size, WORKERS
+    return program.make_train_batches(values, _alone())
+
+
+def _hrnet(args):
+    import argparse
+    from lib.config import new_config
+    from lib.core import data
+    config = new_config()
+    config.MODEL.IMAGE_SIZE, config.TRAIN.BATCH_SIZE_PER_GPU = [args.image_size, args.image_size], args.batch_size
+    return data.make_train_batches(argparse.Namespace(
+        config=config, data_path=args.data, seed=0, skip_bad_images=False, stop_step=None, accumulate=1, workers=WORKERS), _alone())
+
+
+def _efficientnet(args):
+    from pycls.core.config import cfg
+    from pycls.datasets import loader
+    cfg.TRAIN.IM_SIZE, cfg.TRAIN.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS = args.image_size, args.batch_size, WORKERS
+    return loader.construct_train_loader(args.data, _alone())
+
+
+def _fixres(args):
+    import main_resnet50_scratch as program
+    from imnet_common import batches, networks, transforms
+    values = program.parser().parse_args(["--imnet-path", args.data, "--workers", str(WORKERS + 1)])
+    values.batch_per_rank = args.batch_size
+    return batches.training(values, _alone(), program.RASampler, transforms.train_pipeline(args.image_size),
+                            networks.RECIPES["ResNet50"])
+
+
+_OURS = {"ResNet50": _resnet50, "HRNet": _hrnet, "EfficientNet-B3": _efficientnet, "FixRes": _fixres}
+
+
+def _ours(name, args):
+    model, _, where = name.partition("+")
+    sys.path.insert(0, os.path.join(ROOT, model))
+    batches = _OURS[model](args)
+
+    def of_epoch(epoch):
+        batches.source.batch_sampler.set_epoch(epoch)
+        return batches if where else batches.source
+    return _epochs(of_epoch)
+
+
+# --- others -----------------------------------------------------------------------------------------------------------
+
+def _torch_loader(args, transform):
+    import torch
+    from common import device as devices
+    folder = devices.import_torchvision().datasets.ImageFolder(os.path.join(args.data, "train"), transform)
+    loader = torch.utils.data.DataLoader(folder, args.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
+    return _epochs(lambda epoch: loader)
+
+
+def _torchvision(args):
+    from common import data, device as devices
+    t = devices.import_torchvision().transforms
+    return _torch_loader(args, t.Compose([
+        t.RandomResizedCrop(args.image_size), t.RandomHorizontalFlip(), t.ToTensor(),
+        t.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)]))
+
+
+def _torchvision_v2(args):
+    import torch
+    from common import data, device as devices
+    devices.import_torchvision()
+    from torchvision.transforms import v2
+    return _torch_loader(args, v2.Compose([
+        v2.ToImage(), v2.RandomResizedCrop(args.image_size, antialias=True), v2.RandomHorizontalFlip(),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)]))
+
+
+def _timm(args):
+    from common import device as devices
+    devices.import_torchvision()
+    import timm.data
+    import torch
+    dataset = timm.data.create_dataset("", root=args.data, split="train")
+    loader = timm.data.create_loader(
+        dataset, (3, args.image_size, args.image_size), args.batch_size, is_training=True, num_workers=WORKERS, color_jitter=None,
+        interpolation="bilinear", device=torch.device("cpu"), persistent_workers=False)
+    return _epochs(lambda epoch: loader.loader)  # bytes: what is around it normalises on the device
+
+
+def _dali(args):
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=args.batch_size, num_threads=1, device_id=None)
+    def training():
+        files, labels = fn.readers.file(file_root=os.path.join(args.data, "train"), random_shuffle=True)
+        images = fn.decoders.image_random_crop(files, device="cpu", random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3])
+        images = fn.resize(images, resize_x=args.image_size, resize_y=args.image_size, interp_type=types.INTERP_TRIANGULAR)
+        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
+    pipeline = training()
+    pipeline.build()
+    return iter(pipeline.run, None)
+
+
+_PEERS = {"torchvision": _torchvision, "torchvision-v2": _torchvision_v2, "timm": _timm, "dali": _dali}
+
+NAMES = [name + where for name in _OURS for where in ("", "+cpu")] + list(_PEERS)
+
+
+def open_candidate(name, args):
+    """Return the endless iterator of a candidate of NAMES. `args`: data, image_size, batch_size. Raises ImportError where what it
+    needs is not installed."""
+    return _PEERS[name](args) if name in _PEERS else _ours(name, args)
