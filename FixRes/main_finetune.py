@@ -30,7 +30,8 @@ def main():
     args = parser().parse_args()
     flags.divide(args)
     flags.resolve_files(args, subfolder="finetune")
-    data.check_layout(args.imnet_path)
+    if not args.dummy:
+        data.check_layout(args.imnet_path)
     distributed.launch(finetune, args, flags.layout(args))
 
 

@@ -19,7 +19,8 @@ def main():
     args = parser().parse_args()
     flags.divide(args)
     flags.resolve_files(args, subfolder="")
-    data.check_layout(args.imnet_path)
+    if not args.dummy:
+        data.check_layout(args.imnet_path)
     distributed.launch(train, args, flags.layout(args))
 
 

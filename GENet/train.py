@@ -2,7 +2,6 @@
 
 The defaults are the recipe of the Ascend port: GE-theta-minus with global extent on WRN-16-8, 300 epochs.
 """
-import inspect
 import itertools
 import json
 import os
@@ -13,7 +12,7 @@ from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cifar, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
-                    optimizer, precision, records)
+                    optimizer, precision, profiling, records, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
 from models import IMAGE_SIZE, WideResNet  # noqa: E402
@@ -96,14 +95,15 @@ def main():
     args = checked(parser().parse_args())
     layout = device_layout(args)
     flags.divide(args, layout)
-    args.folder = cifar.find_folder(args.data_path, args.dataset)
-    cifar.verify_checksums(args.folder, args.dataset)
+    if not args.dummy:
+        args.folder = cifar.find_folder(args.data_path, args.dataset)
+        cifar.verify_checksums(args.folder, args.dataset)
     distributed.launch(train_or_evaluate, args, layout)
 
 
 def checked(args):
     """Check what the flags say together, and resolve those that say the same thing."""
-    if not args.data_path:
+    if not (args.data_path or args.dummy):
         raise cli.UserError("no dataset: give the folder that holds %s with --DataPath" % cifar.LAYOUTS[args.dataset].folder)
     if args.image_size != IMAGE_SIZE:
         raise cli.UserError("--image-size %d: the network is made for images of %d pixels" % (args.image_size, IMAGE_SIZE))
@@ -145,8 +145,11 @@ def make_learner(args, rank):
     model = build_model(network_of(args), cifar.LAYOUTS[args.dataset].classes)
     rank.print(start_from_weights(model, args))
     network.place(model, rank.device)
-    model, sgd, amp = precision.initialize(model, make_optimizer(model, args), args.opt_level, args.loss_scale, rank.device)
+    model, sgd, amp = precision.initialize(model, make_optimizer(model, args), args.opt_level, args.loss_scale, rank.device,
+                                            args.amp_dtype)
     rank.print(amp.note)
+    if args.compile:
+        network.compile_forward(model, rank.device)
     return Learner(model, nn.CrossEntropyLoss(), sgd, amp)
 
 
@@ -174,7 +177,7 @@ def evaluate(learner, args, rank):
 def fit(learner, progress, args, rank):
     """Train to the end of the last epoch, with an evaluation and a checkpoint after each."""
     train_batches, test_batches = make_batches("train", args, rank), make_batches("test", args, rank)
-    clock = progress.start_clock(train_batches, args.epochs)
+    clock = progress.start_clock(train_batches, args.epochs, profile_steps=args.profile_steps)
     if args.prof:
         return profile(train_batches, learner, Run(rank, progress, clock, None), args)
     run = Run(rank, progress, clock, open_records(learner, args, rank, progress))
@@ -263,23 +266,13 @@ def profile(batches, learner, run, args):
     learner.model.train()
     steps = progress.steps(batches, learner, clock, args.accumulate)
     take(itertools.islice(steps, PROFILED_UPDATE * args.accumulate))
-    with torch.autograd.profiler.profile(**profiler_options(rank.device)) as profiler:
+    with torch.autograd.profiler.profile(**profiling.autograd_options(rank.device)) as profiler:
         take(itertools.islice(steps, args.accumulate))
     path = os.path.join(args.output_path, "output.prof")
     if rank.is_main:
         os.makedirs(args.output_path, exist_ok=True)
         profiler.export_chrome_trace(path)
     rank.print("wrote %s (open it in chrome://tracing)" % path)
-
-
-def profiler_options(device):
-    """Return what makes this PyTorch's profiler look at `device` too."""
-    known = inspect.signature(torch.autograd.profiler.profile.__init__).parameters
-    if device.type == "cpu":
-        return {}
-    if "use_device" in known:
-        return {"use_device": device.type}
-    return {"use_" + device.type: True} if "use_" + device.type in known else {}
 
 
 # --- the network and the batches --------------------------------------------------------------------------------------
@@ -331,6 +324,8 @@ def resume(progress, content, args):
 
 def make_batches(split, args, rank):
     """Return the batches of a split on the device: augmented and shuffled for training, as they are for testing."""
+    if args.dummy:
+        return make_up_batches(synthetic.CIFAR[split == "test"], args, rank)
     images, labels = cifar.read_split(args.folder, split, args.dataset)
     if split == "train":
         # As in the port, one rank keeps the smaller last batch of an epoch and several drop it; so does one that accumulates in
@@ -341,6 +336,12 @@ def make_batches(split, args, rank):
         batches = data.EvalBatches(len(images), args.test_batch_size, rank, args.max_steps)
     source = CifarLoader(images, labels, batches, rank.device, args.workers_per_rank, args.seed if split == "train" else None)
     return data.DeviceBatches(source, rank.device, *MEAN_STD[args.dataset])
+
+
+def make_up_batches(images, args, rank):
+    """Return --dummy's batches of an epoch of so many images."""
+    batches = data.TrainBatches(images, args.batch_per_rank, rank, max_steps=args.max_steps, accumulate=args.accumulate)
+    return synthetic.SyntheticBatches(batches, IMAGE_SIZE, cifar.LAYOUTS[args.dataset].classes, rank)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
-                    optimizer, precision, records, transforms)
+                    optimizer, precision, records, synthetic, transforms)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
@@ -88,14 +88,15 @@ def main():
     args = checked(parser().parse_args())
     layout = device_layout(args)
     flags.divide(args, layout)
-    data.check_layout(args.data, ("val",) if args.evaluate else ("train", "val"))
+    if not args.dummy:
+        data.check_layout(args.data, ("val",) if args.evaluate else ("train", "val"))
     distributed.launch(train_or_evaluate, args, layout)
 
 
 def checked(args):
     """Check what the flags say together, and resolve those that say the same thing."""
     args.data = args.data or args.folder
-    if not args.data:
+    if not (args.data or args.dummy):
         raise cli.UserError("no dataset: give its root, the folder that holds train/ and val/, with --data")
     if args.evaluate and not (args.pth_path or args.resume or args.pretrained):
         raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume)")
@@ -150,8 +151,10 @@ def make_learner(args, rank):
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
     sgd = optimizer.SGD(recipe.parameter_groups(model, args.no_decay, args.weight_decay), args.lr,
                         momentum=args.momentum, nesterov=args.nesterov)
-    model, sgd, amp = precision.initialize(model, sgd, args.opt_level, loss_scale, rank.device)
+    model, sgd, amp = precision.initialize(model, sgd, args.opt_level, loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)
+    if args.compile:
+        network.compile_forward(model, rank.device)
     return Learner(model, recipe.SmoothedCrossEntropy(args.label_smoothing, args.smoothing_form), sgd, amp)
 
 
@@ -175,7 +178,7 @@ def evaluate(learner, args, rank):
 def fit(learner, progress, args, rank):
     """Train to the end of the last epoch, with an evaluation and a checkpoint after each."""
     train_batches, val_batches = make_train_batches(args, rank), make_val_batches(args, rank)
-    clock = progress.start_clock(train_batches, args.epochs)
+    clock = progress.start_clock(train_batches, args.epochs, profile_steps=args.profile_steps)
     recorder = records.start(os.path.join(args.workspace, args.raport_file), rank, args, learner.amp, progress)
     run = Run(rank, progress, clock, recorder)
     while progress.epoch < args.epochs:
@@ -305,6 +308,8 @@ def published_weights(arch):
 
 def make_train_batches(args, rank):
     """Return the training batches on the device: random resized crop, flip."""
+    if args.dummy:
+        return make_up_batches(synthetic.IMAGENET[0], args, rank)
     dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes, args.seed,
                                args.skip_bad_images, replace=True)
     batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate)
@@ -313,10 +318,18 @@ def make_train_batches(args, rank):
 
 def make_val_batches(args, rank):
     """Return the validation batches on the device: shorter side to 8/7 of the crop (256 for 224), centre crop."""
+    if args.dummy:
+        return make_up_batches(synthetic.IMAGENET[1], args, rank)
     transform = transforms.eval_transform(args.image_size, args.image_size * 8 // 7)
     dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, args.num_classes, skip_bad_images=args.skip_bad_images)
     batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
+
+
+def make_up_batches(images, args, rank):
+    """Return --dummy's batches of an epoch of so many images."""
+    batches = data.TrainBatches(images, args.batch_per_rank, rank, max_steps=args.max_steps, accumulate=args.accumulate)
+    return synthetic.SyntheticBatches(batches, args.image_size, args.num_classes, rank)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import npu_sim
-from common import cli, data, distributed, loading
+from common import cli, data, device as devices, distributed, loading
 from conftest import CI, ROOT, environment
 
 CPU = torch.device("cpu")
@@ -83,19 +83,16 @@ def test_a_picture_of_another_size_is_refused():
 
 @pytest.mark.parametrize("shifts", [False, True])
 def test_normalisation(shifts):
-    """(image + shift - 255 mean) / 255 std, each image with its own shift; the data type and the strides that were asked for."""
+    """(image + shift - 255 mean) / 255 std, each image with its own shift; in the layout that suits the device."""
     batches = loading.device_batches(Numbered(6, shifts), data.EvalBatches(6, 3, ALONE), 0, ALONE, (0.1, 0.2, 0.3), (0.5, 1, 2))
     (first, labels), (second, _) = list(batches)
     number = torch.arange(6.0)
     wanted = torch.stack([(number - 25.5) / 127.5, (0 * number - 51) / 255, (0 * number - 76.5) / 510], 1)
     if shifts:
         wanted += number[:, None] / torch.tensor([127.5, 255, 510])
-    assert torch.allclose(torch.cat([first, second])[:, :, 0, 0], wanted, atol=1e-6) and first.is_contiguous()
+    assert torch.allclose(torch.cat([first, second])[:, :, 0, 0], wanted, atol=1e-6)
+    assert first.is_contiguous(memory_format=devices.memory_format(CPU))
     assert first.dtype == torch.float32 and labels.tolist() == [0, 1, 2] and labels.dtype == torch.int64
-    batches.dtype, batches.memory_format = torch.float16, torch.channels_last
-    half = next(iter(batches))[0]
-    assert half.dtype == torch.float16 and half.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(half, first.half())
 
 
 TRAVEL = """

@@ -1,7 +1,7 @@
 """The flags that several programs have, each said once, and what they say together."""
 import os
 
-from common import checkpoint, cli, device as devices, distributed
+from common import checkpoint, cli, device as devices, distributed, precision
 from common.cli import UserError
 
 
@@ -13,6 +13,8 @@ def add_run_flags(p, images=True):
     p.add_argument("--deterministic", action="store_true", help="only algorithms that give the same bits at each call; slower on gpu and npu")
     p.add_argument("--allow-tf32", action="store_true",
                    help="fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)")
+    p.add_argument("--amp-dtype", choices=precision.DTYPES,
+                   help="half precision of O1 and O2; without it fp16 on npu and gpu, bf16 on a CPU; bf16 has no loss scale")
     if images:
         p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
 
@@ -23,6 +25,25 @@ def add_training_flags(p, seed=None):
                    help="of everything random; it changes no algorithm" + ("" if seed is not None else "; without it a random one"))
     p.add_argument("--accumulate", type=cli.positive_int, default=1, help="batches whose gradients make one update")
     p.add_argument("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
+    add_measuring_flags(p)
+
+
+def add_measuring_flags(p):
+    """Add what trainings have that makes a step faster, or shows what it takes."""
+    p.add_argument("--compile", action="store_true",
+                   help="torch.compile the network for training (PyTorch 2; the first step takes minutes; experimental on npu)")
+    p.add_argument("--dummy", action="store_true",
+                   help="no data set: a batch that is made up once and stays on the device, so that the step alone is measured")
+    p.add_argument("--profile-steps", type=step_range, metavar="A:B",
+                   help="profile the steps from A up to, not with, B of the first epoch: traces beside the checkpoint, a table in the log")
+
+
+def step_range(text):
+    """argparse type: two step numbers, as in 10:13."""
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise cli.argparse.ArgumentTypeError("%r is not of the form A:B with A below B" % text)
+    return int(first), int(last)
 
 
 def add_step_flags(p):

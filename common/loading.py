@@ -12,7 +12,7 @@ import signal
 import numpy as np
 import torch
 
-from common import cli, distributed
+from common import cli, device as devices, distributed
 from common.cli import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -116,9 +116,6 @@ class DeviceBatches(object):
     Raises UserError at an unreadable image, unless `skip_bad_images`; then `bad_images` collects their names.
     """
 
-    # Of what is given: DataType and strides. A training in half precision and one with channels last set them.
-    dtype, memory_format = torch.float32, torch.contiguous_format
-
     def __init__(self, source, device, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
         """`source`: as a Loader; the images as they lie in memory, or as a permutation of that."""
         self.source, self._device, self._skip_bad_images = source, device, skip_bad_images
@@ -171,8 +168,8 @@ class DeviceBatches(object):
     def _finished(self, images, labels, shift=None):
         """Return what the network gets, and labels; `shift` (N, 3), of 255, is added to each image's channels first."""
         mean = self._mean if shift is None else self._mean - shift[:, :, None, None]
-        images = images.to(torch.float32, memory_format=self.memory_format, copy=True)
-        return images.sub_(mean).div_(self._std).to(self.dtype), labels.clone()
+        images = images.contiguous(memory_format=devices.memory_format(self._device))  # as it lies there, but for an NPU
+        return torch.sub(images, mean).div_(self._std), labels.clone()
 
 
 class Prefetcher(object):

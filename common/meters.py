@@ -137,7 +137,7 @@ class Clock(object):
         self.warmup_steps = self._left_to_warm_up = max(1, min(usual_warmup, steps_left // 2))
         self.steps = self.images = 0
         self.seconds = 0.0
-        self.lapped = False
+        self.lapped = self._is_disturbed = False
 
     def start(self):
         """Begin the steps of an epoch."""
@@ -167,6 +167,12 @@ class Clock(object):
         self._close()
         self._open()
 
+    def leave_out(self, is_disturbed):
+        """From here on, what steps take does not count for the images per second, or does again."""
+        self._close()
+        self._is_disturbed = is_disturbed
+        self._open()
+
     def stop(self):
         """End the steps of an epoch."""
         self._close()
@@ -190,7 +196,7 @@ class Clock(object):
 
     def _open(self):
         self._laps, self._images, self._waited = 0, 0, 0.0
-        self._is_steady = self._left_to_warm_up == 0
+        self._is_steady = self._left_to_warm_up == 0 and not self._is_disturbed
         self._since = self._asked = self._now()
 
     def _close(self):

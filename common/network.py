@@ -1,9 +1,13 @@
-"""What is done to a network before it trains, so that a step costs the device and the host least."""
+"""What is done to a network before it trains, so that a step costs the device and the host the least."""
+import os
+import shutil
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common import device as devices, tensors
+from common.cli import UserError
 
 
 def place(model, device):
@@ -13,6 +17,21 @@ def place(model, device):
         model.to(memory_format=torch.channels_last)
     count_batches_at_once(model)
     return model
+
+
+def compile_forward(model, device):
+    """Let torch.compile make one graph of what `model` does in training; evaluation, checkpoints and hooks stay as they are.
+
+    On an NPU the plug-in's own compiler does it. Raises UserError where this PyTorch, or this machine, cannot compile.
+    """
+    if not hasattr(torch, "compile"):
+        raise UserError("--compile: PyTorch %s has no compiler; PyTorch 2 has" % torch.__version__)
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise UserError("--compile: a CPU needs a C++ compiler, such as g++")
+    eager = model.forward
+    backend = {"backend": "npu"} if device.type == "npu" else {}
+    compiled = torch.compile(eager, fullgraph=True, dynamic=False, **backend)
+    model.forward = lambda images: (compiled if model.training else eager)(images)
 
 
 class GlobalAverage(nn.Module):

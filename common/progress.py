@@ -4,11 +4,13 @@
 fp32; GPU and NPU with --deterministic): batches and augmentation are functions of (seed, epoch, step), torch's draws in a step are
 functions of (seed, rank, epoch, step), and everything else that a step depends on is in the checkpoint.
 """
+import os
 import random
 import signal
 from collections import namedtuple
 
 from common import checkpoint, cli, device as devices, distributed, meters
+from common.profiling import StepProfiler
 
 # What takes training steps: the network (in DistributedDataParallel where there are several ranks), its loss, the optimizer, and
 # precision's amp.
@@ -47,13 +49,15 @@ class Progress(object):
         self._path, self._best_path, self._every_steps = path, best_path, every_steps
         self._best_key, self._best_is_error = best_key, best_is_error
         self._is_best = False
+        self._profiler = StepProfiler(None, "", rank)
         self._preemption = _Preemption(rank)
 
     # --- the steps of an epoch ---
 
-    def start_clock(self, batches, epochs, usual_warmup=10):
-        """Return the meters.Clock of what is left of a run of `epochs` epochs of the data.DeviceBatches `batches`. Raises UserError
-        where a resumed run had other batches."""
+    def start_clock(self, batches, epochs, usual_warmup=10, profile_steps=None):
+        """Return the meters.Clock of what is left of a run of `epochs` epochs of the data.DeviceBatches `batches`. `profile_steps`: as
+        profiling.StepProfiler's. Raises UserError where a resumed run had other batches."""
+        self._profiler = StepProfiler(profile_steps, os.path.join(os.path.dirname(os.path.abspath(self._path)), "profile"), self._rank)
         for key, value in zip(("global_batch", "train_images"), (batches.global_batch, batches.images)):
             if self.constants.setdefault(key, value) != value:
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]))
@@ -78,10 +82,13 @@ class Progress(object):
             # What DistributedDataParallel.no_sync does. Under O2 each batch's gradients go to the master weights at once.
             learner.model.require_backward_grad_sync = self.update_is_complete or learner.amp.opt_level == "O2"
             self._seed_step()
+            self._profiler.before(self.step, clock)
             yield self.step, images, target
+            self._profiler.after(self.step, clock)
             assert clock.lapped, "the body of the loop has not called clock.lap"
             self._end_step(clock)
             clock.wait_for_batch()
+        self._profiler.close()
         self._note_training()
         clock.stop()
         self._seed_step()  # for what is drawn between the epochs

@@ -18,7 +18,7 @@ from common import cli, report  # noqa: E402
 
 _LAST_LINES = 20
 # What a run leaves in its output path, so what a new run sets aside. An evaluation leaves no weights: those there are its input.
-_REPORTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.png", "config.yaml")
+_REPORTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.png", "config.yaml", "profile")
 _WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 
 

@@ -14,7 +14,7 @@ set -euo pipefail
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
-seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps=""
+seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" amp_dtype="" compile="" dummy="" profile_steps=""
 resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
@@ -53,7 +53,7 @@ on_listed_devices() { case_about=$1 case_devices=listed; }
 
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
-    without_options train_epochs learning_rate seed accumulate checkpoint_steps resume
+    without_options train_epochs learning_rate seed accumulate checkpoint_steps resume compile dummy profile_steps
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
     defaults "$@"
@@ -85,6 +85,10 @@ common_options() {
     option resume "" switch "continue from the newest checkpoint of the output path"
     option deterministic "" switch "only algorithms that give the same bits at each call; slower on gpu and npu"
     option allow_tf32 "" switch "fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)"
+    option amp_dtype "" "fp16|bf16" "half precision of O1 and O2 (empty: fp16 on npu and gpu, bf16 on a cpu); bf16 has no loss scale"
+    option compile "" switch "torch.compile the network (PyTorch 2; the first step takes minutes; experimental on an npu)"
+    option dummy "" switch "no data set: a batch that is made up once and stays on the device"
+    option profile_steps "" range "profile the steps from A up to, not with, B: traces in the output path, a table in the log"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
 
@@ -121,10 +125,13 @@ parse() {
     resolve_options
 }
 
-# parse_case SUFFIX SET OPTION…: `parse`, and find the data: --data_path, without which a perf case of one machine takes the demo data SET.
+# parse_case SUFFIX SET OPTION…: `parse`, and find the data: --data_path, without which a perf case of one machine takes the demo data SET,
+# or with --dummy none.
 parse_case() {
+    [[ $1 == perf ]] || without_options dummy
     parse "${@:3}"
-    if [[ $1 == perf && -z $nnodes ]]; then demo_data_unless_given "$2"; else require data_path; fi
+    if [[ -n $dummy ]]; then return 0
+    elif [[ $1 == perf && -z $nnodes ]]; then demo_data_unless_given "$2"; else require data_path; fi
 }
 
 check_value() {
@@ -135,6 +142,7 @@ check_value() {
         number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$' ;;
         list) pattern='^[0-9]+(,[0-9]+)*$' ;;
         switch) pattern='^[01]$' ;;
+        range) pattern='^[0-9]+:[0-9]+$' ;;
         text) pattern='.' ;;
         *) pattern="^(${2//|/|})\$" ;;
     esac
@@ -148,6 +156,7 @@ describe_check() {
         number) echo "a positive number" ;;
         list) echo "device numbers separated by commas, such as 0,1,2,3" ;;
         switch) echo "no value" ;;
+        range) echo "two step numbers A:B, such as 10:13" ;;
         text) echo "a value" ;;
         *) echo "one of ${1//|/, }" ;;
     esac

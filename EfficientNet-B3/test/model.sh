@@ -11,7 +11,8 @@ test_image_size="" workers_per_rank="" auto_resume=""
 forward_common() {
     if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
     forward --data-path=data_path --device=device --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images --use-ema=use_ema
+        --skip-bad-images=skip_bad_images --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile --dummy=dummy \
+        --profile-steps=profile_steps
     [[ -z $image_size ]] || test_image_size=$((image_size * 8 / 7))
     workers_per_rank=$(share workers)
     forward "OUT_DIR =output_path" "NUM_GPUS =case_ranks" "TRAIN.BATCH_SIZE =batch_size" "TRAIN.OPT_LEVEL =opt_level" \

@@ -9,7 +9,7 @@ from pycls.core import command, trainer  # noqa: E402
 
 
 def main():
-    args = command.parse(__doc__)
+    args = command.parse(__doc__, trains=True)
     command.launch(trainer.train_model, args, splits=("TRAIN", "TEST"))
 
 

@@ -31,7 +31,7 @@ def train(args, rank, phase):
     recipe = networks.RECIPES[phase.architecture]
     train_batches = batches.training(args, rank, phase.sampler, phase.transform, recipe)
     val_batches = batches.validation(args, rank, transforms.eval_pipeline(args.input_size, args.resize == "short-side"), recipe)
-    clock = progress.start_clock(train_batches, args.epochs)
+    clock = progress.start_clock(train_batches, args.epochs, profile_steps=args.profile_steps)
     run = Run(rank, progress, clock, records.start(args.metrics_file, rank, args, learner.amp, progress))
     rank.print("%s: input size %d, global batch %d, learning rate %g" % (
         phase.architecture, args.input_size, train_batches.global_batch, args.base_learning_rate))
@@ -58,8 +58,10 @@ def make_learner(args, rank, phase):
     """Return the Learner that starts the phase."""
     model = network.place(phase.network(args, rank), rank.device)
     optimizer = sgd(model, args.base_learning_rate)
-    model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device)
+    model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)
+    if args.compile:
+        network.compile_forward(model, rank.device)
     return Learner(model, functional.cross_entropy, optimizer, amp)
 
 

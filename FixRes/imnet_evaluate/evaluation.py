@@ -11,7 +11,7 @@ def evaluate_weights(args, rank):
     model = networks.build(args.architecture, args.num_classes, args.EfficientNet_models)
     rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema))
     network.place(model, rank.device)
-    model, _, amp = precision.initialize(model, None, args.opt_level, device=rank.device)
+    model, _, amp = precision.initialize(model, None, args.opt_level, None, rank.device, args.amp_dtype)
     rank.print(amp.note)
     transform = transforms.eval_pipeline(args.input_size, args.resize == "short-side")
     val_batches = batches.validation(args, rank, transform, networks.RECIPES[args.architecture])

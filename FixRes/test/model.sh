@@ -67,7 +67,7 @@ forward_training() {
     forward_common
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
     forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
-        --checkpoint-steps=checkpoint_steps --resume=resume_from
+        --checkpoint-steps=checkpoint_steps --resume=resume_from --compile=compile --dummy=dummy --profile-steps=profile_steps
 }
 
 # The programs count the images, and the processes, of one card, the training process among them.
@@ -78,5 +78,5 @@ forward_common() {
     flags+=(--metrics-file="$output_path/metrics.jsonl")
     forward --imnet-path=data_path --device=device --input-size=image_size --num-classes=num_classes --resize=resize \
         --opt-level=opt_level --max-steps=max_steps --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images
+        --skip-bad-images=skip_bad_images --amp-dtype=amp_dtype
 }

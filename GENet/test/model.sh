@@ -23,7 +23,7 @@ train() { # SUFFIX OPTION…
     parse_case "$1" cifar10 "${@:2}"
     forward --batch_size=batch_size --test_batch_size=test_batch_size --no_epochs=train_epochs --epoch_step=epoch_step \
         --learning_rate=learning_rate --seed=seed --accumulate=accumulate --pth_path=pth_path --resume=resume_from \
-        --checkpoint_steps=checkpoint_steps
+        --checkpoint_steps=checkpoint_steps --compile=compile --dummy=dummy --profile_steps=profile_steps
     run train "$1"
 }
 
@@ -41,6 +41,6 @@ run() { # KIND SUFFIX FLAG…
     else forward --device_list=device_list && flags+=(--multiprocessing_distributed); fi
     forward --DataPath=data_path --dataset=dataset --device=device --depth=depth --width=width --extent=extent \
         --extra_params=extra_params --mlp=mlp --workers=workers --opt_level=opt_level --max_steps=max_steps \
-        --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --output_path=output_path
+        --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --amp_dtype=amp_dtype --output_path=output_path
     run_case GENET "$2" "$1" python3 -u train.py "${flags[@]}" --amp --loss_scale=32 "${@:3}"
 }

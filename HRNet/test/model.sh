@@ -15,7 +15,7 @@ run_program() {
     [[ -z $image_size ]] || set -- "$@" MODEL.IMAGE_SIZE "[$image_size, $image_size]"
     if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
     forward --cfg=cfg --device=device --bs=batch_size --nproc=workers --opt-level=opt_level --skip-bad-images=skip_bad_images \
-        --deterministic=deterministic --allow-tf32=allow_tf32 --output-path=output_path
+        --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --output-path=output_path
     run_case HRNet_ID1780_for_PyTorch "$1" "$2" python3 -u "$3" "$data_path" "${flags[@]}" \
         MODEL.NUM_CLASSES "$num_classes" "${@:4}"
 }
@@ -23,7 +23,8 @@ run_program() {
 train() { # SUFFIX OPTION…
     parse_case "$1" imagenet "${@:2}"
     forward --train-epochs=train_epochs --lr=learning_rate --pretrained=pth_path --stop-step=max_steps --seed=seed \
-        --accumulate=accumulate --resume=resume_from --checkpoint-steps=checkpoint_steps
+        --accumulate=accumulate --resume=resume_from --checkpoint-steps=checkpoint_steps --compile=compile --dummy=dummy \
+        --profile-steps=profile_steps
     run_program "$1" train tools/train.py TRAIN.RESUME False LOG_DIR "" PRINT_FREQ 100
 }
 

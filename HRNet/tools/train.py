@@ -55,7 +55,8 @@ def main():
         overrides += ["TRAIN.END_EPOCH", str(args.train_epochs)]
     args = options.resolved(args, overrides, layout)
     find_checkpoint(args)
-    data.check_layout(args.data_path, (args.config.DATASET.TRAIN_SET, args.config.DATASET.TEST_SET))
+    if not args.dummy:
+        data.check_layout(args.data_path, (args.config.DATASET.TRAIN_SET, args.config.DATASET.TEST_SET))
     distributed.launch(fit, args, layout)
 
 
@@ -77,7 +78,7 @@ def fit(args, rank):
     progress = make_progress(learner, resumed, args, rank)
     learner = learner._replace(model=distributed.data_parallel(learner.model, rank))
     train_batches, eval_batches = make_train_batches(args, rank), make_eval_batches(args, rank)
-    clock = progress.start_clock(train_batches, config.TRAIN.END_EPOCH)
+    clock = progress.start_clock(train_batches, config.TRAIN.END_EPOCH, profile_steps=args.profile_steps)
     recorder = records.start(os.path.join(args.output_path, "metrics.jsonl"), rank, args, learner.amp, progress,
                              tensorboard_dir=tensorboard_dir(args, rank))
     run = Run(rank, progress, clock, recorder)
@@ -115,8 +116,10 @@ def make_learner(args, rank):
         optimizer = get_optimizer(config, model, config.TRAIN.LR)
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
-    model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, loss_scale, rank.device)
+    model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)
+    if args.compile:
+        network.compile_forward(model, rank.device)
     return Learner(model, torch.nn.CrossEntropyLoss(), optimizer, amp)
 
 

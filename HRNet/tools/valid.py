@@ -35,7 +35,7 @@ def main():
 def evaluate(args, rank):
     """What each rank does."""
     model = network.place(options.initial_model(args, args.weights, rank), rank.device)
-    model, _, amp = precision.initialize(model, None, args.opt_level, None, rank.device)
+    model, _, amp = precision.initialize(model, None, args.opt_level, None, rank.device, args.amp_dtype)
     learner = Learner(model, torch.nn.CrossEntropyLoss(), None, amp)
     batches = make_eval_batches(args, rank)
     recorder = records.start(args.records, rank, args, amp)

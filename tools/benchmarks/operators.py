@@ -6,7 +6,7 @@ value read by the host, a copy to it or a synchronisation, after at least one op
 prints goes to stderr. Needs PyTorch 2. On a CPU optimizers are made to take the form that they take on accelerators.
 
     python tools/benchmark.py operators ResNet50/main.py demo_data/imagenet --batch-size=8 --image-size=64 --epochs=1 \\
-        --max-steps=21 --save-ckpt-path=/tmp/benchmark --workspace=/tmp/benchmark
+        --max-steps=22 --save-ckpt-path=/tmp/benchmark --workspace=/tmp/benchmark
 
 Several ranks are counted on rank 0: torchrun --nproc_per_node=2 tools/benchmark.py operators ...
 """
@@ -25,6 +25,10 @@ FIRST, COUNTED = 11, 10  # steps up to the end of the warm-up, at which the host
 PHASES = ("forward", "backward", "update", "rest")
 _ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_")
 _HERE = os.path.abspath(__file__)
+
+
+class Enough(BaseException):
+    """Ends the program once all has been counted; nothing in it may catch this."""
 
 
 class Counter(object):
@@ -146,6 +150,8 @@ def _watching(counter):
         def counted_step():
             step()
             counter.done += 1
+            if counter.is_complete:
+                raise Enough()
 
         model.forward = lambda *inputs: (forward if model.training else evaluate)(*inputs)
         amp.backward, amp.step = counter.watched(amp.backward, "update"), counted_step
@@ -171,7 +177,7 @@ def _watching(counter):
 def count(path, arguments):
     """Run a training program and return the Counter of its steps. Raises UserError where it takes too few."""
     counter = Counter()
-    with _watching(counter):
+    with _watching(counter), contextlib.suppress(Enough):
         _program.run(path, arguments)
     if not counter.is_complete:
         raise cli.UserError("too few updates to count (%d); take at least %d" % (counter.done, FIRST + COUNTED))

@@ -10,20 +10,23 @@ from pycls.core.config import cfg
 _ADDRESS, _PORT = "127.0.0.1", "29588"
 
 
-def parse(description):
-    """Parse the command line, load the configuration that it names, and return the flags."""
-    args = _parser(description).parse_args()
+def parse(description, trains=False):
+    """Parse the command line, load the configuration that it names, and return the flags. `trains`: with those of trainings."""
+    args = _parser(description, trains).parse_args()
     config.load_cfg(args.cfg, args.opts)
     args.cfg_text = config.as_text()  # so that every rank has the same, whatever becomes of the file
     return args
 
 
-def _parser(description):
+def _parser(description, trains):
     p = cli.Parser(description=description)
     add = p.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")
     add("--data-path", metavar="DIR", help="folder with train/ and val/, each with one folder of images per class")
     flags.add_run_flags(p)
+    p.set_defaults(compile=False, dummy=False)
+    if trains:
+        flags.add_measuring_flags(p)
     add("--device-id", type=cli.natural_int, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
     add("--rank-id", type=cli.natural_int, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
@@ -34,7 +37,7 @@ def _parser(description):
 
 def launch(worker, args, splits):
     """Run `worker(args, rank)` in every rank. `splits`: the parts of the data set that have to be there, TRAIN or TEST."""
-    if splits:
+    if splits and not args.dummy:
         if not args.data_path:
             raise UserError("no data set: give the folder that holds train/ and val/ with --data-path")
         data.check_layout(args.data_path, tuple(sorted({cfg[key].SPLIT for key in splits})))

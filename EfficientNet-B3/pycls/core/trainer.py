@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from common import distributed, evaluation, precision, progress as training, records
 from common.cli import UserError
 from common.meters import Clock
-from common.network import place
+from common.network import compile_forward, place
 from common.optimizer import set_rate
 from pycls.core import benchmark, checkpoint, config, logging, losses, net
 from pycls.core import optimizer as optim
@@ -45,7 +45,7 @@ def train_model(args, rank):
     smallest.update(resumed.get("min_errors", {}))
     learner = learner._replace(model=distributed.data_parallel(learner.model, rank))
     train_loader, test_loader = construct_loaders(args, rank)
-    clock = progress.start_clock(train_loader, cfg.OPTIM.MAX_EPOCH, _FPS_WARMUP)
+    clock = progress.start_clock(train_loader, cfg.OPTIM.MAX_EPOCH, _FPS_WARMUP, args.profile_steps)
     recorder = start_log(args, rank, learner, notes, progress)
     log_data(train_loader, cfg.TRAIN.SPLIT)
     log_data(test_loader, cfg.TEST.SPLIT)
@@ -79,7 +79,7 @@ def test_model(args, rank):
     """Evaluate TEST.WEIGHTS once."""
     setup_env(args, rank)
     network, notes = build_model(args, rank, cfg.TEST.WEIGHTS)
-    network, _, amp = initialize_precision(network, None, rank)
+    network, _, amp = initialize_precision(network, None, rank, args.amp_dtype)
     test_loader = loader.construct_test_loader(args.data_path, rank, args.skip_bad_images)
     recorder = start_log(args, rank, Learner(network, None, None, amp, None), notes)
     log_data(test_loader, cfg.TEST.SPLIT)
@@ -167,7 +167,9 @@ def make_learner(args, rank, is_resumed=False):
     if cfg.OPTIM.EMA_UPDATE_PERIOD > 0:
         ema = place(EffNet(), rank.device)  # in float32, whatever the level
         ema.load_state_dict(network.state_dict())
-    network, optimizer, amp = initialize_precision(network, optim.construct_optimizer(network), rank)
+    network, optimizer, amp = initialize_precision(network, optim.construct_optimizer(network), rank, args.amp_dtype)
+    if args.compile:
+        compile_forward(network, rank.device)
     return Learner(network, losses.SoftCrossEntropyLoss(), optimizer, amp, ema), notes
 
 
@@ -180,7 +182,7 @@ def build_model(args, rank, weights="", new_classifier=False):
     return place(network, rank.device), notes
 
 
-def initialize_precision(network, optimizer, rank):
+def initialize_precision(network, optimizer, rank, dtype):
     """Return common.precision.initialize's (network, optimizer, amp) for the configured level.
 
     Evaluation under O1 is in float32, as upstream's: that level is about training steps only.
@@ -190,11 +192,13 @@ def initialize_precision(network, optimizer, rank):
         level, scale = "O1", "dynamic"
     if optimizer is None and level == "O1":
         level = "O0"
-    return precision.initialize(network, optimizer, level, scale, rank.device)
+    return precision.initialize(network, optimizer, level, scale, rank.device, dtype)
 
 
 def construct_loaders(args, rank):
     """Return the Loaders of training and of evaluation."""
+    if args.dummy:
+        return loader.made_up_loaders(rank)
     return tuple(construct(args.data_path, rank, args.skip_bad_images)
                  for construct in (loader.construct_train_loader, loader.construct_test_loader))
 
@@ -225,5 +229,8 @@ def log_model(learner, notes):
 
 def log_data(batches, split):
     """Log what a loader reads."""
+    if isinstance(batches, loader.MadeUpBatches):
+        logger.info("Split %s: made up, %d images", split, batches.images)
+        return
     logger.info("Split %s: %s", split, batches.dataset.root)
     logger.info("Number of images: %d, classes: %d", len(batches.dataset), len(batches.dataset.classes))

@@ -4,7 +4,7 @@ import os
 
 from PIL import ImageOps
 
-from common import data
+from common import data, synthetic
 from pycls.core.config import cfg, step_batch_size
 from pycls.datasets import transforms
 from pycls.datasets.augment import parse_spec
@@ -33,6 +33,24 @@ class Loader(data.DeviceBatches):
         for inputs, _ in self.of_epoch(epoch):
             yield inputs
         self._sampler.count = None
+
+
+class MadeUpBatches(synthetic.SyntheticBatches):
+    """Stands in for a Loader with --dummy."""
+
+    def __init__(self, images, batch_size, rank, max_steps):
+        super().__init__(data.TrainBatches(images, batch_size, rank, max_steps=max_steps, accumulate=cfg.TRAIN.ACCUMULATE),
+                         cfg.TRAIN.IM_SIZE, cfg.MODEL.NUM_CLASSES, rank)
+
+    def first_inputs(self, epoch, count):
+        """Return an iterator over the inputs of `count` training steps."""
+        return (inputs for _, (inputs, _) in zip(range(count), self))
+
+
+def made_up_loaders(rank):
+    """Return what stands in for the Loaders of training and of evaluation with --dummy."""
+    return (MadeUpBatches(synthetic.IMAGENET[0], step_batch_size(), rank, cfg.TRAIN.MAX_STEPS),
+            MadeUpBatches(synthetic.IMAGENET[1], cfg.TEST.BATCH_SIZE // rank.world_size, rank, cfg.TEST.MAX_STEPS or cfg.TRAIN.MAX_STEPS))
 
 
 def construct_train_loader(data_path, rank, skip_bad_images=False):
