@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import (checkpoint, cifar, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
+from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
                     optimizer, precision, profiling, records, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
+import cifar  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
 from models import IMAGE_SIZE, WideResNet  # noqa: E402
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+import cifar
 import cifar_batches
-from common import cifar
 from common.cli import UserError
 from common.data import DeviceBatches
 from common.device import import_torchvision

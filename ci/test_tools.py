@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import cifar, data, records
+import cifar
+from common import data, records
 from common.cli import UserError
 from conftest import ROOT, assert_bad_input, environment, load_script, wait_until, write_images
 

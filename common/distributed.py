@@ -1,7 +1,6 @@
 """From devices and machines, or from what torchrun sets, to one initialised process group.
 
-One rank drives one device. The ranks of a machine are started by torch.multiprocessing, unless torchrun (or
-torch.distributed.launch) has already done it. One rank in all needs no process group.
+One rank drives one device; torch.multiprocessing starts the ranks of a machine, unless torchrun has. A single one needs no group.
 """
 import atexit
 import contextlib
@@ -25,8 +24,7 @@ from common.cli import UserError
 # How long the death of a rank is waited for when another one crashes, perhaps over the loss of it.
 _SECONDS_FOR_A_DEATH = 2
 
-# Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it. And a process
-# that ends with a group aborts now and then, over threads that still run.
+# Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it.
 _ended_groups = []
 
 
@@ -150,7 +148,7 @@ def _run_rank(worker, args, layout, local_rank):
     if rank.world_size > 1:
         if device.type == "cpu":
             _ended_groups.append(dist.group.WORLD)
-            atexit.register(cli.leave_at_once)
+            atexit.register(cli.leave_at_once)  # or the process aborts now and then, over threads of the group
         dist.destroy_process_group()
 
 
