@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common import checkpoint, cli, data, device as devices, distributed, evaluation, meters, precision, progress, records, report
+from common import (checkpoint, cli, data, device as devices, distributed, evaluation, jpeg, meters, precision, progress, records,
+                    report)
 from conftest import ROOT, environment, write_images
 
 CPU = torch.device("cpu")
@@ -344,7 +345,7 @@ def test_odd_modes_become_rgb(tmp_path):
     for number, mode in enumerate(["L", "P", "CMYK", "RGBA", "1"]):
         path = str(tmp_path / ("%d.%s" % (number, "jpg" if mode in ("L", "CMYK") else "png")))
         Image.new(mode, (5, 4)).save(path)
-        assert np.asarray(data.open_rgb(path)).shape == (4, 5, 3)
+        assert np.asarray(jpeg.open_rgb(open(path, "rb").read())).shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize("make, words", [

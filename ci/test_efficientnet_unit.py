@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from common import checkpoint as files, data, precision
+from common import checkpoint as files, data, jpeg, precision
 from common.cli import UserError
 from common.distributed import Rank
 from common.meters import AverageMeter, Result, Tally
@@ -479,9 +479,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation, turned):
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(str(tmp_path / "a.png"), exif=exif)
-    assert np.array_equal(np.asarray(loader.upright(data.open_rgb(str(tmp_path / "a.png")))), turned(make_image(64, 48, 3)))
+    assert np.array_equal(np.asarray(loader.upright(jpeg.open_rgb((tmp_path / "a.png").read_bytes()))), turned(make_image(64, 48, 3)))
     image.save(str(tmp_path / "a.jpg"), exif=exif)
-    picture = data.open_rgb(str(tmp_path / "a.jpg"))
+    picture = jpeg.open_rgb((tmp_path / "a.jpg").read_bytes())
     wanted = turned(np.asarray(Image.open(str(tmp_path / "a.jpg"))))
     assert np.array_equal(np.asarray(loader.upright(picture)), wanted)
     assert picture.header.has_exif and loader.upright(picture).size == wanted.shape[1::-1]

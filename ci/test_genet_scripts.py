@@ -84,7 +84,7 @@ def test_every_variant_is_reached_from_the_scripts(trained, tiny_cifar, tmp_path
 def test_training_learns(tmp_path):
     """A small GENet reaches over 85 per cent on the demo digits in two epochs on a CPU, through the full training script."""
     demo = tmp_path / "demo"
-    subprocess.run([sys.executable, os.path.join(ROOT, "tools", "make_demo_data.py"), "--what", "cifar10", "--out", str(demo)], check=True,
+    subprocess.run([sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--what", "cifar10", "--out", str(demo)], check=True,
                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     done = run_script(FULL_1P, "--data_path=%s" % demo, *TINY, "--train_epochs=2", "--epoch_step=[1]", "--output_path=%s" % (tmp_path / "o"))
     assert float(accuracy(done.stdout)) > 85.0

@@ -72,9 +72,58 @@ def test_crops_are_those_of_the_whole_picture(sampling, restart):
             assert isinstance(image, jpeg.JpegPicture) and image.size == (width, height)
             assert np.array_equal(np.asarray(image.crop(box)), np.asarray(whole.crop(box))), (sampling, width, height, box)
             crops += 1
-            fewer += jpeg.cut(data, image.header, box[3])[1] < height
+            fewer += jpeg.part(data, image.header, box)[1][1] < height
         assert np.array_equal(np.asarray(image), np.asarray(whole)) and image.resize((3, 3)).size == (3, 3)
     assert fewer > crops / 4
+
+
+RESTARTS_ARE_WRITTEN = b"\xff\xdd" in encoded(Image.new("RGB", (32, 32)), restart_marker_rows=1)
+
+
+@pytest.mark.skipif(not RESTARTS_ARE_WRITTEN, reason="Pillow before 10.2 writes no restart markers")
+@pytest.mark.parametrize("sampling", sorted(SAMPLINGS))
+def test_crops_of_indexed_intervals_are_those_of_the_whole_picture(sampling):
+    """With an index of its restart intervals, a file gives the same pixels, and most crops leave out rows above or columns beside;
+    the file stays a JPEG that everybody reads, with the same pixels."""
+    rng = np.random.RandomState(100 + sorted(SAMPLINGS).index(sampling))
+    unit = 8 if sampling.startswith("grey") else 8 * (SAMPLINGS[sampling] >> 4)
+    smaller = crops = 0
+    for width, height in [(64, 96), (1, 1), (17, 33), (96, 48), (100, 75), (31, 47), (8, 40)]:
+        in_row = -(-width // unit)
+        units = next(number for number in (2, 3, in_row) if in_row % number == 0)
+        data = jpeg_of(sampling, width, height, rng, quality=90, restart_marker_blocks=units)
+        indexed = jpeg.with_index(data + b"after the end")
+        assert jpeg.header(indexed).index and jpeg.with_index(indexed) is None
+        whole = Image.open(io.BytesIO(data)).convert("RGB")
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(indexed)).convert("RGB")), np.asarray(whole))
+        for box in boxes(width, height, unit, rng):
+            image = jpeg.open_rgb(indexed)
+            assert np.array_equal(np.asarray(image.crop(box)), np.asarray(whole.crop(box))), (sampling, width, height, box)
+            part, size, corner = jpeg.part(indexed, image.header, box)
+            crops, smaller = crops + 1, smaller + (len(part) < len(indexed) and (size[0] < width or corner[1] > 0))
+    assert smaller > crops / 3
+
+
+@pytest.mark.skipif(not RESTARTS_ARE_WRITTEN, reason="Pillow before 10.2 writes no restart markers")
+def test_what_gets_no_index():
+    """No restart markers, intervals that cross the end of a row, no baseline: nothing is claimed of them."""
+    image = picture(50, 40, np.random.RandomState(3))
+    assert jpeg.with_index(encoded(image)) is None and jpeg.with_index(b"") is None
+    assert jpeg.with_index(encoded(image, subsampling=0, restart_marker_blocks=4)) is None  # 7 units in a row
+    assert jpeg.with_index(encoded(image, progressive=True, restart_marker_rows=1)) is None
+
+
+@pytest.mark.skipif(not RESTARTS_ARE_WRITTEN, reason="Pillow before 10.2 writes no restart markers")
+def test_an_index_that_does_not_fit_is_not_used():
+    """A program that has rewritten a file and kept our segment does no harm where the count of intervals tells."""
+    rng = np.random.RandomState(4)
+    image = picture(64, 64, rng)
+    indexed = jpeg.with_index(encoded(image, subsampling=0, restart_marker_blocks=4))
+    taller = encoded(picture(64, 80, rng), subsampling=0)
+    start, end = indexed.index(b"RSTI") - 4, frame_of(indexed)
+    odd = taller[:frame_of(taller)] + indexed[start:end] + taller[frame_of(taller):]
+    assert np.array_equal(np.asarray(jpeg.open_rgb(odd).crop((3, 20, 40, 33))),
+                          np.asarray(Image.open(io.BytesIO(taller)).crop((3, 20, 40, 33))))
 
 
 def png():

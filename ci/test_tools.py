@@ -1,4 +1,5 @@
 """The programs in tools/ that make and check data sets and draw curves."""
+import argparse
 import hashlib
 import json
 import os
@@ -45,7 +46,7 @@ def contents(folder):
 def demo(tmp_path_factory):
     """The folder of a small demo data set of both kinds, made by the program, at a path with a space and a $."""
     out = tmp_path_factory.mktemp("demo") / "a $b"
-    done = run_tool("make_demo_data.py", "--out", out, "--train", 100, "--val", 30, "--seed", 3, "--workers", 2)
+    done = run_tool("dataset.py", "demo", "--out", out, "--train", 100, "--val", 30, "--seed", 3, "--workers", 2)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -58,17 +59,17 @@ def copy_of(demo, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("tool", ["make_demo_data.py", "check_dataset.py", "plot_curves.py"])
+@pytest.mark.parametrize("tool", ["plot_curves.py", "dataset.py demo", "dataset.py check", "dataset.py pack"])
 def test_help_and_unknown_option(tool):
     """--help shows an example and ends well; an unknown option is one line and status 2."""
-    done = run_tool(tool, "--help")
+    done = run_tool(*tool.split() + ["--help"])
     assert done.returncode == 0 and "Example: " + tool in done.stdout
-    assert_bad_input(run_tool(tool, "x", "--no-such-option"), "--no-such-option")
+    assert_bad_input(run_tool(*tool.split() + ["x", "y", "--no-such-option"]), "--no-such-option")
 
 
-# --- make_demo_data.py ------------------------------------------------------------------------------------------------
+# --- dataset.py demo --------------------------------------------------------------------------------------------------
 
-make_demo_data = load_script("tools/make_demo_data.py")
+make_demo_data = load_script("tools/datasets/demo.py")
 
 
 def test_pixels_are_the_same_everywhere():
@@ -163,9 +164,9 @@ def test_pictures_show_their_label(demo):
 def test_bytes_depend_on_the_seed_only(demo, tmp_path):
     """Another number of processes writes the same bytes; another seed writes other pictures."""
     options = ["--train", 100, "--val", 30]
-    assert run_tool("make_demo_data.py", "--out", tmp_path / "1", "--seed", 3, "--workers", 1, *options).returncode == 0
+    assert run_tool("dataset.py", "demo", "--out", tmp_path / "1", "--seed", 3, "--workers", 1, *options).returncode == 0
     assert contents(tmp_path / "1") == contents(demo)
-    assert run_tool("make_demo_data.py", "--out", tmp_path / "2", "--seed", 4, "--what", "cifar10", *options).returncode == 0
+    assert run_tool("dataset.py", "demo", "--out", tmp_path / "2", "--seed", 4, "--what", "cifar10", *options).returncode == 0
     assert contents(tmp_path / "2" / CIFAR)["test_batch"] != contents(demo / CIFAR)["test_batch"]
 
 
@@ -174,12 +175,12 @@ def test_a_set_that_is_there_is_left_alone(copy_of):
     folder = copy_of(CIFAR)
     before = contents(folder.parent)
     same = ["--out", folder.parent, "--what", "cifar10", "--train", 100, "--val", 30]
-    done = run_tool("make_demo_data.py", *(same + ["--seed", 3]))
+    done = run_tool("dataset.py", "demo", *(same + ["--seed", 3]))
     assert done.returncode == 0 and "left as it is" in done.stdout
-    assert_bad_input(run_tool("make_demo_data.py", *same), folder, "other parameters (seed 3)")
+    assert_bad_input(run_tool("dataset.py", "demo", *same), folder, "other parameters (seed 3)")
     assert contents(folder.parent) == before
     (folder / ".demo_data.json").unlink()
-    assert_bad_input(run_tool("make_demo_data.py", *(same + ["--seed", 3])), folder, "not made by this program")
+    assert_bad_input(run_tool("dataset.py", "demo", *(same + ["--seed", 3])), folder, "not made by this program")
     assert set(before) - set(contents(folder.parent)) == {os.path.join(CIFAR, ".demo_data.json")}
 
 
@@ -187,7 +188,7 @@ def test_a_set_that_is_there_is_left_alone(copy_of):
 def test_an_interrupt_leaves_nothing(tmp_path, sent, status):
     """Ctrl-C and SIGTERM end the program soon, all of its processes too, and nothing half-written stays."""
     out = tmp_path / "out"
-    options = command("make_demo_data.py", "--out", out, "--train", 20000, "--what", "imagenet", "--workers", 2)
+    options = command("dataset.py", "demo", "--out", out, "--train", 20000, "--what", "imagenet", "--workers", 2)
     process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True)
     wait_until(lambda: list(out.glob(".*/train/*/*.JPEG")))
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
@@ -203,10 +204,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "half")
     (tmp_path / "mine").write_text("y")
     monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", fail)
-    monkeypatch.setattr(sys, "argv", ["make_demo_data.py", "--what", "cifar10", "--out", str(tmp_path)])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(UserError, match="half: No space left on device"):
-        make_demo_data.main()
+        make_demo_data.run(argparse.Namespace(what=["cifar10"], out=str(tmp_path), train=None, val=None, seed=0, workers=1))
     assert contents(tmp_path) == {"mine": b"y"}
 
 
@@ -227,21 +227,21 @@ def test_of_two_writers_the_first_wins(tmp_path, monkeypatch):
 ])
 def test_demo_data_of_wrong_options(options, words):
     """Counts below one picture per class, unknown sets, a place that cannot be written: one line, status 2."""
-    assert_bad_input(run_tool("make_demo_data.py", *options), *words)
+    assert_bad_input(run_tool("dataset.py", "demo", *options), *words)
 
 
-# --- check_dataset.py -------------------------------------------------------------------------------------------------
+# --- dataset.py check ---------------------------------------------------------------------------------------------------
 
-check_dataset = load_script("tools/check_dataset.py")
+check_dataset = load_script("tools/datasets/check.py")
 
 
 def test_good_sets_are_good(demo):
     """Both kinds are recognised, from outside and from inside of the CIFAR folder, and counted."""
-    done = run_tool("check_dataset.py", demo / "imagenet", "--classes", 10)
+    done = run_tool("dataset.py", "check", demo / "imagenet", "--classes", 10)
     assert done.returncode == 0 and "GOOD" in done.stdout and done.stderr == ""
     assert "train 100 pictures, 10 classes, 10 to 10 per class" in done.stdout
     for folder in (demo, demo / CIFAR):
-        done = run_tool("check_dataset.py", folder)
+        done = run_tool("dataset.py", "check", folder)
         assert done.returncode == 0 and "a CIFAR-10 shaped data set" in done.stdout
         assert "test  30 pictures, 10 classes, 3 to 3 per class" in done.stdout
 
@@ -257,7 +257,7 @@ def test_every_bad_file_is_named(copy_of):
     for mode in ("L", "CMYK", "P", "RGBA", "1"):
         Image.new(mode, (8, 8)).save(str(train / "n00000005" / (mode + ".jpg")), "PNG" if mode in ("P", "RGBA", "1") else "JPEG")
     (train / "n00000005" / "notes.txt").write_text("ignored")
-    done = run_tool("check_dataset.py", train.parent)
+    done = run_tool("dataset.py", "check", train.parent)
     problems = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM: ")]
     assert done.returncode == 1 and "BAD: 4 problems" in done.stdout
     for line, words in zip(problems, ["_3.JPEG cannot be read: image file is truncated", "page.jpg is not a picture",
@@ -278,7 +278,7 @@ def test_layout_problems(tmp_path):
     for number in range(30):
         (tmp_path / "train" / ("c%d" % number)).mkdir()
     shutil.rmtree(str(tmp_path / "val"))
-    done = run_tool("check_dataset.py", tmp_path)
+    done = run_tool("dataset.py", "check", tmp_path)
     assert done.returncode == 1 and done.stdout.count("PROBLEM: ") == 20
     assert "no folder %s" % (tmp_path / "val") in done.stdout and "... and 12 more" in done.stdout and "BAD: 32" in done.stdout
 
@@ -291,12 +291,12 @@ def test_the_check_reads_what_training_reads():
 def test_check_of_no_data_set(tmp_path):
     """A folder that holds none is a problem, with a hint; no folder, two kinds and wrong values are wrong usage."""
     (tmp_path / "x" / "train").mkdir(parents=True)
-    done = run_tool("check_dataset.py", tmp_path)
+    done = run_tool("dataset.py", "check", tmp_path)
     assert done.returncode == 1 and "did you mean %s?" % (tmp_path / "x") in done.stdout
-    assert_bad_input(run_tool("check_dataset.py", tmp_path / "none"), tmp_path / "none", "not a folder")
-    assert_bad_input(run_tool("check_dataset.py", tmp_path, "--workers", "0"), "--workers")
+    assert_bad_input(run_tool("dataset.py", "check", tmp_path / "none"), tmp_path / "none", "not a folder")
+    assert_bad_input(run_tool("dataset.py", "check", tmp_path, "--workers", "0"), "--workers")
     (tmp_path / "x" / CIFAR).mkdir()
-    assert_bad_input(run_tool("check_dataset.py", tmp_path / "x"), "--kind")
+    assert_bad_input(run_tool("dataset.py", "check", tmp_path / "x"), "--kind")
 
 
 def write_batch(path, **changes):

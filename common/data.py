@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import jpeg
+from common import jpeg, packed
 from common.cli import UserError
 from common.loading import (IMAGENET_MEAN, IMAGENET_STD, DeviceBatches, Loader, device_batches)  # noqa: F401  (data.Loader …)
 from common.transforms import center_crop, crop_and_resize, random_resized_crop_box, resize_shorter  # noqa: F401  (data.center_crop …)
@@ -22,7 +22,7 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff",
 # --- the data set on disk ---------------------------------------------------------------------------------------------
 
 def check_layout(root, splits=("train", "val")):
-    """Raise UserError unless `root` holds ImageNet's layout: one folder per class in each of `splits`."""
+    """Raise UserError unless `root` holds ImageNet's layout: one folder per class in each of `splits`, or their packed form."""
     if not os.path.isdir(root):
         raise UserError("data path %s is not a folder; it should hold %s" % (root, " and ".join(s + "/" for s in splits)))
     classes = {}
@@ -37,32 +37,21 @@ def check_layout(root, splits=("train", "val")):
 
 
 def class_names(folder):
-    """Return the names of the class folders in ascending order: the position is the class number."""
+    """Return the names of the class folders in ascending order, or of a packed folder's: the position is the class number."""
+    if packed.is_packed(folder):
+        return packed.read_index(folder)["classes"].tolist()
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not names:
         raise UserError("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder))
     return names
 
 
-class ImageFolder(torch.utils.data.Dataset):
-    """The images below `root`/<class>/, in the order of class and file names.
+class Files(object):
+    """The pictures below `root`/<class>/, in the order of class and file names: `classes` (names), `targets` int64 (n,)."""
 
-    Takes keys (epoch, index) and gives (uint8 array (height, width, 3), class number, unreadable files met), after
-    `transform(picture, random.Random)`, whose picture is a PIL image in RGB or a jpeg.JpegPicture. With `skip_bad_images` an unreadable file is replaced by the next
-    readable one in training (`replace`) and left out in evaluation, where the array is None; without it the array is
-    None as well, and `device_batches` stops with a UserError that names the file.
-    """
-
-    def __init__(self, root, transform, outputs, seed=0, skip_bad_images=False, replace=False):
-        """`outputs`: those of the network; raises UserError where there are more classes."""
-        self.root = root
-        self.classes = class_names(root)
-        if len(self.classes) > outputs:
-            raise UserError("%s has %d classes, the network has %d outputs (--num_classes, MODEL.NUM_CLASSES in a configuration)"
-                            % (root, len(self.classes), outputs))
-        self._transform = transform
-        self._seed = seed
-        self._attempts = None if skip_bad_images and replace else 1
+    def __init__(self, root):
+        """Raises UserError for a class without a picture."""
+        self._root, self.classes = root, class_names(root)
         paths, targets = [], []
         for number, name in enumerate(self.classes):
             found = _image_paths(root, name)
@@ -71,33 +60,17 @@ class ImageFolder(torch.utils.data.Dataset):
             paths += found
             targets += [number] * len(found)
         # Arrays, not lists: a million Python objects would be copied page by page into every worker.
-        self._paths = np.array(paths)
+        self.keys = np.array(paths)
         self.targets = np.array(targets, dtype=np.int64)
 
-    def __len__(self):
-        return len(self.targets)
-
     def path(self, index):
-        """Return the path of an image."""
-        return os.path.join(self.root, os.fsdecode(bytes(self._paths[index])))
+        """Return the path of a picture."""
+        return os.path.join(self._root, os.fsdecode(bytes(self.keys[index])))
 
-    def __getitem__(self, key):
-        epoch, first = key
-        bad = []
-        for offset in range(self._attempts or len(self)):
-            index = (first + offset) % len(self)
-            try:
-                picture = self._transform(open_rgb(self.path(index)), sample_rng(self._seed, epoch, index))
-            except (OSError, jpeg.Unreadable) as error:
-                bad.append("%s (%s)" % (self.path(index), error))
-                continue
-            return picture, int(self.targets[index]), bad
-        return None, -1, bad
-
-    def sample(self):
-        """Return what the transform makes of a blank picture: all pixels have its shape and type."""
-        picture = self._transform(Image.new("RGB", (64, 64)), random.Random(0))
-        return picture[0] if isinstance(picture, tuple) else picture
+    def read(self, index):
+        """Return the bytes of a picture's file. Raises OSError."""
+        with open(self.path(index), "rb") as stream:
+            return stream.read()
 
 
 def _image_paths(root, class_name):
@@ -108,10 +81,47 @@ def _image_paths(root, class_name):
     return found
 
 
-def open_rgb(path):
-    """Return the picture in RGB: a PIL image, or a jpeg.JpegPicture. Raises OSError, and Unreadable as jpeg.open_rgb does."""
-    with open(path, "rb") as stream:
-        return jpeg.open_rgb(stream.read())
+class ImageFolder(torch.utils.data.Dataset):
+    """The pictures of a folder, of files or packed.
+
+    Takes keys (epoch, index) and gives (uint8 array (height, width, 3), class number, unreadable files met), after
+    `transform(picture, random.Random)`, whose picture is a PIL image in RGB or a jpeg.JpegPicture. With `skip_bad_images` an
+    unreadable file is replaced by the next readable one in training (`replace`) and left out in evaluation, where the array is
+    None; without it the array is None as well, and `device_batches` stops with a UserError that names the file.
+    """
+
+    def __init__(self, root, transform, outputs, seed=0, skip_bad_images=False, replace=False):
+        """`outputs`: those of the network; raises UserError where there are more classes."""
+        self.root = root
+        self._files = packed.Shards(root) if packed.is_packed(root) else Files(root)
+        self.classes, self.targets, self.path = self._files.classes, self._files.targets, self._files.path
+        if len(self.classes) > outputs:
+            raise UserError("%s has %d classes, the network has %d outputs (--num_classes, MODEL.NUM_CLASSES in a configuration)"
+                            % (root, len(self.classes), outputs))
+        self._transform = transform
+        self._seed = seed
+        self._attempts = None if skip_bad_images and replace else 1
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, key):
+        epoch, first = key
+        bad = []
+        for offset in range(self._attempts or len(self)):
+            index = (first + offset) % len(self)
+            try:
+                picture = self._transform(jpeg.open_rgb(self._files.read(index)), sample_rng(self._seed, epoch, index))
+            except (OSError, jpeg.Unreadable) as error:
+                bad.append("%s (%s)" % (self.path(index), error))
+                continue
+            return picture, int(self.targets[index]), bad
+        return None, -1, bad
+
+    def sample(self):
+        """Return what the transform makes of a blank picture: all pixels have its shape and type."""
+        picture = self._transform(Image.new("RGB", (64, 64)), random.Random(0))
+        return picture[0] if isinstance(picture, tuple) else picture
 
 
 def sample_rng(seed, epoch, index):

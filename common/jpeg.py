@@ -4,8 +4,12 @@ A baseline JPEG is decoded from top to bottom, and that is most of what a traini
 header the decoder ends early. Where colour has half the rows, a row of pixels is interpolated from the rows of colour above and
 below it: the file is therefore cut so that the row below the crop is still there. Everything that is not a plain baseline JPEG
 (progressive, arithmetic, 12 bits, CMYK, several scans, no end) is decoded by Pillow as a whole.
+
+A file with restart markers is a grid of intervals that can be decoded alone. Where an APP11 segment of our own (`with_index`) says
+where they are, a file of those that the crop touches is put together, and neither what is above nor what is beside it is decoded.
 """
 import io
+import re
 import struct
 from collections import namedtuple
 
@@ -13,13 +17,15 @@ from PIL import Image
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises
 
-# Of a plain baseline JPEG: size in pixels, bands (1 or 3), rows of a minimum coded unit (MCU), whether there is an EXIF block,
-# where the frame header is and where the entropy-coded data begin.
-Header = namedtuple("Header", "width height bands mcu_rows has_exif frame scan")
+# Of a plain baseline JPEG: size in pixels, bands (1 or 3), size of a minimum coded unit (MCU), whether there is an EXIF block, where
+# the frame header is, where the entropy-coded data begin, and the first byte and the number of the index's entries (None: no index).
+Header = namedtuple("Header", "width height bands mcu_width mcu_height has_exif frame scan index")
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_FRAME, _SCAN, _APP1 = (0xC0, 0xC1), 0xDA, 0xE1  # baseline and extended sequential, both with Huffman codes
+_FRAME, _SCAN, _APP1, _APP11 = (0xC0, 0xC1), 0xDA, 0xE1, 0xEB  # baseline and extended sequential, both with Huffman codes
 _TABLES = set(range(0xE0, 0xF0)) | {0xC4, 0xDB, 0xDD, 0xFE}  # APPn, DHT, DQT, DRI, COM
+_INDEX = b"RSTI\0"  # then, as little-endian uint32: MCUs of an interval, and where each interval begins in the scan, and the last ends
+_RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
 _LUMA = {0x11, 0x21, 0x12, 0x22, 0x41}  # horizontal and vertical sampling, of 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1
 
 
@@ -36,21 +42,24 @@ def header(data):
 
 
 def _header(data):
-    at, has_exif, frame = 2, False, None
+    at, has_exif, frame, index = 2, False, None, None
     while data[at] == 0xFF:
         marker, body = data[at + 1], at + 4
         if marker == _SCAN:
-            return _checked(data, frame, has_exif, body) if frame else None
+            return _checked(data, frame, body, has_exif, index) if frame else None
         if marker in _FRAME and frame is None:
             frame = at
         elif marker not in _TABLES:
             return None
         has_exif = has_exif or (marker == _APP1 and data[body:body + 4] == b"Exif")
-        at += 2 + (data[at + 2] << 8) + data[at + 3]
+        length = (data[at + 2] << 8) + data[at + 3]
+        if marker == _APP11 and data[body:body + 5] == _INDEX:
+            index = (body + 5, (length - 7) // 4) if length >= 15 else None
+        at += 2 + length
     return None
 
 
-def _checked(data, frame, has_exif, scan_header):
+def _checked(data, frame, scan_header, has_exif, index):
     precision, height, width, bands = struct.unpack_from(">BHHB", data, frame + 4)
     sampling = [data[frame + 11 + 3 * band] for band in range(bands)]
     if precision != 8 or not height or not width or bands not in (1, 3) or data[scan_header] != bands:
@@ -62,17 +71,67 @@ def _checked(data, frame, has_exif, scan_header):
         return None
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         return None
-    return Header(width, height, bands, 8 * (sampling[0] & 15), has_exif, frame, scan)
+    unit = (8, 8) if bands == 1 else (8 * (sampling[0] >> 4), 8 * (sampling[0] & 15))
+    return Header(width, height, bands, unit[0], unit[1], has_exif, frame, scan, index)
 
 
-def cut(data, head, bottom):
-    """Return (bytes, rows): the JPEG without the rows that the pixels above row `bottom` do not need."""
-    rows = -(-(bottom + 1) // head.mcu_rows) * head.mcu_rows
+def part(data, head, box):
+    """Return (bytes, (width, height), (left, top)): a JPEG of what the pixels in `box` (left, top, right, bottom) need, its size in
+    pixels, and where in the picture it is."""
+    return (head.index and _intervals(data, head, box)) or _rows(data, head, box[3])
+
+
+def _rows(data, head, bottom):
+    rows = -(-(bottom + 1) // head.mcu_height) * head.mcu_height
     if rows >= head.height:
-        return data, head.height
+        return data, (head.width, head.height), (0, 0)
     shorter = bytearray(data)
     struct.pack_into(">H", shorter, head.frame + 5, rows)
-    return shorter, rows
+    return shorter, (head.width, rows), (0, 0)
+
+
+def _intervals(data, head, box):
+    """As `part`, of the restart intervals that the box and a pixel around it touch; None where the index does not fit."""
+    units, *starts = struct.unpack_from("<%dI" % head.index[1], data, head.index[0])
+    across, in_row, down = _grid(head, units)
+    left, top = max(0, box[0] - 1) // across, max(0, box[1] - 1) // head.mcu_height
+    right, bottom = min(in_row, -(-(box[2] + 1) // across)), min(down, -(-(box[3] + 1) // head.mcu_height))
+    if len(starts) != in_row * down + 1 or head.scan + starts[-1] > len(data):
+        return None
+    pieces, count = [], 0
+    for row in range(top * in_row, bottom * in_row, in_row):
+        for number in range(row + left, row + right):
+            pieces += data[head.scan + starts[number]:head.scan + starts[number + 1] - 2], _RESTARTS[count % 8]
+            count += 1
+    width = min(head.width, right * across) - left * across
+    height = min(head.height, bottom * head.mcu_height) - top * head.mcu_height
+    start = bytearray(data[:head.scan])
+    struct.pack_into(">HH", start, head.frame + 5, height, width)
+    return b"".join([start] + pieces[:-1] + [_END]), (width, height), (left * across, top * head.mcu_height)
+
+
+def _grid(head, units):
+    """Return the width in pixels of an interval of so many MCUs, how many are in a row of the picture, and how many rows there are."""
+    across = units * head.mcu_width
+    return across, -(-head.width // across), -(-head.height // head.mcu_height)
+
+
+def with_index(data):
+    """Return the bytes of a JPEG with restart markers and a segment that says where its intervals are; None where the file is not a
+    plain baseline one, has no such markers, or rows that end within an interval."""
+    head, interval = header(data), data.find(b"\xff\xdd\0\4")
+    if head is None or not 0 < interval < head.scan:
+        return None
+    units, = struct.unpack_from(">H", data, interval + 4)
+    scan = data[head.scan:data.index(_END, head.scan) + 2]
+    starts = [0] + [match.end() for match in re.finditer(b"\xff[\xd0-\xd7\xd9]", scan)]
+    index = _INDEX + struct.pack("<%dI" % (len(starts) + 1), units, *starts)
+    if not units or -(-head.width // head.mcu_width) % units or head.index or len(index) > 0xFFFF - 2:
+        return None
+    _, in_row, down = _grid(head, units)
+    if len(starts) != in_row * down + 1:
+        return None
+    return data[:head.frame] + struct.pack(">BBH", 0xFF, _APP11, len(index) + 2) + index + data[head.frame:]
 
 
 def open_rgb(data):
@@ -103,14 +162,14 @@ class JpegPicture(object):
 
     def crop(self, box):
         """Return the PIL image in `box` (left, top, right, bottom), all within the picture. Raises Unreadable."""
-        data, rows = cut(self._data, self.header, box[3])
+        data, size, (left, top) = part(self._data, self.header, box)
         mode = "RGB" if self.header.bands == 3 else "L"
-        image = Image.new(mode, (self.width, rows), None)  # None: its memory need not be cleared
+        image = Image.new(mode, size, None)  # None: its memory need not be cleared
         try:
             image.frombytes(data, "jpeg", mode, "")
         except UNREADABLE:
             return self.whole().crop(box)
-        image = image.crop(box)
+        image = image.crop((box[0] - left, box[1] - top, box[2] - left, box[3] - top))
         return image if mode == "RGB" else image.convert("RGB")
 
     def whole(self):

@@ -210,7 +210,7 @@ require_whole_batches() {
 demo_data_unless_given() {
     [[ -z $data_path ]] || return 0
     echo "no --data_path: using the demo data set" >&2
-    python3 "$common_path/../tools/make_demo_data.py" --what "$1" >&2 || fail "no --data_path, and the demo data could not be made"
+    python3 "$common_path/../tools/dataset.py" demo --what "$1" >&2 || fail "no --data_path, and the demo data could not be made"
     data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
     [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((batch_per_rank ? 32 : 32 * case_ranks))

@@ -22,7 +22,7 @@ bash "$repository/tools/make_venv.sh" --constraints=tools/2.13_constraints.txt \
 PATH=$repository/.venv/bin:$PATH
 
 step "demo data, in $repository/demo_data"
-python "$repository/tools/make_demo_data.py" --what imagenet
+python "$repository/tools/dataset.py" demo --what imagenet
 
 step "speed of training on one device"
 bash "$repository/ResNet50/test/train_performance_1p.sh" "${small[@]}" --max_steps=20 \

@@ -1,27 +1,31 @@
-#!/usr/bin/env python3
 """Check a data set before days of training depend on it: its layout, its classes, and every single file.
 
 ImageNet layout, DIR/{train,val}/<class>/<picture>: both sides have the same classes, no class is empty, every picture
 is decoded to its last pixel and can become RGB. CIFAR-10 (DIR or DIR/cifar-10-batches-py): all files are there and
 hold what they should; nothing that a pickle contains is run; the published files are recognised by their MD5.
 
+A packed data set (dataset.py pack): the shards hold what the index says, to the last bit, besides.
+
 Exit status: 0 good, 1 problems were found, 2 wrong usage.
+
+Example: dataset.py check /data/imagenet --classes 1000
 """
-import argparse
+import functools
+import io
 import os
 import signal
 import sys
 import warnings
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.join(ROOT, "GENet")]
-import cifar  # noqa: E402
-from common.cli import Parser, UserError, positive_int, run  # noqa: E402
+from GENet import cifar
+from common import packed
+from common.cli import UserError, positive_int
 
 SPLITS = ("train", "val")
 # Those that training reads (common.data, which this program does not import because it needs no torch).
@@ -100,10 +104,10 @@ def decode_all(paths, workers):
     return problems
 
 
-def decode_some(paths):
-    """Return the number of pictures and a line for each that cannot be decoded."""
-    complaints = [(path, decode(path)) for path in paths]
-    return len(paths), ["%s %s" % complaint for complaint in complaints if complaint[1]]
+def decode_some(items):
+    """Return the number of pictures (paths, or pairs as of `check_packed`) and a line for each that cannot be decoded."""
+    complaints = [(item, decode(item)) if isinstance(item, str) else decode_packed(*item) for item in items]
+    return len(items), ["%s %s" % complaint for complaint in complaints if complaint[1]]
 
 
 def leave_interrupts_to_the_parent():
@@ -116,14 +120,59 @@ def decode(path):
     if not os.path.isfile(path):
         return "is not a file, or a link to nowhere"
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
-            Image.open(file).convert("RGB")
+        with open(path, "rb") as file:
+            return decode_stream(file)
     except UnidentifiedImageError:
         return "is not a picture" if os.path.getsize(path) else "is an empty file"
     except Exception as error:  # decoders raise whatever they like on damaged files
         return "cannot be read: %s" % (getattr(error, "strerror", None) or error or type(error).__name__)
-    return None
+
+
+def decode_stream(file):
+    """Decode the picture in an open file to its last pixel, as RGB."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
+        Image.open(file).convert("RGB")
+
+
+# --- packed -----------------------------------------------------------------------------------------------------------
+
+def check_packed(root, wanted_classes, workers):
+    """Print what is in `root`, an ImageNet packed by `dataset.py pack`, and return the problems, a list of lines."""
+    print("%s: packed" % root)
+    splits = [split for split in SPLITS if packed.is_packed(os.path.join(root, split))]
+    problems, found, items = ["there is no %s" % os.path.join(root, s, packed.INDEX) for s in SPLITS if s not in splits], {}, []
+    for split in splits:
+        try:
+            shards, _ = opened(os.path.join(root, split))
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        found[split] = dict(enumerate(np.bincount(shards.targets, minlength=len(shards.classes)).tolist()))
+        print_counts(split, list(found[split].values()))
+        found[split] = dict.fromkeys(shards.classes)
+        if wanted_classes not in (None, len(shards.classes)):
+            problems.append("%s has %d classes instead of %d" % (os.path.join(root, split), len(shards.classes), wanted_classes))
+        items += [(os.path.join(root, split), number) for number in range(len(shards.targets))]
+    return problems + (compare_classes(found) if len(found) == len(SPLITS) else []) + decode_all(items, workers)
+
+
+@functools.lru_cache(maxsize=None)
+def opened(folder):
+    """Return (packed.Shards, checksums) of a packed folder, once in each process."""
+    return packed.Shards(folder), packed.read_index(folder)["checksums"]
+
+
+def decode_packed(folder, number):
+    """Return (what to call a picture of a packed folder, what is wrong with it: None, or words)."""
+    shards, checksums = opened(folder)
+    try:
+        content = shards.read(number)
+        if zlib.crc32(content) != checksums[number]:
+            return shards.path(number), "is not what was packed: its checksum differs"
+        return shards.path(number), decode_stream(io.BytesIO(content))
+    except Exception as error:  # as above
+        return shards.path(number), "cannot be read: %s" % (str(error).split(" <")[0] or type(error).__name__)
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
@@ -177,7 +226,7 @@ def check_origin(folder):
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-CHECKS = {"imagenet": check_imagenet, "cifar10": check_cifar10}
+CHECKS = {"imagenet": check_imagenet, "cifar10": check_cifar10, "packed": check_packed}
 
 
 def looks_like(root):
@@ -185,8 +234,9 @@ def looks_like(root):
     layout = cifar.LAYOUTS["cifar10"]
     files = layout.train + layout.test + (layout.meta,)
     is_cifar = os.path.isdir(os.path.join(root, layout.folder)) or any(os.path.isfile(os.path.join(root, f)) for f in files)
-    is_imagenet = any(os.path.isdir(os.path.join(root, split)) for split in SPLITS)
-    return [kind for kind, found in (("imagenet", is_imagenet), ("cifar10", is_cifar)) if found]
+    is_packed = any(packed.is_packed(os.path.join(root, split)) for split in SPLITS)
+    is_imagenet = not is_packed and any(os.path.isdir(os.path.join(root, split)) for split in SPLITS)
+    return [kind for kind, found in (("imagenet", is_imagenet), ("cifar10", is_cifar), ("packed", is_packed)) if found]
 
 
 def check_unknown(root):
@@ -226,15 +276,17 @@ def print_verdict(problems):
     print("BAD: %d problem%s" % (len(problems), "" if len(problems) == 1 else "s") if problems else "GOOD: no problems found")
 
 
-def main():
-    parser = Parser(description=__doc__, epilog="Example: %(prog)s /data/imagenet --classes 1000",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_flags(parser):
+    """Add the verb's flags to its parser."""
     parser.add_argument("dir", metavar="DIR", help="the folder that a model's --data_path names")
     parser.add_argument("--kind", choices=sorted(CHECKS), help="the layout to check for (default: what is found in DIR)")
     parser.add_argument("--workers", metavar="N", type=positive_int, default=available_cpus(),
                         help="processes that decode (default: %(default)s)")
     parser.add_argument("--classes", metavar="N", type=positive_int, help="how many classes there must be (default: any number)")
-    arguments = parser.parse_args()
+
+
+def run(arguments):
+    """Print what is there and what is wrong with it, and end the process with the status."""
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         problems = check(arguments.dir, arguments.kind, arguments.classes, arguments.workers)
@@ -247,7 +299,3 @@ def main():
 def available_cpus():
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write two small image sets that a network can really learn: handwritten digits on varied backgrounds.
 
 The digits are the 1797 scans of 8x8 pixels that ship inside scikit-learn (UCI "Optical Recognition of Handwritten
@@ -10,6 +9,8 @@ Digits"), so nothing is downloaded. Each is enlarged until it nearly fills a pic
 A scan goes to train or to val, never to both, and to the same side in both sets. The seed fixes every pixel; the bytes
 of the JPEG files also depend on the JPEG encoder. A set that is there already and was made with the same parameters
 is kept.
+
+Example: dataset.py demo --out /tmp/demo --what cifar10 --train 1000 --val 200
 """
 import argparse
 import contextlib
@@ -27,9 +28,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from common.cli import Parser, Terminated, UserError, natural_int, positive_int, run  # noqa: E402
+from common.cli import Terminated, UserError, natural_int, positive_int
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # Written last: where it is, the set is complete.
 STAMP = ".demo_data.json"
@@ -404,8 +405,8 @@ def put_in_place(folder, target, parameters):
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-def main():
-    arguments = parse_arguments()
+def run(arguments):
+    """Make the sets; raise UserError where one cannot be written, Terminated at a SIGTERM."""
     signal.signal(signal.SIGTERM, _terminate)
     for kind in arguments.what:
         train, val = DEFAULT_COUNTS[kind]
@@ -420,25 +421,28 @@ def _terminate(*_):
     raise Terminated
 
 
-def parse_arguments():
-    parser = Parser(description=__doc__, epilog="Example: %(prog)s --out /tmp/demo --what cifar10 --train 1000 --val 200",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_flags(parser):
+    """Add the verb's flags to its parser."""
     counts = "(default: %s)" % ", ".join("%s %%d" % kind for kind in DEFAULT_COUNTS)
     train, val = (counts % tuple(pair[side] for pair in DEFAULT_COUNTS.values()) for side in range(2))
     parser.add_argument("--out", metavar="DIR", default=os.path.join(ROOT, "demo_data"),
                         help="where to write the sets (default: %(default)s)")
     parser.add_argument("--train", metavar="N", type=picture_count, help="training pictures of each set " + train)
     parser.add_argument("--val", metavar="N", type=picture_count, help="validation pictures of each set " + val)
-    parser.add_argument("--seed", metavar="S", type=natural_int, default=0,
+    parser.add_argument("--seed", metavar="S", type=seed_of_numpy, default=0,
                         help="of the split, the backgrounds and the order (default: %(default)s)")
     parser.add_argument("--what", metavar="SETS", type=set_kinds, default="imagenet,cifar10",
                         help="the sets to make, separated by commas (default: %(default)s)")
     parser.add_argument("--workers", metavar="N", type=positive_int, default=available_cpus(),
                         help="processes that draw (default: %(default)s)")
-    arguments = parser.parse_args()
-    if arguments.seed >= 2 ** 32:
-        parser.error("argument --seed: %d is not below 2**32" % arguments.seed)
-    return arguments
+
+
+def seed_of_numpy(text):
+    """argparse type: an integer of at least 0 that NumPy takes as seed."""
+    seed = natural_int(text)
+    if seed >= 2 ** 32:
+        raise argparse.ArgumentTypeError("%d is not below 2**32" % seed)
+    return seed
 
 
 def picture_count(text):
@@ -460,7 +464,3 @@ def set_kinds(text):
 def available_cpus():
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-if __name__ == "__main__":
-    run(main)
