@@ -69,6 +69,7 @@ def parser():
     add("-e", "--evaluate", type=cli.boolean, nargs="?", const=True, default=False, help="evaluate and stop")
 
     flags.add_run_flags(p)
+    flags.add_decoder_flag(p)
     flags.add_machine_flags(p)
     add("--gpu", "--npu", dest="index", type=cli.natural_int, default=0, help="the device of a run on one")
     add("--dist-backend", choices=("hccl", "nccl", "gloo"), help="must be the device's own: hccl npu, nccl gpu, gloo cpu")
@@ -311,7 +312,7 @@ def make_train_batches(args, rank):
     if args.dummy:
         return make_up_batches(synthetic.IMAGENET[0], args, rank)
     dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes, args.seed,
-                               args.skip_bad_images, replace=True)
+                               args.skip_bad_images, replace=True, decoder=args.decoder)
     batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate)
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
@@ -321,7 +322,8 @@ def make_val_batches(args, rank):
     if args.dummy:
         return make_up_batches(synthetic.IMAGENET[1], args, rank)
     transform = transforms.eval_transform(args.image_size, args.image_size * 8 // 7)
-    dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, args.num_classes, skip_bad_images=args.skip_bad_images)
+    dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, args.num_classes, skip_bad_images=args.skip_bad_images,
+                               decoder=args.decoder)
     batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 

@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from common import jpeg
+from conftest import load_script
+
+restart = load_script("tools/datasets/_restart.py")
 
 SAMPLINGS = {"4:4:4": 0x11, "4:2:2": 0x21, "4:2:0": 0x22, "4:4:0": 0x12, "4:1:1": 0x41, "grey": 0x11, "grey 2x2": 0x22}
 
@@ -92,8 +95,8 @@ def test_crops_of_indexed_intervals_are_those_of_the_whole_picture(sampling):
         in_row = -(-width // unit)
         units = next(number for number in (2, 3, in_row) if in_row % number == 0)
         data = jpeg_of(sampling, width, height, rng, quality=90, restart_marker_blocks=units)
-        indexed = jpeg.with_index(data + b"after the end")
-        assert jpeg.header(indexed).index and jpeg.with_index(indexed) is None
+        indexed = restart.with_index(data + b"after the end")
+        assert jpeg.header(indexed).index and restart.with_index(indexed) is None
         whole = Image.open(io.BytesIO(data)).convert("RGB")
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(indexed)).convert("RGB")), np.asarray(whole))
         for box in boxes(width, height, unit, rng):
@@ -108,9 +111,9 @@ def test_crops_of_indexed_intervals_are_those_of_the_whole_picture(sampling):
 def test_what_gets_no_index():
     """No restart markers, intervals that cross the end of a row, no baseline: nothing is claimed of them."""
     image = picture(50, 40, np.random.RandomState(3))
-    assert jpeg.with_index(encoded(image)) is None and jpeg.with_index(b"") is None
-    assert jpeg.with_index(encoded(image, subsampling=0, restart_marker_blocks=4)) is None  # 7 units in a row
-    assert jpeg.with_index(encoded(image, progressive=True, restart_marker_rows=1)) is None
+    assert restart.with_index(encoded(image)) is None and restart.with_index(b"") is None
+    assert restart.with_index(encoded(image, subsampling=0, restart_marker_blocks=4)) is None  # 7 units in a row
+    assert restart.with_index(encoded(image, progressive=True, restart_marker_rows=1)) is None
 
 
 @pytest.mark.skipif(not RESTARTS_ARE_WRITTEN, reason="Pillow before 10.2 writes no restart markers")
@@ -118,7 +121,7 @@ def test_an_index_that_does_not_fit_is_not_used():
     """A program that has rewritten a file and kept our segment does no harm where the count of intervals tells."""
     rng = np.random.RandomState(4)
     image = picture(64, 64, rng)
-    indexed = jpeg.with_index(encoded(image, subsampling=0, restart_marker_blocks=4))
+    indexed = restart.with_index(encoded(image, subsampling=0, restart_marker_blocks=4))
     taller = encoded(picture(64, 80, rng), subsampling=0)
     start, end = indexed.index(b"RSTI") - 4, frame_of(indexed)
     odd = taller[:frame_of(taller)] + indexed[start:end] + taller[frame_of(taller):]

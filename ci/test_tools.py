@@ -479,12 +479,12 @@ def test_inputs_are_compared(tmp_path):
     """Each candidate that is asked for has its line, the baseline's ratio is 1, and what is not installed is said; the pictures that
     are made for it are as large as ImageNet's, and the same each time."""
     small = ["--pictures", 24, "--rounds", 2, "--batches", 1, "--batch-size", 8, "--image-size", 32]
-    done = run_tool("benchmark.py", "input", "--only", "ResNet50,HRNet+cpu,FixRes,dali", *small)
+    done = run_tool("benchmark.py", "input", "--only", "ResNet50/cpu,HRNet,FixRes,ResNet50/packed,dali", *small)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     measured = dict((line.split()[0], float(line.split()[3])) for line in lines if " ms " in line)
     left_out = [line.split()[2] for line in lines if line.startswith("left out")]
-    assert sorted(list(measured) + left_out) == ["FixRes", "HRNet+cpu", "ResNet50", "dali", "torchvision"]
+    assert sorted(list(measured) + left_out) == ["FixRes", "HRNet", "ResNet50/cpu", "ResNet50/packed", "dali", "torchvision"]
     assert measured["torchvision"] == 1 and set(left_out) <= {"dali"} and min(measured.values()) > 0
     assert_bad_input(run_tool("benchmark.py", "input", "--only", "fastest"), "fastest", "ResNet50")
 

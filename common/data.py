@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import jpeg, packed
+from common import decoders, jpeg, packed
 from common.cli import UserError
 from common.loading import (IMAGENET_MEAN, IMAGENET_STD, DeviceBatches, Loader, device_batches)  # noqa: F401  (data.Loader …)
 from common.transforms import center_crop, crop_and_resize, random_resized_crop_box, resize_shorter  # noqa: F401  (data.center_crop …)
@@ -90,15 +90,15 @@ class ImageFolder(torch.utils.data.Dataset):
     None; without it the array is None as well, and `device_batches` stops with a UserError that names the file.
     """
 
-    def __init__(self, root, transform, outputs, seed=0, skip_bad_images=False, replace=False):
-        """`outputs`: those of the network; raises UserError where there are more classes."""
+    def __init__(self, root, transform, outputs, seed=0, skip_bad_images=False, replace=False, decoder="exact"):
+        """`outputs`: those of the network; raises UserError where there are more classes. `decoder`: of decoders.DECODERS."""
         self.root = root
         self._files = packed.Shards(root) if packed.is_packed(root) else Files(root)
         self.classes, self.targets, self.path = self._files.classes, self._files.targets, self._files.path
         if len(self.classes) > outputs:
             raise UserError("%s has %d classes, the network has %d outputs (--num_classes, MODEL.NUM_CLASSES in a configuration)"
                             % (root, len(self.classes), outputs))
-        self._transform = transform
+        self._open, self._transform = decoders.opener(decoder), transform
         self._seed = seed
         self._attempts = None if skip_bad_images and replace else 1
 
@@ -111,7 +111,7 @@ class ImageFolder(torch.utils.data.Dataset):
         for offset in range(self._attempts or len(self)):
             index = (first + offset) % len(self)
             try:
-                picture = self._transform(jpeg.open_rgb(self._files.read(index)), sample_rng(self._seed, epoch, index))
+                picture = self._transform(self._open(self._files.read(index)), sample_rng(self._seed, epoch, index))
             except (OSError, jpeg.Unreadable) as error:
                 bad.append("%s (%s)" % (self.path(index), error))
                 continue

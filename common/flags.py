@@ -1,7 +1,7 @@
 """The flags that several programs have, each said once, and what they say together."""
 import os
 
-from common import checkpoint, cli, device as devices, distributed, precision
+from common import checkpoint, cli, decoders, device as devices, distributed, precision
 from common.cli import UserError
 
 
@@ -44,6 +44,12 @@ def step_range(text):
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
         raise cli.argparse.ArgumentTypeError("%r is not of the form A:B with A below B" % text)
     return int(first), int(last)
+
+
+def add_decoder_flag(p):
+    """Add what decodes and resizes pictures."""
+    p.add_argument("--decoder", choices=decoders.DECODERS, default="exact",
+                   help="of pictures; exact: Pillow; fast: simplejpeg, and a resize that is at most 2 of 255 off")
 
 
 def add_step_flags(p):

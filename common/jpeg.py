@@ -5,11 +5,10 @@ header the decoder ends early. Where colour has half the rows, a row of pixels i
 below it: the file is therefore cut so that the row below the crop is still there. Everything that is not a plain baseline JPEG
 (progressive, arithmetic, 12 bits, CMYK, several scans, no end) is decoded by Pillow as a whole.
 
-A file with restart markers is a grid of intervals that can be decoded alone. Where an APP11 segment of our own (`with_index`) says
+A file with restart markers is a grid of intervals that can be decoded alone. Where an APP11 segment of our own (INDEX) says
 where they are, a file of those that the crop touches is put together, and neither what is above nor what is beside it is decoded.
 """
 import io
-import re
 import struct
 from collections import namedtuple
 
@@ -21,10 +20,10 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 # the frame header is, where the entropy-coded data begin, and the first byte and the number of the index's entries (None: no index).
 Header = namedtuple("Header", "width height bands mcu_width mcu_height has_exif frame scan index")
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
-_FRAME, _SCAN, _APP1, _APP11 = (0xC0, 0xC1), 0xDA, 0xE1, 0xEB  # baseline and extended sequential, both with Huffman codes
+_START, END = b"\xff\xd8", b"\xff\xd9"
+_FRAME, _SCAN, _APP1, APP11 = (0xC0, 0xC1), 0xDA, 0xE1, 0xEB  # baseline and extended sequential, both with Huffman codes
 _TABLES = set(range(0xE0, 0xF0)) | {0xC4, 0xDB, 0xDD, 0xFE}  # APPn, DHT, DQT, DRI, COM
-_INDEX = b"RSTI\0"  # then, as little-endian uint32: MCUs of an interval, and where each interval begins in the scan, and the last ends
+INDEX = b"RSTI\0"  # then, as little-endian uint32: MCUs of an interval, and where each interval begins in the scan, and the last ends
 _RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
 _LUMA = {0x11, 0x21, 0x12, 0x22, 0x41}  # horizontal and vertical sampling, of 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1
 
@@ -53,7 +52,7 @@ def _header(data):
             return None
         has_exif = has_exif or (marker == _APP1 and data[body:body + 4] == b"Exif")
         length = (data[at + 2] << 8) + data[at + 3]
-        if marker == _APP11 and data[body:body + 5] == _INDEX:
+        if marker == APP11 and data[body:body + 5] == INDEX:
             index = (body + 5, (length - 7) // 4) if length >= 15 else None
         at += 2 + length
     return None
@@ -67,7 +66,7 @@ def _checked(data, frame, scan_header, has_exif, index):
     if sampling[0] not in _LUMA or sampling[1:] not in ([], [0x11, 0x11]):
         return None
     scan = scan_header - 2 + (data[scan_header - 2] << 8) + data[scan_header - 1]
-    if not data.endswith(_END) and data.find(_END, scan) < 0:
+    if not data.endswith(END) and data.find(END, scan) < 0:
         return None
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         return None
@@ -93,7 +92,7 @@ def _rows(data, head, bottom):
 def _intervals(data, head, box):
     """As `part`, of the restart intervals that the box and a pixel around it touch; None where the index does not fit."""
     units, *starts = struct.unpack_from("<%dI" % head.index[1], data, head.index[0])
-    across, in_row, down = _grid(head, units)
+    across, in_row, down = grid(head, units)
     left, top = max(0, box[0] - 1) // across, max(0, box[1] - 1) // head.mcu_height
     right, bottom = min(in_row, -(-(box[2] + 1) // across)), min(down, -(-(box[3] + 1) // head.mcu_height))
     if len(starts) != in_row * down + 1 or head.scan + starts[-1] > len(data):
@@ -107,31 +106,13 @@ def _intervals(data, head, box):
     height = min(head.height, bottom * head.mcu_height) - top * head.mcu_height
     start = bytearray(data[:head.scan])
     struct.pack_into(">HH", start, head.frame + 5, height, width)
-    return b"".join([start] + pieces[:-1] + [_END]), (width, height), (left * across, top * head.mcu_height)
+    return b"".join([start] + pieces[:-1] + [END]), (width, height), (left * across, top * head.mcu_height)
 
 
-def _grid(head, units):
+def grid(head, units):
     """Return the width in pixels of an interval of so many MCUs, how many are in a row of the picture, and how many rows there are."""
     across = units * head.mcu_width
     return across, -(-head.width // across), -(-head.height // head.mcu_height)
-
-
-def with_index(data):
-    """Return the bytes of a JPEG with restart markers and a segment that says where its intervals are; None where the file is not a
-    plain baseline one, has no such markers, or rows that end within an interval."""
-    head, interval = header(data), data.find(b"\xff\xdd\0\4")
-    if head is None or not 0 < interval < head.scan:
-        return None
-    units, = struct.unpack_from(">H", data, interval + 4)
-    scan = data[head.scan:data.index(_END, head.scan) + 2]
-    starts = [0] + [match.end() for match in re.finditer(b"\xff[\xd0-\xd7\xd9]", scan)]
-    index = _INDEX + struct.pack("<%dI" % (len(starts) + 1), units, *starts)
-    if not units or -(-head.width // head.mcu_width) % units or head.index or len(index) > 0xFFFF - 2:
-        return None
-    _, in_row, down = _grid(head, units)
-    if len(starts) != in_row * down + 1:
-        return None
-    return data[:head.frame] + struct.pack(">BBH", 0xFF, _APP11, len(index) + 2) + index + data[head.frame:]
 
 
 def open_rgb(data):

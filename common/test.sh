@@ -13,7 +13,7 @@ set -euo pipefail
 
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
-precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images=""
+precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" amp_dtype="" compile="" dummy="" profile_steps=""
 resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
@@ -89,6 +89,7 @@ common_options() {
     option compile "" switch "torch.compile the network (PyTorch 2; the first step takes minutes; experimental on an npu)"
     option dummy "" switch "no data set: a batch that is made up once and stays on the device"
     option profile_steps "" range "profile the steps from A up to, not with, B: traces in the output path, a table in the log"
+    option decoder exact "exact|fast" "what decodes and resizes pictures; fast: simplejpeg, and at most 2 of 255 off"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
 

@@ -3,6 +3,7 @@
 # shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
+without_options decoder # OpenCV resizes
 option seed "" natural "of everything random (empty: the configuration's, 1)"
 option max_steps "" positive "end each training epoch, or the evaluation, after this many steps"
 test_image_size="" workers_per_rank="" auto_resume=""

@@ -38,7 +38,7 @@ def training(args, rank, make_sampler, transform, recipe):
     if args.dummy:
         return _made_up(synthetic.IMAGENET[0], args, rank)
     dataset = data.ImageFolder(os.path.join(args.imnet_path, "train"), transform, args.num_classes, args.seed,
-                               args.skip_bad_images, replace=True)
+                               args.skip_bad_images, replace=True, decoder=args.decoder)
     sampler = make_sampler(len(dataset), rank.world_size, rank.rank, seed=args.seed)
     return _on_device(dataset, SequenceBatches(sampler, args.batch_per_rank, args.max_steps, args.accumulate), args, rank, recipe)
 
@@ -48,7 +48,7 @@ def validation(args, rank, transform, recipe):
     if args.dummy:
         return _made_up(synthetic.IMAGENET[1], args, rank)
     dataset = data.ImageFolder(os.path.join(args.imnet_path, "val"), transform, args.num_classes,
-                               skip_bad_images=args.skip_bad_images)
+                               skip_bad_images=args.skip_bad_images, decoder=args.decoder)
     return _on_device(dataset, data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps), args, rank, recipe)
 
 

@@ -24,6 +24,7 @@ def parser(description, input_size, batch):
     add("--metrics-file", metavar="FILE", help="where the DLLogger records go (training: beside the checkpoint)")
 
     flags.add_run_flags(p)
+    flags.add_decoder_flag(p)
     p.set_defaults(dummy=False)  # a flag of trainings
     add("--device-list", type=cli.int_list, help="devices of this machine, one task each; without it the first ones")
     add("--num-tasks", type=cli.positive_int, help="tasks (cards) in all; without it what the launcher says, else 1")

@@ -78,5 +78,5 @@ forward_common() {
     flags+=(--metrics-file="$output_path/metrics.jsonl")
     forward --imnet-path=data_path --device=device --input-size=image_size --num-classes=num_classes --resize=resize \
         --opt-level=opt_level --max-steps=max_steps --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images --amp-dtype=amp_dtype
+        --skip-bad-images=skip_bad_images --decoder=decoder --amp-dtype=amp_dtype
 }

@@ -21,7 +21,7 @@ train() { # NETWORK SUFFIX RECIPE OPTION…
     forward --data=data_path --device=device --arch=arch --batch-size=batch_size --epochs=train_epochs --workers=workers \
         --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --max-steps=max_steps --image-size=image_size \
         --deterministic=deterministic --allow-tf32=allow_tf32 --skip-bad-images=skip_bad_images --seed=seed --amp-dtype=amp_dtype \
-        --compile=compile --dummy=dummy --profile-steps=profile_steps \
+        --decoder=decoder --compile=compile --dummy=dummy --profile-steps=profile_steps \
         --accumulate=accumulate --save-ckpt-path=output_path --workspace=output_path --resume=resume_from --checkpoint-steps=checkpoint_steps
     run_case "$1" "$2" train python3 -u main.py "${flags[@]}" --static-loss-scale=1024 --raport-file=metrics.jsonl "${recipe[@]}"
 }
@@ -40,7 +40,7 @@ evaluate() { # OPTION…
     forward_devices
     forward --data=data_path --device=device --pth-path=pth_path --arch=arch --num-classes=num_classes --batch-size=batch_size \
         --workers=workers --opt-level=opt_level --max-steps=max_steps --image-size=image_size --skip-bad-images=skip_bad_images \
-        --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --use-ema=use_ema --workspace=output_path
+        --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --use-ema=use_ema --workspace=output_path
     run_case ResNet50_for_PyTorch eval eval python3 -u main.py "${flags[@]}" --evaluate --label-smoothing=0.1 --raport-file=metrics.jsonl
 }
 

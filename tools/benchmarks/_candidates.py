@@ -1,7 +1,8 @@
 """The inputs that `benchmark.py input` compares. Each function opens one and returns an endless iterator, a batch at a time.
 
-Ours are the models' own training batches, up to the bytes that travel to a device; NAME+cpu: up to the floats that a training on a CPU
-gets. The others are set up as their own documentation has them for ImageNet: random resized crop, flip, normalisation where they
+Ours are the models' own training batches, up to the bytes that travel to a device. NAME/cpu: up to the floats that a training on a
+CPU gets. NAME/packed: read from a packed data set, with restart markers where jpegtran is installed. NAME/fast: --decoder=fast. The
+others are set up as their own documentation has them for ImageNet: random resized crop, flip, normalisation where they
 do that on the host.
 """
 import itertools
@@ -26,34 +27,35 @@ def _alone():
     return distributed.Rank(0, 1, 0, torch.device("cpu"))
 
 
-def _resnet50(args):
+def _resnet50(args, root, decoder):
     import main as program
-    values = program.parser().parse_args(["--data", args.data, "--image-size", str(args.image_size), "--seed", "0"])
+    values = program.parser().parse_args(["--data", root, "--image-size", str(args.image_size), "--seed", "0", "--decoder", decoder])
     values.batch_per_rank, values.workers_per_rank = args.batch_size, WORKERS
     return program.make_train_batches(values, _alone())
 
 
-def _hrnet(args):
+def _hrnet(args, root, decoder):
     import argparse
     from lib.config import new_config
     from lib.core import data
     config = new_config()
     config.MODEL.IMAGE_SIZE, config.TRAIN.BATCH_SIZE_PER_GPU = [args.image_size, args.image_size], args.batch_size
     return data.make_train_batches(argparse.Namespace(
-        config=config, data_path=args.data, seed=0, skip_bad_images=False, stop_step=None, accumulate=1, workers=WORKERS), _alone())
+        config=config, data_path=root, seed=0, skip_bad_images=False, decoder=decoder, stop_step=None, accumulate=1,
+        workers=WORKERS), _alone())
 
 
-def _efficientnet(args):
+def _efficientnet(args, root, decoder):
     from pycls.core.config import cfg
     from pycls.datasets import loader
     cfg.TRAIN.IM_SIZE, cfg.TRAIN.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS = args.image_size, args.batch_size, WORKERS
-    return loader.construct_train_loader(args.data, _alone())
+    return loader.construct_train_loader(root, _alone())
 
 
-def _fixres(args):
+def _fixres(args, root, decoder):
     import main_resnet50_scratch as program
     from imnet_common import batches, networks, transforms
-    values = program.parser().parse_args(["--imnet-path", args.data, "--workers", str(WORKERS + 1)])
+    values = program.parser().parse_args(["--imnet-path", root, "--workers", str(WORKERS + 1), "--decoder", decoder])
     values.batch_per_rank = args.batch_size
     return batches.training(values, _alone(), program.RASampler, transforms.train_pipeline(args.image_size),
                             networks.RECIPES["ResNet50"])
@@ -63,13 +65,13 @@ _OURS = {"ResNet50": _resnet50, "HRNet": _hrnet, "EfficientNet-B3": _efficientne
 
 
 def _ours(name, args):
-    model, _, where = name.partition("+")
+    model, *options = name.split("/")
     sys.path.insert(0, os.path.join(ROOT, model))
-    batches = _OURS[model](args)
+    batches = _OURS[model](args, args.packed if "packed" in options else args.data, "fast" if "fast" in options else "exact")
 
     def of_epoch(epoch):
         batches.source.batch_sampler.set_epoch(epoch)
-        return batches if where else batches.source
+        return batches if "cpu" in options else batches.source
     return _epochs(of_epoch)
 
 
@@ -129,10 +131,11 @@ def _dali(args):
 
 _PEERS = {"torchvision": _torchvision, "torchvision-v2": _torchvision_v2, "timm": _timm, "dali": _dali}
 
-NAMES = [name + where for name in _OURS for where in ("", "+cpu")] + list(_PEERS)
+NAMES = ["ResNet50", "ResNet50/fast", "ResNet50/packed", "ResNet50/packed/fast", "ResNet50/cpu", "HRNet", "FixRes", "EfficientNet-B3",
+         "EfficientNet-B3/packed", "EfficientNet-B3/cpu"] + list(_PEERS)
 
 
 def open_candidate(name, args):
-    """Return the endless iterator of a candidate of NAMES. `args`: data, image_size, batch_size. Raises ImportError where what it
-    needs is not installed."""
+    """Return the endless iterator of a candidate of NAMES. `args`: data and packed (the folders of the data set), image_size,
+    batch_size. Raises ImportError or UserError where what it needs is not installed."""
     return _PEERS[name](args) if name in _PEERS else _ours(name, args)

@@ -7,17 +7,22 @@ pictures are made here (ImageNet's sizes in pixels and bytes), or of your own fo
     python tools/benchmark.py input
     python tools/benchmark.py input --only ResNet50,EfficientNet-B3,torchvision,dali --rounds 15
 
-Candidates that are not installed are left out. To install those that can be: pip install timm nvidia-dali-cuda120
+What is not installed is left out. To have all: pip install simplejpeg timm nvidia-dali-cuda120; apt-get install libjpeg-turbo-progs
 """
 import multiprocessing
 import os
 import random
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
 from benchmarks import _candidates, _pictures
 from common import cli
+
+_PACKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset.py")
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -50,8 +55,17 @@ def run(args):
         if args.data is None:
             _pictures.write_pictures(folder, args.pictures)
             args.data = folder
+        args.packed = os.path.join(folder, "packed")
         names = sorted(set(args.only + [args.baseline]), key=_candidates.NAMES.index)
+        if any("packed" in name for name in names):
+            _pack(args.data, args.packed)
         _report(_rounds(_started(names, args), args), args)
+
+
+def _pack(data, out):
+    markers = ["--restart-markers"] * bool(shutil.which("jpegtran"))
+    cli.print_line("packed %s restart markers" % ("with" if markers else "without jpegtran (libjpeg-turbo-progs), and so without"))
+    subprocess.run([sys.executable, _PACKER, "pack", data, out] + markers, check=True, stdout=subprocess.DEVNULL)
 
 
 def _started(names, args):

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tarfile
 import zlib
 from collections import namedtuple
@@ -24,12 +23,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import numpy as np
 from tqdm import tqdm
 
-from common import cli, data, jpeg, packed
+from common import cli, data, packed
+from datasets import _restart
 
 SPLITS = ("train", "val")
 ORDER_SEED = 0  # of the pictures in the shards
 _BLOCK = tarfile.BLOCKSIZE
-_UNITS = (4, 3, 5, 2, 6)  # MCUs of a restart interval, the first that divides a row's; else a whole row
 
 # What a process is told: numbers of the pictures that a shard holds, the number and folder of the shard, whether to rewrite.
 Task = namedtuple("Task", "numbers shard out restart")
@@ -130,7 +129,7 @@ def _pack_shard(task):
     with open(path + ".part", "wb") as tar:
         for row, number in zip(rows, task.numbers):
             original, key = _files.read(number), os.fsdecode(bytes(_files.keys[number]))
-            content = with_restart_markers(original) if task.restart else original
+            content = _restart.with_restart_markers(original) if task.restart else original
             row["offsets"] = _add(tar, key, content)
             row["shards"], row["lengths"], row["labels"] = task.shard, len(content), _files.targets[number]
             row["checksums"], row["rewritten"] = zlib.crc32(content), content is not original
@@ -174,30 +173,3 @@ def _write(path, content):
         file.flush()
         os.fsync(file.fileno())
     os.replace(path + ".part", path)
-
-
-def with_restart_markers(original):
-    """Return the bytes of a JPEG with restart markers and their index, which decodes to the same pixels as a whole and in parts; the
-    very `original` where that cannot be had."""
-    head = jpeg.header(original)
-    if head is None or head.index:
-        return original
-    in_row = -(-head.width // head.mcu_width)
-    units = next((number for number in _UNITS if in_row % number == 0), in_row)
-    done = subprocess.run(["jpegtran", "-copy", "all", "-restart", "%dB" % units], input=original, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL)
-    content = jpeg.with_index(done.stdout) if done.returncode == 0 else None
-    return content if content is not None and _same_pixels(original, content) else original
-
-
-def _same_pixels(original, content):
-    try:
-        wanted = jpeg.whole(original)
-        if not np.array_equal(np.asarray(jpeg.whole(content)), np.asarray(wanted)):
-            return False
-        width, height = wanted.size
-        boxes = [(width // 4, height // 4, -(-3 * width // 4), -(-3 * height // 4)), (0, height // 2, width, height)]
-        boxes = [box for box in boxes if box[0] < box[2] and box[1] < box[3]]
-        return all(np.array_equal(np.asarray(jpeg.open_rgb(content).crop(box)), np.asarray(wanted.crop(box))) for box in boxes)
-    except jpeg.Unreadable:
-        return False

@@ -11,7 +11,7 @@ def make_train_batches(args, rank):
         return make_up_batches(synthetic.IMAGENET[0], config.TRAIN.BATCH_SIZE_PER_GPU, args, rank)
     root = os.path.join(args.data_path, config.DATASET.TRAIN_SET)
     dataset = data.ImageFolder(root, transforms.train_transform(config.MODEL.IMAGE_SIZE[0]), config.MODEL.NUM_CLASSES, args.seed,
-                               args.skip_bad_images, replace=True)
+                               args.skip_bad_images, replace=True, decoder=args.decoder)
     check_last_batch(len(dataset), rank, config)
     batches = data.TrainBatches(len(dataset), config.TRAIN.BATCH_SIZE_PER_GPU, rank, args.seed, args.stop_step, drop_last=False,
                                 accumulate=args.accumulate)
@@ -30,7 +30,7 @@ def make_eval_batches(args, rank):
         return make_up_batches(synthetic.IMAGENET[1], config.TEST.BATCH_SIZE_PER_GPU, args, rank)
     root = os.path.join(args.data_path, config.DATASET.TEST_SET)
     dataset = data.ImageFolder(root, eval_transform(config.MODEL.IMAGE_SIZE[0]), config.MODEL.NUM_CLASSES,
-                               skip_bad_images=args.skip_bad_images)
+                               skip_bad_images=args.skip_bad_images, decoder=args.decoder)
     batches = data.EvalBatches(len(dataset), config.TEST.BATCH_SIZE_PER_GPU, rank, args.stop_step)
     return data.device_batches(dataset, batches, args.workers, rank, skip_bad_images=args.skip_bad_images)
 
