@@ -64,7 +64,7 @@ class Pixels(object):
     def resize(self, size, resample=Image.BILINEAR):
         """Return the PIL image in another size (width, height), bilinear with antialiasing. No other `resample` is there."""
         assert resample == Image.BILINEAR
-        pixels = torch.from_numpy(np.ascontiguousarray(self._array)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.ascontiguousarray(self._array))[None].permute(0, 3, 1, 2)  # NHWC, as the result then is
         pixels = functional.interpolate(pixels, size[::-1], mode="bilinear", antialias=True)
         return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
 
