@@ -12,10 +12,10 @@ import torch
 from common import data, distributed
 from common.cli import UserError
 from common.distributed import Rank
-from common.model_stats import model_stats
 from conftest import load_script
 from lib.config import new_config, unread_settings, update_config
 from lib.core.optimizer import get_optimizer
+from lib.model_stats import model_stats
 from lib.models import build_model
 from lib.models.cls_hrnet import (BasicBlock, HighResolutionModule, HighResolutionNet, apply_transition, check_image_size,
                                   make_transition)

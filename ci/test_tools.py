@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cifar
+from GENet import cifar
 from common import data, records
 from common.cli import UserError
 from conftest import ROOT, assert_bad_input, environment, load_script, wait_until, write_images

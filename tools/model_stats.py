@@ -17,8 +17,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+from HRNet.lib.model_stats import model_stats  # noqa: E402
 from common import cli  # noqa: E402
-from common.model_stats import model_stats  # noqa: E402
 
 
 def build(spec):

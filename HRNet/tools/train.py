@@ -9,13 +9,13 @@ import torch
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
 from common import checkpoint, cli, data, distributed, flags, network, precision, records  # noqa: E402
-from common.model_stats import model_stats  # noqa: E402
 from common.optimizer import set_rate  # noqa: E402
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from lib.core import options  # noqa: E402
 from lib.core.data import make_eval_batches, make_train_batches, remark_on_classes  # noqa: E402
 from lib.core.function import train, validate  # noqa: E402
 from lib.core.optimizer import get_optimizer, learning_rate  # noqa: E402
+from lib.model_stats import model_stats  # noqa: E402
 
 OLD_STOP_STEP = 200  # steps that --stop_step=TRUE, the Ascend port's switch, left of an epoch
 

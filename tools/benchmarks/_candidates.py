@@ -41,7 +41,7 @@ def _hrnet(args, root, decoder):
     config = new_config()
     config.MODEL.IMAGE_SIZE, config.TRAIN.BATCH_SIZE_PER_GPU = [args.image_size, args.image_size], args.batch_size
     return data.make_train_batches(argparse.Namespace(
-        config=config, data_path=root, seed=0, skip_bad_images=False, decoder=decoder, stop_step=None, accumulate=1,
+        config=config, data_path=root, seed=0, skip_bad_images=False, dummy=False, decoder=decoder, stop_step=None, accumulate=1,
         workers=WORKERS), _alone())
 
 
