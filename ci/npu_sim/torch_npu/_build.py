@@ -19,8 +19,9 @@ import tempfile
 import torch
 
 _SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc")
-# Files of one group are compiled as one: reading PyTorch's headers costs more than the code itself.
-_GROUPS = (("runtime.cpp", "fallback.cpp", "half.cpp", "kernels.cpp", "autocast.cpp"), ("hccl.cpp", "module.cpp"))
+# Compiled as one file: reading PyTorch's headers costs more than the code itself.
+_FILES = ("runtime.cpp", "clock.cpp", "report.cpp", "fallback.cpp", "half.cpp", "kernels.cpp", "autocast.cpp", "hccl.cpp",
+          "module.cpp")
 _LIBRARIES = ("c10", "torch_cpu", "torch", "torch_python")
 
 
@@ -105,34 +106,16 @@ def _build(directory, library):
     print(f"npu_sim: building for PyTorch {torch.__version__} (once, about half a minute) in {directory}",
           file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=directory) as work:
-        objects = _compile(work)
-        linked = os.path.join(work, "_C.so")
-        libraries = "-L" + os.path.join(os.path.dirname(torch.__file__), "lib")
-        _check([*_compiler(), "-shared", *objects, libraries, *(f"-l{name}" for name in _LIBRARIES), "-o", linked])
-        os.replace(linked, library)
-
-
-def _compile(work):
-    """Compiles the groups side by side; returns the object files."""
-    objects, running, flags = [], [], _flags() + _include_flags()
-    for number, group in enumerate(_GROUPS):
-        unit = os.path.join(work, f"group{number}.cpp")
+        unit, linked = os.path.join(work, "all.cpp"), os.path.join(work, "_C.so")
         with open(unit, "w") as handle:
-            handle.writelines(f'#include "{name}"\n' for name in group)
-        objects.append(unit[:-4] + ".o")
-        command = [*_compiler(), *flags, "-c", unit, "-o", objects[-1]]
-        running.append((command, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
-    for command, process in running:
-        output, _ = process.communicate()
-        _fail_unless(process.returncode == 0, command, output)
-    return objects
+            handle.writelines(f'#include "{name}"\n' for name in _FILES)
+        libraries = "-L" + os.path.join(os.path.dirname(torch.__file__), "lib")
+        _check([*_compiler(), *_flags(), *_include_flags(), "-shared", unit, libraries, *(f"-l{name}" for name in _LIBRARIES),
+                "-o", linked])
+        os.replace(linked, library)
 
 
 def _check(command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    _fail_unless(done.returncode == 0, command, done.stdout)
-
-
-def _fail_unless(good, command, output):
-    if not good:
-        raise ImportError(f"the simulated NPU could not be built: {shlex.join(command)}\n{output[-4000:]}")
+    if done.returncode != 0:
+        raise ImportError(f"the simulated NPU could not be built: {shlex.join(command)}\n{done.stdout[-4000:]}")

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch.utils.checkpoint import DefaultDeviceType
 
-from torch_npu import _C, _sync_batch_norm, distributed
+from torch_npu import _C, _clock, _sync_batch_norm, distributed
 
 
 def register(npu):
@@ -20,6 +20,7 @@ def register(npu):
     npu._make_default_generators()
     _sync_batch_norm.register()
     distributed._register()
+    _clock.start()
     DefaultDeviceType.set_device_type("npu")  # for torch.utils.checkpoint
     # Models here run without apex: PyTorch's own autocast and GradScaler are what the device offers.
     sys.modules.setdefault("apex", None)

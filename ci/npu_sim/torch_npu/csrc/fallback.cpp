@@ -38,13 +38,17 @@ void copy_geometry(const at::Tensor& from, const at::Tensor& to) {
 
 struct OpTraits {
   std::string name;
-  int64_t calls = 0;
+  std::array<int64_t, kPhases> calls{};
   bool cpu_index = false;        // its second argument may be index tensors on the CPU
   bool crosses_devices = false;  // moving data between devices is its purpose
   bool matrix = false;           // runs on the matrix unit, which has no float64
   bool random = false;           // draws random numbers
   bool generator = false;        // takes a generator argument
   bool slow_in_half = false;     // the CPU's kernels for fp16 and bf16 are slow
+  bool view = false;             // makes a view: nothing for the device to do
+  bool reads_values = false;     // what it returns to the host depends on values: the host waits
+  int product = -1;              // a matrix product: the number of its first factor among the arguments
+  double named_us = -1;          // what the clock's table says about it by name
 };
 
 std::mutex& traits_mutex() {
@@ -73,6 +77,13 @@ OpTraits make_traits(const c10::OperatorHandle& op) {
   t.matrix = matrix.count(schema.name()) > 0;
   t.random = op.hasTag(at::Tag::nondeterministic_seeded);
   t.slow_in_half = slow_in_half(schema.name());
+  t.reads_values = op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape);
+  static const std::unordered_map<std::string, int> product{{"aten::mm", 0}, {"aten::bmm", 0}, {"aten::mv", 0},
+      {"aten::addmm", 1}, {"aten::baddbmm", 1}, {"aten::addbmm", 1}, {"aten::addmv", 1}};
+  const auto factor = product.find(schema.name());
+  if (factor != product.end()) t.product = factor->second;
+  t.named_us = named_duration(schema.name());
+  for (const auto& result : schema.returns()) t.view |= result.alias_info() && !result.alias_info()->isWrite();
   for (const auto& argument : schema.arguments())
     t.generator |= argument.type()->str().find("Generator") != std::string::npos;
   return t;
@@ -83,7 +94,8 @@ const OpTraits& traits_of(const c10::OperatorHandle& op) {
   auto& all = traits_by_schema();
   auto found = all.find(&op.schema());
   if (found == all.end()) found = all.emplace(&op.schema(), make_traits(op)).first;
-  ++found->second.calls;
+  ++found->second.calls[current_phase()];
+  ++counters().operators;
   return found->second;
 }
 
@@ -161,6 +173,59 @@ void check_matrix_unit(const Call& call) {
   if (settings().strict && at::autocast::is_autocast_enabled(at::kCPU))
     TORCH_CHECK(at::autocast::is_autocast_enabled(kNPU), call.traits.name, ": autocast is enabled for 'cpu' around an NPU "
                 "operator, which leaves it in float32; use torch.autocast('npu') (npu_sim, strict)");
+}
+
+// ---- one call: what it costs the device --------------------------------------------------------------------------
+
+struct Cost {
+  double bytes = 0;             // of all arguments and results
+  double flops = 0;             // of the matrix unit
+  double flops_per_result = 0;  // and for each element of the result
+};
+
+double nbytes(const at::Tensor& t) {
+  return static_cast<double>(t.numel()) * t.itemsize();
+}
+
+double weights_per_output(const at::Tensor& kernel) {
+  return kernel.numel() ? static_cast<double>(kernel.numel()) / kernel.size(0) : 0;
+}
+
+Cost cost_of_arguments(const Call& call) {
+  Cost cost;
+  const std::string& name = call.op.schema().name();
+  const bool forward = name == "aten::convolution", backward = name == "aten::convolution_backward";
+  double elements = 0;  // of the first factor, or the gradient
+  call.each_tensor([&](const at::Tensor& t, size_t number) {
+    cost.bytes += nbytes(t);
+    const int argument = static_cast<int>(number);
+    if (argument == (backward ? 0 : call.traits.product)) elements = t.numel();
+    if (call.traits.product >= 0 && argument == call.traits.product + 1)
+      cost.flops = 2 * elements * (t.dim() > 1 ? t.size(-1) : 1);
+    if (forward && argument == 1) cost.flops_per_result = 2 * weights_per_output(t);
+    if (backward && argument == 2) cost.flops = 4 * elements * weights_per_output(t);
+  });
+  return cost;
+}
+
+Ns duration(const Call& call, Cost cost) {
+  for (size_t i = call.stack->size() - call.op.schema().returns().size(); i < call.stack->size(); ++i) {
+    const c10::IValue& value = (*call.stack)[i];
+    if (!value.isTensor() || !value.toTensor().defined()) continue;
+    cost.bytes += nbytes(value.toTensor());
+    cost.flops += cost.flops_per_result * value.toTensor().numel();
+  }
+  return operator_duration(call.traits.named_us, cost.flops, cost.bytes);
+}
+
+// An index of booleans is as long as there are true ones among them, which the host must know.
+bool host_must_wait(const Call& call) {
+  if (!call.traits.reads_values || !call.traits.cpu_index) return call.traits.reads_values;
+  bool mask = false;
+  call.each_tensor([&](const at::Tensor& t, size_t argument) {
+    mask |= argument == 1 && (t.scalar_type() == at::kBool || t.scalar_type() == at::kByte);
+  });
+  return mask;
 }
 
 // ---- one call: running on the host -------------------------------------------------------------------------------
@@ -331,11 +396,28 @@ at::Tensor host_view(const at::Tensor& tensor) {
   return tensor_over(std::move(storage), tensor, kHostKeys);
 }
 
-std::map<std::string, int64_t> op_counts() {
+std::map<std::string, std::array<int64_t, kPhases>> op_counts() {
   std::lock_guard<std::mutex> lock(traits_mutex());
-  std::map<std::string, int64_t> counts;
-  for (const auto& [schema, traits] : traits_by_schema()) counts[traits.name] += traits.calls;
+  std::map<std::string, std::array<int64_t, kPhases>> counts;
+  for (const auto& [schema, traits] : traits_by_schema())
+    for (int phase = 0; phase < kPhases; ++phase) counts[traits.name][phase] += traits.calls[phase];
   return counts;
+}
+
+static void run_on_host(const Call& call, c10::DeviceIndex device) {
+  const ClockStopped stopped;
+  HostAliases host(device);
+  const Cost cost = clock_is_on() ? cost_of_arguments(call) : Cost();
+  const bool has_generator = arguments_to_host(call, host, device);
+  if (call.traits.random && !has_generator)
+    run_with_lent_generator(call, device);
+  else if (call.traits.slow_in_half)
+    run_in_float(call.op, call.stack);
+  else
+    call.op.redispatchBoxed(kHostKeys, call.stack);
+  if (clock_is_on() && !call.traits.view) launch(device, current_stream(device), duration(call, cost));
+  host.write_back();
+  results_to_npu(call, host);
 }
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -344,16 +426,9 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::DeviceIndex device = device_of(call);
   check_devices(call, device);
   check_matrix_unit(call);
-  HostAliases host(device);
-  const bool has_generator = arguments_to_host(call, host, device);
-  if (call.traits.random && !has_generator)
-    run_with_lent_generator(call, device);
-  else if (call.traits.slow_in_half)
-    run_in_float(op, stack);
-  else
-    op.redispatchBoxed(kHostKeys, stack);
-  host.write_back();
-  results_to_npu(call, host);
+  const bool waits = host_must_wait(call);
+  run_on_host(call, device);
+  if (waits) wait_for_stream(call.traits.name.c_str(), device, current_stream(device));
 }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {

@@ -5,6 +5,9 @@
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <torch/csrc/utils/pybind.h>
 
+#include <memory>
+#include <mutex>
+
 namespace npu_sim {
 namespace {
 
@@ -48,23 +51,71 @@ void check_reducible(const Tensors& tensors) {
 
 // ---- work --------------------------------------------------------------------------------------------------------
 
-FuturePtr tensor_list_future() {
-  return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+// With the clock on, the future belongs to a device: who waits for it makes its current stream wait, not the host.
+FuturePtr tensor_list_future(c10::DeviceIndex device) {
+  std::vector<c10::Device> devices;
+  if (clock_is_on()) devices.emplace_back(kNPU, device);
+  return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()), std::move(devices));
 }
+
+// When a collective ends on its group's stream. Each rank has a time axis of its own; on those of one group, zero is when
+// the group was made. The ranks tell each other when they come, and all wait for the last.
+class CollectiveTime {
+ public:
+  CollectiveTime(std::shared_ptr<CollectiveTime> before, c10::StreamId stream, Ns origin, int64_t bytes)
+      : device(current_device()), stream(stream), before_(std::move(before)), origin_(origin), bytes_(bytes),
+        latest_(at::full({1}, stream_time(device, current_stream(device)) - origin, at::kLong)) {}
+
+  void exchange(c10d::Backend& gloo) {
+    Tensors tensors{latest_};
+    c10d::AllreduceOptions options;
+    options.reduceOp = c10d::ReduceOp::MAX;
+    exchange_ = gloo.allreduce(tensors, options);
+  }
+
+  // Called when the collective is done on the host. Those before it are settled first: they come first on the stream.
+  void settle() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (settled_) return;
+    if (before_) before_->settle();
+    before_.reset();
+    exchange_->wait();
+    stream_waits(device, stream, origin_ + latest_.item<int64_t>());
+    launch(device, stream, collective_duration(bytes_));
+    settled_ = true;
+  }
+
+  const c10::DeviceIndex device;
+  const c10::StreamId stream;
+
+ private:
+  std::mutex mutex_;
+  std::shared_ptr<CollectiveTime> before_;
+  Ns origin_;
+  int64_t bytes_;
+  at::Tensor latest_;
+  WorkPtr exchange_;
+  bool settled_ = false;
+};
+using TimePtr = std::shared_ptr<CollectiveTime>;
 
 // A gloo work whose result and future hold the NPU tensors: DDP builds views of its buckets from the future's value.
 class HcclWork final : public c10d::Work {
  public:
-  HcclWork(WorkPtr gloo, Tensors outputs, OpType op, int rank)
-      : c10d::Work(rank, op), gloo_(std::move(gloo)), outputs_(std::move(outputs)) {
+  HcclWork(WorkPtr gloo, Tensors outputs, OpType op, int rank, TimePtr time)
+      : c10d::Work(rank, op), gloo_(std::move(gloo)), outputs_(std::move(outputs)), time_(std::move(time)),
+        device_(current_device()) {
     if (op == OpType::SEND || op == OpType::RECV || op == OpType::RECVANYSOURCE || op == OpType::BARRIER) return;
     try {
-      auto future = tensor_list_future();
-      gloo_->getFuture()->addCallback([future, outputs = outputs_](c10::ivalue::Future& done) {
+      auto future = tensor_list_future(device_);
+      auto gloo_future = gloo_->getFuture();
+      if (time_) stop_clock();  // gloo's time does not count
+      gloo_future->addCallback([future, outputs = outputs_, time = time_](c10::ivalue::Future& done) {
+        if (time) settle_on_stream(*time, done.hasError());
         if (done.hasError())
           future->setError(done.exception_ptr());
         else
-          future->markCompleted(c10::IValue(outputs));
+          complete(*future, outputs, time.get());
       });
       future_ = future;
     } catch (const c10::Error&) {  // gloo has no futures for some collectives: getFuture() below waits instead
@@ -74,25 +125,49 @@ class HcclWork final : public c10d::Work {
   bool isSuccess() const override { return true; }
   int sourceRank() const override { return gloo_->sourceRank(); }
   Tensors result() override { return outputs_; }
-  void synchronize() override { gloo_->wait(); }
+  void synchronize() override { wait(); }
   bool wait(std::chrono::milliseconds timeout = kNoTimeout) override {
-    const bool done = gloo_->wait(timeout);
+    const bool done = wait_for_gloo(timeout);
     if (future_) future_->wait();
+    if (!time_) return done;
+    stream_waits(device_, current_stream(device_), stream_time(device_, time_->stream));
+    if (retrieveOpType() == OpType::BARRIER) wait_for_stream("barrier", device_, time_->stream);
     return done;
   }
   FuturePtr getFuture() override {
     if (!future_) {
-      gloo_->wait();
-      future_ = tensor_list_future();
-      future_->markCompleted(c10::IValue(outputs_));
+      wait_for_gloo(kNoTimeout);
+      future_ = tensor_list_future(device_);
+      complete(*future_, outputs_, time_.get());
     }
     return future_;
   }
 
  private:
+  static void settle_on_stream(CollectiveTime& time, bool failed) {
+    if (!failed) time.settle();
+    start_clock();
+  }
+
+  static void complete(c10::ivalue::Future& future, const Tensors& outputs, const CollectiveTime* time) {
+    if (!time) return future.markCompleted(c10::IValue(outputs));
+    const c10::StreamId before = exchange_current_stream(time->device, time->stream);  // on which the result comes
+    future.markCompleted(c10::IValue(outputs));
+    exchange_current_stream(time->device, before);
+  }
+
+  bool wait_for_gloo(std::chrono::milliseconds timeout) {
+    const ClockStopped stopped;
+    const bool done = gloo_->wait(timeout);
+    if (time_) time_->settle();
+    return done;
+  }
+
   WorkPtr gloo_;
   Tensors outputs_;
   FuturePtr future_;
+  TimePtr time_;
+  c10::DeviceIndex device_;
 };
 
 } // namespace
@@ -211,7 +286,14 @@ class ProcessGroupHCCL final : public c10d::Backend {
 
  private:
   WorkPtr work(WorkPtr gloo, Tensors outputs, OpType op) {
-    return c10::make_intrusive<HcclWork>(std::move(gloo), std::move(outputs), op, rank_);
+    TimePtr time;
+    if (clock_is_on() && op != OpType::SEND && op != OpType::RECV && op != OpType::RECVANYSOURCE) {
+      int64_t bytes = 0;
+      for (const auto& t : outputs) bytes += t.numel() * t.itemsize();
+      time = last_ = std::make_shared<CollectiveTime>(last_, stream_, origin_, bytes);
+      time->exchange(*gloo_);
+    }
+    return c10::make_intrusive<HcclWork>(std::move(gloo), std::move(outputs), op, rank_, std::move(time));
   }
 
   // gloo has no AVG: sum, wait, divide.
@@ -222,6 +304,7 @@ class ProcessGroupHCCL final : public c10d::Backend {
     if (average) options.reduceOp = c10d::ReduceOp::SUM;
     WorkPtr gloo = run(options);
     if (average) {
+      const ClockStopped stopped;
       gloo->wait();
       for (at::Tensor view : views) view.div_(size_);
     }
@@ -229,6 +312,9 @@ class ProcessGroupHCCL final : public c10d::Backend {
   }
 
   c10::intrusive_ptr<c10d::Backend> gloo_;
+  const c10::StreamId stream_ = new_stream();  // collectives of a group are in order on a stream of their own
+  const Ns origin_ = host_time();
+  TimePtr last_;
 };
 
 } // namespace npu_sim

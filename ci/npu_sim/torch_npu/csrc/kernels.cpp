@@ -62,10 +62,43 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, Dtype dty
 
 // ---- copies ------------------------------------------------------------------------------------------------------
 
-// One kernel for all directions: PrivateUse1 outranks CPU in the dispatcher.
-at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool /*non_blocking*/) {
-  enter_driver();
+Ns copy_on_host(at::Tensor& self, const at::Tensor& source, const char* rate) {
+  const ClockStopped stopped;
   host_view(self).copy_(host_view(source));
+  return clock_is_on() ? copy_duration(source.numel() * source.itemsize(), rate) : 0;
+}
+
+void copy_between_npus(at::Tensor& self, const at::Tensor& source) {
+  const c10::DeviceIndex to = self.device().index(), from = source.device().index();
+  const Ns duration = copy_on_host(self, source, to == from ? "vector_gbs" : "between_gbs");
+  launch(from, current_stream(from), duration);
+  if (to != from) stream_waits(to, current_stream(to), stream_time(from, current_stream(from)));
+}
+
+// The host waits unless its side of the copy is pinned and the copy non_blocking; a copy from pageable memory always
+// waits. So the clock's asynchronous copies are those that need pinned memory on a device.
+void copy_across(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  const bool to_host = self.is_cpu();
+  const at::Tensor& host = to_host ? self : source;
+  const c10::DeviceIndex device = (to_host ? source : self).device().index();
+  const bool pinned = is_pinned(host);
+  (to_host ? counters().to_host_bytes : counters().to_device_bytes) += source.numel() * source.itemsize();
+  if (!pinned) ++counters().pageable_copies;
+  launch(device, current_stream(device), copy_on_host(self, source, to_host ? "to_host_gbs" : "to_device_gbs"));
+  if (pinned && non_blocking) return;
+  wait_for_stream(to_host ? "copy to the host" : pinned ? "blocking copy to the device" : "copy from pageable memory", device,
+                  current_stream(device));
+}
+
+// One kernel for all directions: PrivateUse1 outranks CPU in the dispatcher.
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  enter_driver();
+  if (self.is_cpu() || source.is_cpu())
+    copy_across(self, source, non_blocking);
+  else if (self.device().type() == kNPU && source.device().type() == kNPU)
+    copy_between_npus(self, source);
+  else
+    host_view(self).copy_(host_view(source));
   return self;
 }
 

@@ -6,9 +6,14 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <numeric>
+
 namespace py = pybind11;
 
 void bind_hccl(py::module& m);
+namespace npu_sim {
+void bind_report(py::module& m);
+}
 
 // After backward() returns, the autograd thread of a device still releases the finished graph, for which it takes the
 // GIL; if the interpreter finalises meanwhile, the process aborts ("terminate called without an active exception").
@@ -29,13 +34,33 @@ static void drain_autograd_threads() {
   }
 }
 
+static void bind_clock(py::module& m) {
+  using namespace npu_sim;
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("_sim_configure_clock", &configure_clock);
+  m.def("_sim_host_time", &host_time);
+  m.def("_sim_frozen_time", &frozen_time);
+  m.def("_sim_device_time", &device_time);
+  m.def("_sim_busy_time", &busy_time);
+  m.def("_sim_stream_time", &stream_time);
+  m.def("_sim_stream_waits", &stream_waits);
+  m.def("_sim_hang", &hang);
+  m.def("_sim_wait_until", &wait_until, no_gil);
+  m.def("_sim_wait_for_device", &wait_for_device, no_gil);
+}
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using namespace npu_sim;
   m.def("_sim_configure", [](int device_count, int64_t memory_bytes, bool strict) {
     TORCH_CHECK(device_count >= 0 && device_count <= kMaxDevices, "npu_sim: 0 to ", kMaxDevices, " devices, not ", device_count);
     settings() = {device_count, memory_bytes, strict};
   });
-  m.def("_sim_op_counts", &op_counts);
+  m.def("_sim_op_counts", [] {  // without phases
+    std::map<std::string, int64_t> all;
+    for (const auto& [name, calls] : op_counts()) all[name] = std::accumulate(calls.begin(), calls.end(), int64_t(0));
+    return all;
+  });
+  m.def("_sim_op_counts_by_phase", &op_counts);
   m.def("_sim_drain_autograd_threads", &drain_autograd_threads);
   m.def("_sim_memory", [](int device) {
     const MemoryUse use = memory_use(device);
@@ -52,5 +77,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("_npu_getDefaultGenerator", [](int device) {
     return py::reinterpret_steal<py::object>(THPGenerator_initDefaultGenerator(default_generator(device)));
   });
+  bind_clock(m);
+  bind_report(m);
   bind_hccl(m);
 }

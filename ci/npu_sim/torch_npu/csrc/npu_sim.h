@@ -11,6 +11,8 @@
 #include <c10/core/Device.h>
 #include <c10/core/Storage.h>
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -30,6 +32,9 @@ struct Settings {
 Settings& settings();
 
 c10::DeviceIndex current_device();
+c10::StreamId current_stream(c10::DeviceIndex device);  // of this thread
+c10::StreamId exchange_current_stream(c10::DeviceIndex device, c10::StreamId stream);
+c10::StreamId new_stream();
 void set_current_device(int64_t index);  // raises when out of range
 void check_index(int64_t index);
 
@@ -48,16 +53,19 @@ c10::Storage new_storage(size_t bytes, c10::DeviceIndex device);
 // NPU storage that takes over the memory of a host storage; the host storage keeps a non-owning pointer.
 c10::DataPtr take_over(c10::StorageImpl* host, c10::DeviceIndex device);
 c10::Allocator* allocator();
+bool is_pinned(const at::Tensor& host);
 
 at::Generator& default_generator(c10::DeviceIndex device);
 // The CPU generator that an NPU generator draws from.
 at::Generator host_generator(const at::Generator& npu);
 
+enum Phase { kForward, kBackward, kOptimizer, kOther, kPhases };  // of training
+
 // ---- fallback.cpp: every operator --------------------------------------------------------------------------------
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack);
-// Calls so far by operator name ("aten::add_.Tensor"); copies and allocations are not operators here.
-std::map<std::string, int64_t> op_counts();
+// Calls so far by operator name ("aten::add_.Tensor") and phase; copies and allocations are not operators here.
+std::map<std::string, std::array<int64_t, kPhases>> op_counts();
 
 // A tensor over `storage` with the sizes, strides, offset, dtype and conjugate/negative bits of `like`.
 at::Tensor tensor_over(c10::Storage storage, const at::Tensor& like, c10::DispatchKeySet keys);
@@ -73,5 +81,50 @@ inline bool same_geometry(const at::Tensor& a, const at::Tensor& b) {
 bool slow_in_half(const std::string& name);
 // Runs a call on host tensors: in float32 with rounded results where all its tensors are of one half dtype.
 void run_in_float(const c10::OperatorHandle& op, torch::jit::Stack* stack);
+
+// ---- clock.cpp: time ---------------------------------------------------------------------------------------------
+
+using Ns = int64_t;  // nanoseconds since the process began; the time in which the host computes for the device is left out
+constexpr Ns kForever = Ns(1) << 62;
+
+void configure_clock(bool on, std::map<std::string, double> table);
+bool clock_is_on();
+Ns host_time();
+Ns frozen_time();  // how long the clock has stood still
+
+void stop_clock();
+void start_clock();
+struct ClockStopped {  // while the host computes in the device's stead
+  ClockStopped() { if (clock_is_on()) stop_clock(); }
+  ~ClockStopped() { if (clock_is_on()) start_clock(); }
+  ClockStopped(const ClockStopped&) = delete;
+};
+
+Ns stream_time(c10::DeviceIndex device, c10::StreamId stream);  // when its work will be done; now, where it is
+Ns device_time(c10::DeviceIndex device);                        // when all work that was launched will be done
+Ns busy_time(c10::DeviceIndex device);                          // sum of the durations of what was launched
+void stream_waits(c10::DeviceIndex device, c10::StreamId stream, Ns until);
+void launch(c10::DeviceIndex device, c10::StreamId stream, Ns duration);
+void hang(c10::DeviceIndex device);  // nothing that is on the device or comes to it will ever be done
+
+// The host waits: counts it, and sleeps until the time has come.
+void wait_until(const char* reason, Ns end);
+void wait_for_stream(const char* reason, c10::DeviceIndex device, c10::StreamId stream);
+void wait_for_device(const char* reason, c10::DeviceIndex device);
+
+Ns copy_duration(int64_t bytes, const char* rate);  // rate: the entry of the table for this direction
+Ns collective_duration(int64_t bytes);
+double named_duration(const std::string& operator_name);  // microseconds that the table gives this operator, or -1
+Ns operator_duration(double named_us, double flops, double bytes);
+
+// ---- report.cpp: counts ------------------------------------------------------------------------------------------
+
+Phase current_phase();
+
+struct Counters {
+  std::atomic<int64_t> operators{0}, waits{0}, waited_ns{0}, pageable_copies{0}, to_device_bytes{0}, to_host_bytes{0};
+};
+Counters& counters();
+void count_wait(const char* reason, Ns sleeps);
 
 } // namespace npu_sim

@@ -12,11 +12,11 @@
 #include <unistd.h>
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace npu_sim {
@@ -36,6 +36,18 @@ Settings& settings() {
 
 c10::DeviceIndex current_device() {
   return t_device;
+}
+
+c10::StreamId current_stream(c10::DeviceIndex device) {
+  return t_stream[device];
+}
+
+c10::StreamId exchange_current_stream(c10::DeviceIndex device, c10::StreamId stream) {
+  return std::exchange(t_stream[device], stream);
+}
+
+c10::StreamId new_stream() {
+  return g_next_stream++;
 }
 
 void check_index(int64_t index) {
@@ -207,11 +219,11 @@ struct PinnedAllocator final : c10::Allocator {
 };
 static PinnedAllocator g_pinned;
 
-// ---- streams and events: work is done when the call returns ------------------------------------------------------
-
-static double now_ms() {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+bool is_pinned(const at::Tensor& host) {
+  return PinnedAllocator::owns(host.storage().data());
 }
+
+// ---- streams and events -----------------------------------------------------------------------------------------
 
 struct NpuGuard final : c10::impl::DeviceGuardImplInterface {
   static c10::DeviceIndex index_of(c10::Device d) { return d.has_index() ? d.index() : t_device; }
@@ -236,29 +248,35 @@ struct NpuGuard final : c10::impl::DeviceGuardImplInterface {
 
   c10::Stream getStream(c10::Device d) const noexcept override { return stream(d, t_stream[index_of(d)]); }
   c10::Stream getDefaultStream(c10::Device d) const override { return stream(d, 0); }
-  c10::Stream getStreamFromGlobalPool(c10::Device d, bool = false) const override { return stream(d, g_next_stream++); }
-  c10::Stream getNewStream(c10::Device d, int = 0) const override { return stream(d, g_next_stream++); }
+  c10::Stream getStreamFromGlobalPool(c10::Device d, bool = false) const override { return stream(d, new_stream()); }
+  c10::Stream getNewStream(c10::Device d, int = 0) const override { return stream(d, new_stream()); }
   c10::Stream exchangeStream(c10::Stream s) const noexcept override {
-    const c10::Stream before = getStream(s.device());
-    t_stream[s.device_index()] = s.id();
-    return before;
+    return stream(s.device(), exchange_current_stream(s.device_index(), s.id()));
   }
-  bool queryStream(const c10::Stream&) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override {}
-  void synchronizeDevice(const c10::DeviceIndex) const override {}
+  bool queryStream(const c10::Stream& s) const override { return stream_time(s.device_index(), s.id()) <= host_time(); }
+  void synchronizeStream(const c10::Stream& s) const override {
+    wait_for_stream("stream.synchronize", s.device_index(), s.id());
+  }
+  void synchronizeDevice(const c10::DeviceIndex d) const override { wait_for_device("synchronize", d); }
 
-  // An event is the time at which it was recorded.
-  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
-    if (!*event) *event = new double;
-    *static_cast<double*>(*event) = now_ms();
+  // An event is the time at which the stream will have done what was on it when the event was recorded.
+  static Ns& time_of(void* event) { return *static_cast<Ns*>(event); }
+  void record(void** event, const c10::Stream& s, const c10::DeviceIndex, const c10::EventFlag) const override {
+    if (!*event) *event = new Ns;
+    time_of(*event) = stream_time(s.device_index(), s.id());
   }
-  void block(void*, const c10::Stream&) const override {}
-  bool queryEvent(void*) const override { return true; }
-  void synchronizeEvent(void*) const override {}
-  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override { delete static_cast<double*>(event); }
+  void block(void* event, const c10::Stream& s) const override {
+    if (event) stream_waits(s.device_index(), s.id(), time_of(event));
+  }
+  bool queryEvent(void* event) const override { return !event || time_of(event) <= host_time(); }
+  void synchronizeEvent(void* event) const override {
+    if (event) wait_until("event.synchronize", time_of(event));
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override { delete static_cast<Ns*>(event); }
   double elapsedTime(void* from, void* to, const c10::DeviceIndex) const override {
     TORCH_CHECK(from && to, "Both events must be recorded before calculating elapsed time.");
-    return *static_cast<double*>(to) - *static_cast<double*>(from);
+    wait_until("event.elapsed_time", std::max(time_of(from), time_of(to)));
+    return (time_of(to) - time_of(from)) * 1e-6;
   }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, NpuGuard)

@@ -41,7 +41,7 @@ def set_device(device):
 
 def synchronize(device=None):
     torch.npu._lazy_init()
-    _checked_index(device)
+    _C._sim_wait_for_device("synchronize", _checked_index(device))
 
 
 class device:
