@@ -115,6 +115,17 @@ def test_what_is_not_simulated():
         importlib.import_module("apex")
 
 
+def test_overflow():
+    """fp16 has infinities by default, and no flag."""
+    utils, big = torch.npu.utils, torch.full((2,), 60000.0, dtype=torch.float16, device="npu")
+    assert utils.is_support_inf_nan() and utils.npu_check_overflow(big + big) and not utils.npu_check_overflow(big)
+    assert torch_npu.npu_get_float_status(torch_npu.npu_alloc_float_status(big)).tolist() == [0] * 8
+    with pytest.raises(RuntimeError, match="Unsupported api when soc_version >= Ascend910B1, please use npu_check_overflow"):
+        torch.npu.get_npu_overflow_flag()
+    with pytest.warns(UserWarning, match="clear_npu_overflow_flag is useless"):
+        torch.npu.clear_npu_overflow_flag()
+
+
 def draws():
     ones = torch.ones(30, device="npu")
     return torch.cat([torch.randn(5, device="npu"), torch.rand(3, device="npu"), torch.bernoulli(ones / 2),

@@ -25,6 +25,7 @@ torch.utils.rename_privateuse1_backend("npu")
 
 from torch_npu import npu
 from torch_npu import contrib, distributed
+from torch_npu._overflow import npu_alloc_float_status, npu_clear_float_status, npu_get_float_status
 from torch_npu import _registration
 
 _registration.register(npu)

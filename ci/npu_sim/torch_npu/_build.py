@@ -20,8 +20,8 @@ import torch
 
 _SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc")
 # Compiled as one file: reading PyTorch's headers costs more than the code itself.
-_FILES = ("runtime.cpp", "clock.cpp", "report.cpp", "fallback.cpp", "half.cpp", "kernels.cpp", "autocast.cpp", "hccl.cpp",
-          "module.cpp")
+_FILES = ("runtime.cpp", "clock.cpp", "report.cpp", "faults.cpp", "fallback.cpp", "half.cpp", "kernels.cpp", "autocast.cpp",
+          "hccl.cpp", "module.cpp")
 _LIBRARIES = ("c10", "torch_cpu", "torch", "torch_python")
 
 

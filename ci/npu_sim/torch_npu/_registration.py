@@ -8,7 +8,7 @@ import sys
 import torch
 from torch.utils.checkpoint import DefaultDeviceType
 
-from torch_npu import _C, _clock, _sync_batch_norm, distributed
+from torch_npu import _C, _clock, _faults, _overflow, _sync_batch_norm, distributed
 
 
 def register(npu):
@@ -21,6 +21,8 @@ def register(npu):
     _sync_batch_norm.register()
     distributed._register()
     _clock.start()
+    _overflow.register()
+    _faults.start()
     DefaultDeviceType.set_device_type("npu")  # for torch.utils.checkpoint
     # Models here run without apex: PyTorch's own autocast and GradScaler are what the device offers.
     sys.modules.setdefault("apex", None)

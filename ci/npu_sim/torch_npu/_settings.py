@@ -1,5 +1,6 @@
 """The environment variables of the simulated NPU, and those of the Ascend runtime that it honours."""
 
+import datetime
 import os
 
 
@@ -28,6 +29,28 @@ def strict():
 def transfer():
     """True where torch_npu.contrib.transfer_to_npu may be used: NPU_SIM_TRANSFER is set to anything but 0 or nothing."""
     return os.environ.get("NPU_SIM_TRANSFER", "0") not in ("", "0")
+
+
+def execution_timeout(of_the_group):
+    """How long a collective may take: HCCL_EXEC_TIMEOUT seconds, where that is set and less than the group's time-out."""
+    seconds = _integer("HCCL_EXEC_TIMEOUT", 0, 0, 2147483647)
+    return min(of_the_group, datetime.timedelta(seconds=seconds)) if seconds else of_the_group
+
+
+def saturates():
+    """Whether fp16 saturates, as on the first 910, instead of having infinity and NaN (csrc/faults.cpp).
+
+    NPU_SIM_OVERFLOW=saturate, or the device's own INF_NAN_MODE_FORCE_DISABLE=1. Raises ValueError for other values, and for
+    INF_NAN_MODE_ENABLE=0, which a 910B refuses.
+    """
+    mode = os.environ.get("NPU_SIM_OVERFLOW") or "inf_nan"
+    if mode not in ("inf_nan", "saturate"):
+        raise ValueError(f"NPU_SIM_OVERFLOW must be inf_nan or saturate, not {mode!r}")
+    disabled = _integer("INF_NAN_MODE_FORCE_DISABLE", 0, 0, 1) == 1
+    if mode == "inf_nan" and not disabled and _integer("INF_NAN_MODE_ENABLE", 1, 0, 1) == 0:
+        raise ValueError("INF_NAN_MODE_ENABLE shouldn't be set to 0 on the current device. If you want to disable inf-nan mode, "
+                         "please export INF_NAN_MODE_FORCE_DISABLE=1")
+    return mode == "saturate" or disabled
 
 
 def visible_devices(text, installed):

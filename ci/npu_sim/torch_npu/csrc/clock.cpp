@@ -138,6 +138,12 @@ void launch(c10::DeviceIndex device, c10::StreamId stream, Ns duration) {
   c.busy[device] += duration;
 }
 
+bool is_hung(c10::DeviceIndex device) {
+  Clock& c = clock();
+  std::lock_guard<std::mutex> lock(c.mutex);
+  return c.hung[device];
+}
+
 void hang(c10::DeviceIndex device) {
   Clock& c = clock();
   std::lock_guard<std::mutex> lock(c.mutex);

@@ -404,9 +404,29 @@ std::map<std::string, std::array<int64_t, kPhases>> op_counts() {
   return counts;
 }
 
+static void check_results(const Call& call) {
+  for (size_t i = call.stack->size() - call.op.schema().returns().size(); i < call.stack->size(); ++i) {
+    const c10::IValue& value = (*call.stack)[i];
+    if (value.isTensor() && value.toTensor().defined()) check_overflow(value.toTensor());
+    if (value.isTensorList())
+      for (const at::Tensor& t : value.toTensorList()) check_overflow(t);
+  }
+}
+
+static c10::SmallVector<at::Tensor, 4> written_arguments(const Call& call) {
+  c10::SmallVector<at::Tensor, 4> written;
+  call.each_tensor([&](const at::Tensor& t, size_t argument) {
+    const auto* alias = call.op.schema().arguments()[argument].alias_info();
+    if (alias && alias->isWrite() && on_npu(t)) written.push_back(t);
+  });
+  return written;
+}
+
 static void run_on_host(const Call& call, c10::DeviceIndex device) {
   const ClockStopped stopped;
   HostAliases host(device);
+  const bool overflow = overflow_matters() && !call.traits.view;
+  const auto written = overflow ? written_arguments(call) : c10::SmallVector<at::Tensor, 4>();
   const Cost cost = clock_is_on() ? cost_of_arguments(call) : Cost();
   const bool has_generator = arguments_to_host(call, host, device);
   if (call.traits.random && !has_generator)
@@ -418,6 +438,9 @@ static void run_on_host(const Call& call, c10::DeviceIndex device) {
   if (clock_is_on() && !call.traits.view) launch(device, current_stream(device), duration(call, cost));
   host.write_back();
   results_to_npu(call, host);
+  if (!overflow) return;
+  for (const at::Tensor& t : written) check_overflow(t);
+  check_results(call);
 }
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {

@@ -5,8 +5,11 @@
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <torch/csrc/utils/pybind.h>
 
+#include <chrono>
+#include <iostream>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 namespace npu_sim {
 namespace {
@@ -48,6 +51,88 @@ void check_reducible(const Tensors& tensors) {
   for (const auto& t : tensors)
     TORCH_CHECK(t.scalar_type() != at::kDouble, "hccl: reductions of float64 (double) tensors are not supported");
 }
+
+// ---- time-outs ---------------------------------------------------------------------------------------------------
+
+struct GroupFacts {
+  GroupFacts(int rank, std::chrono::milliseconds timeout) : rank(rank), timeout(timeout) {}
+  const int rank;
+  const std::chrono::milliseconds timeout;
+  std::atomic<int64_t> sequence{0};  // of the last collective of this rank
+};
+
+bool is_set(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value && std::string(value) == "1";
+}
+
+// What torch_npu does when a collective has not ended in time: its watchdog logs that and takes the process down; where
+// the host waits for collectives (HCCL_BLOCKING_WAIT), it raises. The words are those of its watchdog.
+[[noreturn]] void time_out(const GroupFacts& group, int64_t sequence, OpType op, std::chrono::milliseconds ran) {
+  const std::string rank = c10::str("[Rank ", group.rank, "] ");
+  const std::string work = c10::str("WorkHCCL(SeqNum=", sequence, ", OpType=", c10d::opTypeToString(op), ", Timeout(ms)=",
+                                    group.timeout.count(), ")");
+  TORCH_CHECK_WITH(DistBackendError, !is_set("TORCH_HCCL_BLOCKING_WAIT") && !is_set("HCCL_BLOCKING_WAIT"), work,
+                   " timed out in blocking wait (TORCH_HCCL_BLOCKING_WAIT=1 or HCCL_BLOCKING_WAIT=1).");
+  const std::string caught = c10::str(rank, "Watchdog caught collective operation timeout: ", work, " ran for ", ran.count(),
+                                      " milliseconds before timing out.");
+  std::cerr << caught << "\n" << rank << "HCCL watchdog thread terminated with exception: " << caught << std::endl;
+  std::abort();
+}
+
+// A collective that was given to gloo.
+struct Running {
+  std::shared_ptr<GroupFacts> group;
+  OpType op;
+  int64_t sequence = ++group->sequence;
+  std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
+
+  // An error of gloo; its time-out becomes torch_npu's.
+  std::exception_ptr translated(std::exception_ptr error) const {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& gloo) {
+      if (std::string(gloo.what()).find("imed out") == std::string::npos) return error;
+    }
+    try {
+      const auto ran = std::chrono::steady_clock::now() - began;
+      time_out(*group, sequence, op, std::chrono::duration_cast<std::chrono::milliseconds>(ran));
+    } catch (...) {
+      return std::current_exception();
+    }
+  }
+
+  bool wait(c10d::Work& gloo, std::chrono::milliseconds timeout = kNoTimeout) const {
+    try {
+      return gloo.wait(timeout);
+    } catch (...) {
+      std::rethrow_exception(translated(std::current_exception()));
+    }
+  }
+};
+
+// Every call to gloo goes through here. A rank whose device hangs, or that is told to stay away (_faults.py), does not get
+// to the other ranks: all of them time out.
+class Gloo {
+ public:
+  Gloo(c10::intrusive_ptr<c10d::Backend> backend, std::shared_ptr<GroupFacts> facts)
+      : backend_(std::move(backend)), facts_(std::move(facts)) {}
+  c10d::Backend* operator->() const {
+    if (faults().absent || is_hung(current_device())) stay_away();
+    return backend_.get();
+  }
+  c10d::Backend& backend() const { return *backend_; }
+  void reset() { backend_.reset(); }
+
+ private:
+  [[noreturn]] void stay_away() const {
+    std::this_thread::sleep_for(facts_->timeout);
+    time_out(*facts_, facts_->sequence + 1, OpType::UNKNOWN, facts_->timeout);
+  }
+
+  c10::intrusive_ptr<c10d::Backend> backend_;
+  std::shared_ptr<GroupFacts> facts_;
+};
 
 // ---- work --------------------------------------------------------------------------------------------------------
 
@@ -102,18 +187,19 @@ using TimePtr = std::shared_ptr<CollectiveTime>;
 // A gloo work whose result and future hold the NPU tensors: DDP builds views of its buckets from the future's value.
 class HcclWork final : public c10d::Work {
  public:
-  HcclWork(WorkPtr gloo, Tensors outputs, OpType op, int rank, TimePtr time)
-      : c10d::Work(rank, op), gloo_(std::move(gloo)), outputs_(std::move(outputs)), time_(std::move(time)),
-        device_(current_device()) {
+  HcclWork(WorkPtr gloo, Tensors outputs, Running running, TimePtr time)
+      : c10d::Work(running.group->rank, running.op), gloo_(std::move(gloo)), outputs_(std::move(outputs)),
+        running_(std::move(running)), time_(std::move(time)), device_(current_device()) {
+    const OpType op = running_.op;
     if (op == OpType::SEND || op == OpType::RECV || op == OpType::RECVANYSOURCE || op == OpType::BARRIER) return;
     try {
       auto future = tensor_list_future(device_);
       auto gloo_future = gloo_->getFuture();
       if (time_) stop_clock();  // gloo's time does not count
-      gloo_future->addCallback([future, outputs = outputs_, time = time_](c10::ivalue::Future& done) {
+      gloo_future->addCallback([future, outputs = outputs_, time = time_, running = running_](c10::ivalue::Future& done) {
         if (time) settle_on_stream(*time, done.hasError());
         if (done.hasError())
-          future->setError(done.exception_ptr());
+          future->setError(running.translated(done.exception_ptr()));
         else
           complete(*future, outputs, time.get());
       });
@@ -158,7 +244,7 @@ class HcclWork final : public c10d::Work {
 
   bool wait_for_gloo(std::chrono::milliseconds timeout) {
     const ClockStopped stopped;
-    const bool done = gloo_->wait(timeout);
+    const bool done = running_.wait(*gloo_, timeout);
     if (time_) time_->settle();
     return done;
   }
@@ -166,6 +252,7 @@ class HcclWork final : public c10d::Work {
   WorkPtr gloo_;
   Tensors outputs_;
   FuturePtr future_;
+  Running running_;
   TimePtr time_;
   c10::DeviceIndex device_;
 };
@@ -176,8 +263,9 @@ class HcclWork final : public c10d::Work {
 
 class ProcessGroupHCCL final : public c10d::Backend {
  public:
-  explicit ProcessGroupHCCL(c10::intrusive_ptr<c10d::Backend> gloo)
-      : c10d::Backend(gloo->getRank(), gloo->getSize()), gloo_(std::move(gloo)) {}
+  ProcessGroupHCCL(c10::intrusive_ptr<c10d::Backend> gloo, std::chrono::milliseconds timeout)
+      : c10d::Backend(gloo->getRank(), gloo->getSize()), facts_(std::make_shared<GroupFacts>(gloo->getRank(), timeout)),
+        gloo_(std::move(gloo), facts_) {}
   // gloo's destructor waits for its thread, which may be about to release Python objects and then waits for the GIL.
   ~ProcessGroupHCCL() override {
     if (!Py_IsInitialized() || !PyGILState_Check()) return;
@@ -291,9 +379,9 @@ class ProcessGroupHCCL final : public c10d::Backend {
       int64_t bytes = 0;
       for (const auto& t : outputs) bytes += t.numel() * t.itemsize();
       time = last_ = std::make_shared<CollectiveTime>(last_, stream_, origin_, bytes);
-      time->exchange(*gloo_);
+      time->exchange(gloo_.backend());
     }
-    return c10::make_intrusive<HcclWork>(std::move(gloo), std::move(outputs), op, rank_, std::move(time));
+    return c10::make_intrusive<HcclWork>(std::move(gloo), std::move(outputs), Running{facts_, op}, std::move(time));
   }
 
   // gloo has no AVG: sum, wait, divide.
@@ -305,13 +393,14 @@ class ProcessGroupHCCL final : public c10d::Backend {
     WorkPtr gloo = run(options);
     if (average) {
       const ClockStopped stopped;
-      gloo->wait();
+      Running{facts_, op}.wait(*gloo);
       for (at::Tensor view : views) view.div_(size_);
     }
     return work(std::move(gloo), outputs, op);
   }
 
-  c10::intrusive_ptr<c10d::Backend> gloo_;
+  std::shared_ptr<GroupFacts> facts_;
+  Gloo gloo_;
   const c10::StreamId stream_ = new_stream();  // collectives of a group are in order on a stream of their own
   const Ns origin_ = host_time();
   TimePtr last_;
@@ -324,8 +413,8 @@ void bind_hccl(pybind11::module& m) {
   using npu_sim::ProcessGroupHCCL;
   const py::object base = py::module::import("torch._C._distributed_c10d").attr("Backend");
   py::class_<ProcessGroupHCCL, c10::intrusive_ptr<ProcessGroupHCCL>>(m, "ProcessGroupHCCL", base)
-      .def(py::init([](c10::intrusive_ptr<c10d::Backend> gloo) {
-             return c10::make_intrusive<ProcessGroupHCCL>(std::move(gloo));
+      .def(py::init([](c10::intrusive_ptr<c10d::Backend> gloo, int64_t timeout_ms) {
+             return c10::make_intrusive<ProcessGroupHCCL>(std::move(gloo), std::chrono::milliseconds(timeout_ms));
            }),
-           py::call_guard<py::gil_scoped_release>());
+           py::arg("gloo"), py::arg("timeout_ms") = 1800000, py::call_guard<py::gil_scoped_release>());
 }

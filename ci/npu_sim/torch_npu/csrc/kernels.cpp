@@ -65,6 +65,7 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, Dtype dty
 Ns copy_on_host(at::Tensor& self, const at::Tensor& source, const char* rate) {
   const ClockStopped stopped;
   host_view(self).copy_(host_view(source));
+  if (overflow_matters() && self.device().type() == kNPU && source.scalar_type() != self.scalar_type()) check_overflow(self);
   return clock_is_on() ? copy_duration(source.numel() * source.itemsize(), rate) : 0;
 }
 

@@ -34,7 +34,7 @@ static void drain_autograd_threads() {
   }
 }
 
-static void bind_clock(py::module& m) {
+static void bind_clock_and_faults(py::module& m) {
   using namespace npu_sim;
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("_sim_configure_clock", &configure_clock);
@@ -45,6 +45,11 @@ static void bind_clock(py::module& m) {
   m.def("_sim_stream_time", &stream_time);
   m.def("_sim_stream_waits", &stream_waits);
   m.def("_sim_hang", &hang);
+  m.def("_sim_run_out_of_memory", [] { faults().out_of_memory = true; });
+  m.def("_sim_stay_away", [] { faults().absent = true; });
+  m.def("_sim_overflow_once", [] { faults().overflow = true; });
+  m.def("_sim_saturate", [] { faults().saturate = true; });
+  m.def("_sim_exchange_overflow_flag", [](int device, bool flag) { return faults().overflowed[device].exchange(flag); });
   m.def("_sim_wait_until", &wait_until, no_gil);
   m.def("_sim_wait_for_device", &wait_for_device, no_gil);
 }
@@ -77,7 +82,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("_npu_getDefaultGenerator", [](int device) {
     return py::reinterpret_steal<py::object>(THPGenerator_initDefaultGenerator(default_generator(device)));
   });
-  bind_clock(m);
+  bind_clock_and_faults(m);
   bind_report(m);
   bind_hccl(m);
 }

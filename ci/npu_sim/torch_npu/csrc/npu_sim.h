@@ -105,6 +105,7 @@ Ns device_time(c10::DeviceIndex device);                        // when all work
 Ns busy_time(c10::DeviceIndex device);                          // sum of the durations of what was launched
 void stream_waits(c10::DeviceIndex device, c10::StreamId stream, Ns until);
 void launch(c10::DeviceIndex device, c10::StreamId stream, Ns duration);
+bool is_hung(c10::DeviceIndex device);
 void hang(c10::DeviceIndex device);  // nothing that is on the device or comes to it will ever be done
 
 // The host waits: counts it, and sleeps until the time has come.
@@ -116,6 +117,22 @@ Ns copy_duration(int64_t bytes, const char* rate);  // rate: the entry of the ta
 Ns collective_duration(int64_t bytes);
 double named_duration(const std::string& operator_name);  // microseconds that the table gives this operator, or -1
 Ns operator_duration(double named_us, double flops, double bytes);
+
+// ---- faults.cpp --------------------------------------------------------------------------------------------------
+
+struct Faults {
+  std::atomic<bool> out_of_memory{false};  // of the next allocation
+  std::atomic<bool> overflow{false};       // of the next result in half precision of a backward pass
+  std::atomic<bool> absent{false};         // this rank does not come to the next collective
+  bool saturate = false;                   // the mode of fp16, see faults.cpp
+  std::atomic<bool> overflowed[kMaxDevices] = {};
+};
+Faults& faults();
+// For each result of an operator in which it may have made infinity or NaN.
+void check_overflow(const at::Tensor& result);
+inline bool overflow_matters() {
+  return faults().saturate || faults().overflow;
+}
 
 // ---- report.cpp: counts ------------------------------------------------------------------------------------------
 

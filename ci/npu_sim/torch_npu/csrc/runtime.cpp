@@ -81,13 +81,32 @@ struct Account {
 };
 static Account g_accounts[kMaxDevices];
 
+static std::string size_text(int64_t bytes) {
+  const char* units[] = {"bytes", "KiB", "MiB", "GiB"};
+  int unit = 0;
+  double value = bytes;
+  for (; value > 1024 && unit < 3; ++unit) value /= 1024;
+  char text[32];
+  snprintf(text, sizeof text, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
+  return text;
+}
+
+static void refuse_memory(c10::DeviceIndex device, int64_t bytes, int64_t allocated) {
+  const int64_t total = settings().memory_bytes;
+  const std::string used = size_text(allocated);
+  TORCH_CHECK_WITH(OutOfMemoryError, false, "NPU out of memory. Tried to allocate ", size_text(bytes), " (NPU ", int(device), "; ",
+                   size_text(total), " total capacity; ", used, " already allocated; ", used, " current active; ",
+                   size_text(total - allocated), " free; ", used, " reserved in total by PyTorch). If reserved memory is >> "
+                   "allocated memory try setting max_split_size_mb to avoid fragmentation.");
+}
+
 static void charge(c10::DeviceIndex device, int64_t bytes) {
   Account& a = g_accounts[device];
+  if (faults().out_of_memory && bytes && faults().out_of_memory.exchange(false)) refuse_memory(device, bytes, a.allocated.load());
   const int64_t now = a.allocated.fetch_add(bytes) + bytes;
   if (now > settings().memory_bytes) {
     a.allocated.fetch_sub(bytes);
-    TORCH_CHECK_WITH(OutOfMemoryError, false, "NPU out of memory. Tried to allocate ", bytes, " bytes (NPU ", int(device),
-                     "; ", settings().memory_bytes, " bytes total capacity; ", now - bytes, " bytes already allocated)");
+    refuse_memory(device, bytes, now - bytes);
   }
   a.allocations.fetch_add(1);
   int64_t peak = a.peak.load();

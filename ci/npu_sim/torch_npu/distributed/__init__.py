@@ -2,7 +2,7 @@
 
 import torch.distributed as dist
 
-from torch_npu import _C
+from torch_npu import _C, _settings, _steps
 
 __all__ = ["is_hccl_available"]
 
@@ -16,8 +16,10 @@ def is_hccl_available():
 
 
 def _create_process_group(options, process_group_options=None):
-    gloo = dist.ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
-    return _C.ProcessGroupHCCL(gloo)
+    _steps.found_rank(options.group_rank)
+    timeout = _settings.execution_timeout(options.timeout)
+    gloo = dist.ProcessGroupGloo(options.store, options.group_rank, options.group_size, timeout)
+    return _C.ProcessGroupHCCL(gloo, int(timeout.total_seconds() * 1e3))
 
 
 def _register():

@@ -1,8 +1,11 @@
 """Devices and streams of torch.npu."""
 
+import math
+import warnings
+
 import torch
 
-from torch_npu import _C
+from torch_npu import _C, _overflow, _settings
 from torch_npu.npu import streams as _streams
 
 
@@ -74,6 +77,36 @@ class device_of(device):
 
 def get_soc_version():
     return 221  # Ascend910B2
+
+
+def is_support_inf_nan():
+    """False in the saturating mode of fp16."""
+    torch.npu._lazy_init()
+    return not _settings.saturates()
+
+
+def get_npu_overflow_flag():
+    """Whether something overflowed on the current device since the flag was cleared; RuntimeError in INF_NAN mode."""
+    if is_support_inf_nan():
+        raise RuntimeError("Unsupported api when soc_version >= Ascend910B1, please use npu_check_overflow")
+    return bool(_overflow.npu_get_float_status(torch.zeros(8).npu()).cpu()[0] != 0)
+
+
+def clear_npu_overflow_flag():
+    if is_support_inf_nan():
+        warnings.warn("When soc_version >= Ascend910B1, clear_npu_overflow_flag is useless. Please remove it.")
+        return
+    _overflow.npu_clear_float_status(torch.zeros(8).npu())
+
+
+def npu_check_overflow(grad):
+    """In INF_NAN mode, whether the sum of a tensor (or a float) is infinite or NaN; else the flag, which it clears."""
+    if is_support_inf_nan():
+        return not math.isfinite(float(grad.float().sum()) if isinstance(grad, torch.Tensor) else grad)
+    overflowed = get_npu_overflow_flag()
+    if overflowed:
+        clear_npu_overflow_flag()
+    return overflowed
 
 
 def is_bf16_supported():

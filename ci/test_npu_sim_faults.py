@@ -1,0 +1,133 @@
+"""Faults of the simulated NPU: what a script sees of a device that hangs or is full, of a lost rank, and of fp16 overflow."""
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import npu_sim
+from npu_sim import launch
+from test_npu_sim import CHECKS, built, check_names, outcomes, start_checks  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
+
+
+@pytest.fixture(scope="session")
+def saturating(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saturating")
+    reports = [folder / ("rank%d.xml" % rank) for rank in range(2)]
+    processes = [start_checks(report, ["check_overflow.py"], RANK=str(rank), WORLD_SIZE="2", NPU_SIM_OVERFLOW="saturate",
+                              INIT_METHOD="file://%s/meeting" % folder) for rank, report in enumerate(reports)]
+    return [outcomes(report, process) for report, process in zip(reports, processes)]
+
+
+@pytest.mark.parametrize("name", check_names("check_overflow.py"))
+def test_saturating(saturating, name):
+    """What the check of this name in npu_sim/checks/check_overflow.py says, on both ranks."""
+    assert [rank[name] for rank in saturating] == [[], []]
+
+
+@pytest.mark.parametrize("environment, answer", [
+    ({}, "True"), ({"NPU_SIM_OVERFLOW": "saturate"}, "False"), ({"INF_NAN_MODE_FORCE_DISABLE": "1"}, "False"),
+    ({"INF_NAN_MODE_ENABLE": "0"}, "please export INF_NAN_MODE_FORCE_DISABLE=1"),
+    ({"NPU_SIM_OVERFLOW": "wrap"}, "NPU_SIM_OVERFLOW must be inf_nan or saturate, not 'wrap'"),
+    ({"NPU_SIM_FAULT": "fire@step=1"}, "'fire@step=1' is none of hang, oom, collective_timeout, overflow"),
+    ({"NPU_SIM_FAULT": "oom@rank=1"}, "'oom@rank=1' must be like oom@step=3 or oom@step=3,rank=1"),
+    ({"HCCL_EXEC_TIMEOUT": "soon"}, "")])
+def test_settings(environment, answer):
+    """The modes of fp16 by their switches, and mistakes in the settings, which are named."""
+    done = launch("-c", "import torch, torch_npu; print(torch.npu.utils.is_support_inf_nan())", **environment)
+    assert answer in done.stdout + done.stderr.strip().split("\n")[-1]
+
+
+# A training that says which step it has done, on one rank or, with a meeting place, on several.
+TRAIN = """
+import datetime, os, sys, torch, torch_npu
+import torch.distributed as dist
+sys.path.insert(0, os.environ["CHECKS"])
+from nets import Net, sgd
+
+rank = int(os.environ.get("RANK", "0"))
+torch.npu.set_device(rank)
+model = Net().npu()
+if "MEETING" in os.environ:
+    dist.init_process_group("hccl", init_method=os.environ["MEETING"], rank=rank, world_size=2, timeout=datetime.timedelta(seconds=3))
+    model = torch.nn.parallel.DistributedDataParallel(model)
+optimizer, scaler = sgd(model.parameters()), torch.npu.amp.GradScaler()
+scales = []
+images, labels = torch.randn(4, 3, 16, 16).npu(), torch.zeros(4, dtype=torch.long).npu()
+for step in range(1, 6):
+    optimizer.zero_grad()
+    try:
+        with torch.autocast("npu", dtype=torch.float16):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()
+        scales.append(scaler._scale.clone())  # to be read after the loop: reading is waiting
+    except torch.OutOfMemoryError as error:
+        print("caught", type(error).__name__, error, flush=True)
+        continue
+    scaler.step(optimizer)
+    scaler.update()
+    print("step", step, flush=True)
+print(*(scale.item() for scale in scales))
+"""
+
+
+def train(**environment):
+    return launch("-c", TRAIN, CHECKS=CHECKS, timeout=60, **environment)
+
+
+def test_out_of_memory():
+    """The allocation fails with the class and words of the real one, once: a script that catches it goes on."""
+    done = train(NPU_SIM_FAULT="oom@step=3")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and [line.split()[1] for line in lines[:5]] == ["1", "2", "OutOfMemoryError", "4", "5"]
+    assert "NPU out of memory. Tried to allocate " in lines[2] and "(NPU 0; 64.00 GiB total capacity; " in lines[2]
+    assert "reserved in total by PyTorch). If reserved memory is >> allocated memory" in lines[2]
+
+
+def test_overflow_once():
+    """One overflow in a backward pass: the scaler skips that step and halves the scale."""
+    done = train(NPU_SIM_FAULT="overflow@step=2")
+    assert [float(scale) for scale in done.stdout.splitlines()[-1].split()] == [2.0**16] * 2 + [2.0**15] * 3
+
+
+def start(**environment):
+    return subprocess.Popen([npu_sim.RUN, sys.executable, "-c", TRAIN], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env=dict(os.environ, OMP_NUM_THREADS="1", CHECKS=CHECKS, **environment), universal_newlines=True)
+
+
+def test_hang():
+    """A device that hangs lets launches pass; the host stays in its next wait for it until it is killed."""
+    process = start(NPU_SIM_FAULT="hang@step=3")
+    lines = [process.stdout.readline() for _ in range(2)]  # step 3 waits in its GradScaler
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=3)
+    process.terminate()
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM and [line.split()[1] for line in lines] == ["1", "2"] and rest == ""
+
+
+def two_ranks(tmp_path, **environment):
+    """The finished processes (status, what they said) of a training on two ranks."""
+    started = [start(RANK=str(rank), MEETING="file://%s/meeting" % tmp_path, **environment) for rank in range(2)]
+    said = [process.communicate(timeout=100) for process in started]
+    return [(process.returncode, out, err) for process, (out, err) in zip(started, said)]
+
+
+@pytest.mark.parametrize("fault", ["collective_timeout@step=3,rank=1", "hang@step=3,rank=1"])
+def test_a_rank_that_does_not_come(tmp_path, fault):
+    """A rank that stays away from a collective, or whose device hangs: after the group's time-out the watchdog takes every
+    process down, in torch_npu's words."""
+    for rank, (status, out, err) in enumerate(two_ranks(tmp_path, NPU_SIM_FAULT=fault)):
+        assert status == -signal.SIGABRT and [line.split()[1] for line in out.splitlines()] == ["1", "2"], err
+        assert "[Rank %d] Watchdog caught collective operation timeout: WorkHCCL(SeqNum=" % rank in err
+        assert "Timeout(ms)=3000) ran for " in err
+
+
+def test_blocking_wait(tmp_path):
+    """With HCCL_BLOCKING_WAIT=1 the wait for the collective raises. HCCL_EXEC_TIMEOUT is a shorter time-out."""
+    for status, _, err in two_ranks(tmp_path, NPU_SIM_FAULT="collective_timeout@step=2,rank=0", HCCL_BLOCKING_WAIT="1",
+                                    HCCL_EXEC_TIMEOUT="2"):
+        assert status == 1 and "DistBackendError" in err and "Timeout(ms)=2000) timed out in blocking wait" in err
