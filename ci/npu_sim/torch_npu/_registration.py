@@ -1,14 +1,12 @@
 """Makes PyTorch know the device: torch.npu, Tensor.npu(), hccl, and what must happen when the process ends."""
 
 import atexit
-import json
-import os
 import sys
 
 import torch
 from torch.utils.checkpoint import DefaultDeviceType
 
-from torch_npu import _C, _clock, _faults, _overflow, _sync_batch_norm, distributed
+from torch_npu import _C, _clock, _faults, _overflow, _report, _sync_batch_norm, distributed
 
 
 def register(npu):
@@ -23,6 +21,7 @@ def register(npu):
     _clock.start()
     _overflow.register()
     _faults.start()
+    _report.start()
     DefaultDeviceType.set_device_type("npu")  # for torch.utils.checkpoint
     # Models here run without apex: PyTorch's own autocast and GradScaler are what the device offers.
     sys.modules.setdefault("apex", None)
@@ -30,16 +29,6 @@ def register(npu):
 
 
 def _leave():
-    directory = os.environ.get("NPU_SIM_REPORT")
-    if directory and not torch.npu._is_in_bad_fork():
-        _write_report(directory)
+    if not torch.npu._is_in_bad_fork():
+        _report.finish()
     _C._sim_drain_autograd_threads()  # last: it runs operators of its own
-
-
-def _write_report(directory):
-    """What this process did on its NPUs, as `directory`/<process id>.json: for tests that must know it was there."""
-    peaks = [_C._sim_memory(device)[1] for device in range(_C._npu_getDeviceCount())]
-    report = {"arguments": sys.argv, "operators": _C._sim_op_counts(), "peak_memory_bytes": peaks}
-    os.makedirs(directory, exist_ok=True)
-    with open(os.path.join(directory, f"{os.getpid()}.json"), "w") as handle:
-        json.dump(report, handle, indent=1)

@@ -14,11 +14,7 @@ _callbacks = []
 _done = 0
 _hooked = False
 _rank = int(os.environ["RANK"]) if os.environ.get("RANK", "").isdigit() else None
-
-
-def done():
-    """How many steps have ended since the first on_begin()."""
-    return _done
+_ranks = int(os.environ["WORLD_SIZE"]) if os.environ.get("WORLD_SIZE", "").isdigit() else 1
 
 
 def on_begin(callback):
@@ -52,9 +48,15 @@ def rank():
     return _rank
 
 
-def found_rank(number):
+def ranks():
+    """How many ranks the job has, as far as is known."""
+    return _ranks
+
+
+def found_rank(number, size):
     """The process has this rank in a group. The first group is that of the job; the callbacks hear the step once more."""
-    global _rank
+    global _rank, _ranks
+    _ranks = max(_ranks, size)
     if _rank is None:
         _rank = number
         _begun()

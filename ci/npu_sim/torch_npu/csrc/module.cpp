@@ -72,6 +72,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     return py::make_tuple(use.allocated, use.peak, settings().memory_bytes);
   });
   m.def("_sim_reset_peak_memory", &reset_peak_memory);
+  m.def("_sim_take_step_peak", &take_step_peak);
   m.def("_npu_init", &enter_driver);
   m.def("_npu_getDeviceCount", [] { return settings().device_count; });
   m.def("_npu_getDevice", [] { return int(current_device()); });

@@ -47,6 +47,7 @@ struct MemoryUse {
 };
 MemoryUse memory_use(c10::DeviceIndex device);
 void reset_peak_memory(c10::DeviceIndex device);
+int64_t take_step_peak(c10::DeviceIndex device);  // the peak since it was last taken
 
 // NPU storage of `bytes` uninitialised bytes. Raises OutOfMemoryError beyond the device's memory.
 c10::Storage new_storage(size_t bytes, c10::DeviceIndex device);

@@ -77,7 +77,7 @@ bool driver_entered_by_this_process() {
 // ---- memory -----------------------------------------------------------------------------------------------------
 
 struct Account {
-  std::atomic<int64_t> allocated{0}, peak{0}, allocations{0};
+  std::atomic<int64_t> allocated{0}, peak{0}, step_peak{0}, allocations{0};
 };
 static Account g_accounts[kMaxDevices];
 
@@ -109,8 +109,10 @@ static void charge(c10::DeviceIndex device, int64_t bytes) {
     refuse_memory(device, bytes, now - bytes);
   }
   a.allocations.fetch_add(1);
-  int64_t peak = a.peak.load();
-  while (now > peak && !a.peak.compare_exchange_weak(peak, now)) {}
+  for (auto* figure : {&a.peak, &a.step_peak}) {
+    int64_t peak = figure->load();
+    while (now > peak && !figure->compare_exchange_weak(peak, now)) {}
+  }
 }
 
 static void refund(c10::DeviceIndex device, int64_t bytes) {
@@ -126,6 +128,11 @@ MemoryUse memory_use(c10::DeviceIndex device) {
 void reset_peak_memory(c10::DeviceIndex device) {
   check_index(device);
   g_accounts[device].peak.store(g_accounts[device].allocated.load());
+}
+
+int64_t take_step_peak(c10::DeviceIndex device) {
+  check_index(device);
+  return g_accounts[device].step_peak.exchange(g_accounts[device].allocated.load());
 }
 
 static void* host_malloc(size_t bytes) {
