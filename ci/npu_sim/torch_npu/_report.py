@@ -55,7 +55,8 @@ def _note_step(number):
     if number == 1 or number - 1 == (_steps_done[-1]["step"] if _steps_done else 0):
         return  # the process has begun, or its rank has become known
     peaks = [_C._sim_take_step_peak(device) for device in range(_C._npu_getDeviceCount())]
-    _steps_done.append(dict(_C._sim_counters(), step=number - 1, peak_memory_bytes=max(peaks, default=0),
+    busy = sum(_C._sim_busy_time(device) for device in range(_C._npu_getDeviceCount()))
+    _steps_done.append(dict(_C._sim_counters(), device_ns=busy, step=number - 1, peak_memory_bytes=max(peaks, default=0),
                             waits={key: count for key, (count, _) in _waits.items()}))
 
 
@@ -101,10 +102,11 @@ class Recording:
 
 
 def _by_step():
-    """[{figure: number, ...}, ...]: what was counted within each step."""
-    table, before = [], dict.fromkeys(_COUNTED, 0)
+    """[{figure: number, ...}, ...]: what was counted within each step; device_ns, by the clock, of all devices."""
+    names = _COUNTED + ("device_ns",)
+    table, before = [], dict.fromkeys(names, 0)
     for ended in _steps_done:
-        table.append(dict({name: ended[name] - before[name] for name in _COUNTED}, peak_memory_bytes=ended["peak_memory_bytes"]))
+        table.append(dict({name: ended[name] - before[name] for name in names}, peak_memory_bytes=ended["peak_memory_bytes"]))
         before = ended
     return table
 
