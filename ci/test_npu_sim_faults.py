@@ -28,17 +28,12 @@ def test_saturating(saturating, name):
     assert [rank[name] for rank in saturating] == [[], []]
 
 
-@pytest.mark.parametrize("environment, answer", [
-    ({}, "True"), ({"NPU_SIM_OVERFLOW": "saturate"}, "False"), ({"INF_NAN_MODE_FORCE_DISABLE": "1"}, "False"),
-    ({"INF_NAN_MODE_ENABLE": "0"}, "please export INF_NAN_MODE_FORCE_DISABLE=1"),
-    ({"NPU_SIM_OVERFLOW": "wrap"}, "NPU_SIM_OVERFLOW must be inf_nan or saturate, not 'wrap'"),
-    ({"NPU_SIM_FAULT": "fire@step=1"}, "'fire@step=1' is none of hang, oom, collective_timeout, overflow"),
-    ({"NPU_SIM_FAULT": "oom@rank=1"}, "'oom@rank=1' must be like oom@step=3 or oom@step=3,rank=1"),
-    ({"HCCL_EXEC_TIMEOUT": "soon"}, "")])
-def test_settings(environment, answer):
-    """The modes of fp16 by their switches, and mistakes in the settings, which are named."""
-    done = launch("-c", "import torch, torch_npu; print(torch.npu.utils.is_support_inf_nan())", **environment)
-    assert answer in done.stdout + done.stderr.strip().split("\n")[-1]
+def test_settings():
+    """The switches reach the process: the device's own for the mode of fp16, and a mistake that ends it."""
+    done = launch("-c", "import torch, torch_npu; print(torch.npu.utils.is_support_inf_nan())", INF_NAN_MODE_FORCE_DISABLE="1")
+    assert done.stdout == "False\n"
+    done = launch("-c", "import torch_npu", NPU_SIM_FAULT="fire@step=1")
+    assert done.returncode == 1 and "NPU_SIM_FAULT: 'fire@step=1' is none of hang, oom" in done.stderr.splitlines()[-1]
 
 
 # A training that says which step it has done, on one rank or, with a meeting place, on several.
@@ -52,7 +47,7 @@ rank = int(os.environ.get("RANK", "0"))
 torch.npu.set_device(rank)
 model = Net().npu()
 if "MEETING" in os.environ:
-    dist.init_process_group("hccl", init_method=os.environ["MEETING"], rank=rank, world_size=2, timeout=datetime.timedelta(seconds=3))
+    dist.init_process_group("hccl", init_method=os.environ["MEETING"], rank=rank, world_size=2, timeout=datetime.timedelta(seconds=5))
     model = torch.nn.parallel.DistributedDataParallel(model)
 optimizer, scaler = sgd(model.parameters()), torch.npu.amp.GradScaler()
 scales = []
@@ -103,7 +98,7 @@ def test_hang():
     process = start(NPU_SIM_FAULT="hang@step=3")
     lines = [process.stdout.readline() for _ in range(2)]  # step 3 waits in its GradScaler
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=3)
+        process.wait(timeout=2)
     process.terminate()
     rest, _ = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM and [line.split()[1] for line in lines] == ["1", "2"] and rest == ""
@@ -123,11 +118,11 @@ def test_a_rank_that_does_not_come(tmp_path, fault):
     for rank, (status, out, err) in enumerate(two_ranks(tmp_path, NPU_SIM_FAULT=fault)):
         assert status == -signal.SIGABRT and [line.split()[1] for line in out.splitlines()] == ["1", "2"], err
         assert "[Rank %d] Watchdog caught collective operation timeout: WorkHCCL(SeqNum=" % rank in err
-        assert "Timeout(ms)=3000) ran for " in err
+        assert "Timeout(ms)=5000) ran for " in err
 
 
 def test_blocking_wait(tmp_path):
     """With HCCL_BLOCKING_WAIT=1 the wait for the collective raises. HCCL_EXEC_TIMEOUT is a shorter time-out."""
     for status, _, err in two_ranks(tmp_path, NPU_SIM_FAULT="collective_timeout@step=2,rank=0", HCCL_BLOCKING_WAIT="1",
-                                    HCCL_EXEC_TIMEOUT="2"):
-        assert status == 1 and "DistBackendError" in err and "Timeout(ms)=2000) timed out in blocking wait" in err
+                                    HCCL_EXEC_TIMEOUT="3"):
+        assert status == 1 and "DistBackendError" in err and "Timeout(ms)=3000) timed out in blocking wait" in err

@@ -98,11 +98,9 @@ def test_report_of_a_good_loop(script, tmp_path):
 
 @pytest.mark.parametrize("environment, status, message", [
     ({"STATUS": "7", "HIDDEN": "1", "NPU_SIM_LIMITS": "host_waits_per_step<=0.1"}, 7, "is broken: 2.0"),
-    ({"STEPS": "1", "NPU_SIM_LIMITS": "host_waits_per_step<=0.1"}, 1, "is broken: not measured, with 1 steps"),
-    ({"NPU_SIM_LIMITS": "speed<=3"}, 1, "'speed<=3' must be a figure"),
-    ({"NPU_SIM_LIMITS": "steps=3"}, 1, "'steps=3' must be a figure, <= or >=, and a number")])
+    ({"STEPS": "1", "NPU_SIM_LIMITS": "host_waits_per_step<=0.1"}, 1, "is broken: not measured, with 1 steps")])
 def test_limits(script, environment, status, message):
-    """A status of the script's own stays; a figure that nothing was measured for is not kept; mistakes are named."""
+    """A status of the script's own stays; a figure that nothing was measured for is not kept."""
     done = train(script, **environment)
     assert done.returncode == status and message in done.stderr
 

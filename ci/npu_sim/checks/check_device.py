@@ -3,11 +3,13 @@
 import gc
 import importlib
 import os
+import re
 
 import pytest
 import torch
 import torch_npu
 from nets import sgd, train
+from torch_npu import _faults, _report, _settings
 from torch_npu._settings import visible_devices
 
 
@@ -113,6 +115,40 @@ def test_what_is_not_simulated():
         importlib.import_module("torch_npu.contrib.transfer_to_npu")
     with pytest.raises(ImportError):
         importlib.import_module("apex")
+
+
+@pytest.mark.parametrize("variables, saturates", [
+    ({}, False), ({"NPU_SIM_OVERFLOW": "saturate"}, True), ({"INF_NAN_MODE_FORCE_DISABLE": "1"}, True),
+    ({"NPU_SIM_OVERFLOW": "saturate", "INF_NAN_MODE_ENABLE": "0"}, True), ({"INF_NAN_MODE_ENABLE": "1"}, False)])
+def test_modes_of_fp16(monkeypatch, variables, saturates):
+    """The switches of the saturating mode: the simulator's, and the device's own."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _settings.saturates() is saturates
+
+
+@pytest.mark.parametrize("variable, value, read, message", [
+    ("INF_NAN_MODE_ENABLE", "0", _settings.saturates, "please export INF_NAN_MODE_FORCE_DISABLE=1"),
+    ("NPU_SIM_OVERFLOW", "wrap", _settings.saturates, "NPU_SIM_OVERFLOW must be inf_nan or saturate, not 'wrap'"),
+    ("HCCL_EXEC_TIMEOUT", "soon", lambda: _settings.execution_timeout(None), "HCCL_EXEC_TIMEOUT must be a whole number"),
+    ("", "fire@step=1", _faults.read, "'fire@step=1' is none of hang, oom, collective_timeout, overflow"),
+    ("", "oom@rank=1", _faults.read, "'oom@rank=1' must be like oom@step=3 or oom@step=3,rank=1"),
+    ("", "oom@step=x", _faults.read, "must be like"), ("", "oom", _faults.read, "must be like"),
+    ("", "speed<=3", _report.read_limits, "'speed<=3' must be a figure"), ("", "steps=3", _report.read_limits, "must be a figure, <= or"),
+    ("", "steps<=many", _report.read_limits, "and a number"), ("", "steps<=e", _report.read_limits, "and a number")])
+def test_mistakes_in_settings(monkeypatch, variable, value, read, message):
+    """A value that means nothing is named, with what is right."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        if variable:
+            monkeypatch.setenv(variable, value)
+            read()
+        else:
+            read(value)
+
+
+def test_faults_that_are_asked_for():
+    """Several faults, with and without a rank."""
+    assert _faults.read("oom@step=5; hang@step=3,rank=1;") == [("oom", 5, None), ("hang", 3, 1)] and _faults.read("") == []
 
 
 def test_overflow():

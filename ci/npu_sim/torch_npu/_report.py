@@ -117,7 +117,7 @@ def read_limits(text):
     """[(text, figure, comparison, bound), ...] of NPU_SIM_LIMITS="host_waits_per_step<=0.1,...". Raises ValueError."""
     limits = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        match = re.match(r"(\w+)\s*(<=|>=|==|<|>)\s*([-+.\de]+)$", part)
+        match = re.match(r"(\w+)\s*(<=|>=|==|<|>)\s*(\d+\.?\d*(?:e[-+]?\d+)?)$", part)
         if not match or match.group(1) not in FIGURES:
             raise ValueError(f"NPU_SIM_LIMITS: {part!r} must be a figure, <= or >=, and a number; figures: {', '.join(FIGURES)}")
         limits.append((part, match.group(1), match.group(2), float(match.group(3))))
