@@ -254,3 +254,26 @@ def test_a_compiled_training(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Final Performance images/sec : " in done.stdout and "Final Train Accuracy : not measured" in done.stdout
     assert "CompiledFunction" in done.stdout
+
+
+# --- the benchmark of trainings ---------------------------------------------------------------------------------------
+
+@needs_torch_2
+def test_trainings_are_compared():
+    """Loops take turns, ours is the program's own, and what has no such network is left out with a line."""
+    done = subprocess.run([sys.executable, "tools/benchmark.py", "training", "--models=GENet", "--only=ours/O0/nchw,ours/O1,torchvision/O0",
+                           "--batch-size=2", "--rounds=2", "--steps=1", "--device=cpu", "--markdown"],
+                          cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
+    assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line.startswith("|")]
+    assert "left out: torchvision/O0 (it has no such network)" in done.stdout and len(rows) == 4
+    assert rows[2][:1] + rows[2][2:] == ["ours/O0/nchw", "1.00 (1.00 to 1.00)", "", ""]
+    assert rows[3][0] == "ours/O1" and float(rows[3][1]) > 0 and float(rows[3][2].split()[0]) > 0
+
+
+@pytest.mark.parametrize("words, said", [(["--models=Nothing"], "Nothing: choose of"), (["--only=ours/O7"], "ours/O7: choose of")])
+def test_no_such_training(words, said):
+    """One line for a model or a loop that is not there."""
+    done = subprocess.run([sys.executable, "tools/benchmark.py", "training"] + words, cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
+    assert done.returncode == 2 and said in done.stderr

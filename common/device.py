@@ -197,6 +197,11 @@ def peak_memory(device):
     return _api(device.type).max_memory_allocated() if device.type != "cpu" else None
 
 
+def name(device):
+    """Return what a GPU or an NPU calls itself."""
+    return _api(device.type).get_device_name(device)
+
+
 def backend(device_type):
     """Return the name of the collective library of a device type: hccl, nccl or gloo."""
     return _BACKENDS[device_type]

@@ -9,9 +9,8 @@ pictures are made here (ImageNet's sizes in pixels and bytes), or of your own fo
 
 What is not installed is left out. To have all: pip install simplejpeg timm nvidia-dali-cuda120; apt-get install libjpeg-turbo-progs
 """
-import multiprocessing
+import functools
 import os
-import random
 import shutil
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks import _candidates, _pictures
+from benchmarks import _candidates, _pictures, _turns
 from common import cli
 
 _PACKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset.py")
@@ -59,7 +58,10 @@ def run(args):
         names = sorted(set(args.only + [args.baseline]), key=_candidates.NAMES.index)
         if any("packed" in name for name in names):
             _pack(args.data, args.packed)
-        _report(_rounds(_started(names, args), args), args)
+        pipes = _turns.start(names, functools.partial(_open, args=args))
+        if args.baseline not in pipes:
+            raise cli.UserError("the baseline %s cannot be measured; choose another with --baseline" % args.baseline)
+        _report(_turns.rounds(pipes, args.rounds, args.batches), args)
 
 
 def _pack(data, out):
@@ -68,59 +70,24 @@ def _pack(data, out):
     subprocess.run([sys.executable, _PACKER, "pack", data, out] + markers, check=True, stdout=subprocess.DEVNULL)
 
 
-def _started(names, args):
-    """Return {name: pipe to the process that has opened the candidate}."""
-    context, pipes = multiprocessing.get_context("fork"), {}
-    for name in names:
-        pipe, its_end = context.Pipe()
-        context.Process(target=_serve, args=(name, args, its_end), daemon=True).start()
-        problem = pipe.recv()
-        if problem:
-            cli.print_line("left out: %s (%s)" % (name, problem))
-        else:
-            pipes[name] = pipe
-    if args.baseline not in pipes:
-        raise cli.UserError("the baseline %s cannot be measured; choose another with --baseline" % args.baseline)
-    return pipes
-
-
-def _serve(name, args, pipe):
-    """What a candidate's process does: for each number that comes, give so many batches, and send the seconds that they took."""
+def _open(name, args):
+    """Return a function that gives so many batches of a candidate and returns the seconds of CPU that each picture took."""
     os.sched_setaffinity(0, {args.core})
-    try:
-        batches = _candidates.open_candidate(name, args)
-        next(batches)
-    except ImportError as error:
-        pipe.send(str(error) or repr(error))
-        return
-    except Exception as error:  # whatever another's library raises where it does not fit the machine
-        pipe.send("%s: %s" % (type(error).__name__, str(error).splitlines()[0] if str(error) else ""))
-        return
-    pipe.send(None)
-    while True:
-        count = pipe.recv()
+    batches = _candidates.open_candidate(name, args)
+    next(batches)
+
+    def measure(count):
         next(batches)  # DALI works ahead: what it had time for is not counted, and what it does ahead is
         start = time.process_time()
         for _ in range(count):
             next(batches)
-        pipe.send(time.process_time() - start)
-
-
-def _rounds(pipes, args):
-    """Return {name: seconds of CPU a picture, in each round}."""
-    seconds, rng = {name: [] for name in pipes}, random.Random(0)
-    for _ in range(args.rounds):
-        for name in rng.sample(sorted(pipes), len(pipes)):
-            pipes[name].send(args.batches)
-            seconds[name].append(pipes[name].recv() / (args.batches * args.batch_size))
-    return seconds
+        return (time.process_time() - start) / (count * args.batch_size)
+    return measure
 
 
 def _report(seconds, args):
     cli.print_line("%d rounds of %d pictures of %d pixels; CPU time a picture, and how many times %s: median (quartiles)" % (
         args.rounds, args.batches * args.batch_size, args.image_size, args.baseline))
     for name, own in seconds.items():
-        ratios = sorted(theirs / ours for theirs, ours in zip(seconds[args.baseline], own))
-        quartiles = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
         cli.print_line("%-19s %8.3f ms  %6.2f (%.2f to %.2f)" % (
-            (name, 1000 * statistics.median(own), statistics.median(ratios)) + quartiles))
+            (name, 1000 * statistics.median(own)) + _turns.ratio(seconds[args.baseline], own)))

@@ -1,0 +1,56 @@
+"""Candidates of a benchmark that take turns, each in a process of its own: what else the machine does is then in all of them."""
+import contextlib
+import multiprocessing
+import random
+import statistics
+
+from common import cli
+
+
+def start(names, open_candidate, method="fork"):
+    """Return {name: pipe to its process} of those that can be opened, and say why the others are left out.
+
+    `open_candidate(name)`, called in the process, returns a function of a number that gives what it measured; it raises ImportError
+    for what is not installed. It is a function of a module where `method` is spawn.
+    """
+    context, pipes = multiprocessing.get_context(method), {}
+    for name in names:
+        pipe, its_end = context.Pipe()
+        context.Process(target=_serve, args=(name, open_candidate, its_end), daemon=True).start()
+        problem = pipe.recv()
+        if problem:
+            cli.print_line("left out: %s (%s)" % (name, problem))
+        else:
+            pipes[name] = pipe
+    return pipes
+
+
+def _serve(name, open_candidate, pipe):
+    try:
+        measure = open_candidate(name)
+    except ImportError as error:
+        pipe.send(str(error) or repr(error))
+        return
+    except Exception as error:  # whatever another's library raises where it does not fit the machine
+        pipe.send("%s: %s" % (type(error).__name__, str(error).splitlines()[0] if str(error) else ""))
+        return
+    pipe.send(None)
+    with contextlib.suppress(EOFError, KeyboardInterrupt):  # the benchmark has ended
+        while True:
+            pipe.send(measure(pipe.recv()))
+
+
+def rounds(pipes, count, number):
+    """Return {name: what it measured with `number`, in each of `count` rounds}, in another order each round."""
+    measured, rng = {name: [] for name in pipes}, random.Random(0)
+    for _ in range(count):
+        for name in rng.sample(sorted(pipes), len(pipes)):
+            pipes[name].send(number)
+            measured[name].append(pipes[name].recv())
+    return measured
+
+
+def ratio(theirs, ours):
+    """Return (median, lower quartile, upper quartile) of the ratios theirs / ours of the rounds."""
+    ratios = sorted(one / other for one, other in zip(theirs, ours))
+    return statistics.median(ratios), ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]

@@ -1,0 +1,120 @@
+"""Images per second of training steps on made-up images: the models' own programs against timm's, torchvision's and others' loops.
+
+Each loop is a process of its own on the same device, with the same batch; they take turns, in another order each round. What counts
+is the ratio to another one's time in the same round. nchw: with weights and images in that layout, which a CPU's and a GPU's kernels
+like less than channels last.
+
+    python tools/benchmark.py training
+    python tools/benchmark.py training --models ResNet50 --only ours/O0/nchw,ours/O1,timm/O1 --rounds 12
+    python tools/benchmark.py training --device gpu --batch-size 256 --steps 50 --markdown
+
+Loops whose package is not installed are left out. To install it: pip install timm
+"""
+import functools
+import os
+import platform
+import statistics
+import tempfile
+import time
+
+from benchmarks import _loops, _turns
+from common import cli
+
+_BASE = "ours/O0/nchw"
+
+
+def add_flags(parser):
+    """Add the verb's flags to its parser."""
+    def names(known):
+        def read(text):
+            unknown = set(text.split(",")) - set(known)
+            if unknown:
+                raise cli.argparse.ArgumentTypeError("%s: choose of %s" % (sorted(unknown)[0], ", ".join(known)))
+            return text.split(",")
+        return read
+
+    add = parser.add_argument
+    add("--models", type=names(_loops.MODELS), default=list(_loops.MODELS), metavar="MODELS", help="of " + ", ".join(_loops.MODELS))
+    add("--only", type=names(_loops.NAMES), default=_loops.NAMES, metavar="LOOPS", help="of " + ", ".join(_loops.NAMES))
+    add("--device", default="auto", help="auto, npu, gpu or cpu")
+    add("--batch-size", type=cli.positive_int, default=8)
+    add("--image-size", type=cli.positive_int, help="pixels (without it the recipe's; GENet's are CIFAR's)")
+    add("--rounds", type=cli.positive_int, default=12)
+    add("--steps", type=cli.positive_int, default=3, help="of each loop in a round (default 3)")
+    add("--threads", type=cli.positive_int, default=1, help="on a CPU (default 1)")
+    add("--markdown", action="store_true", help="print the tables in Markdown")
+
+
+def run(args):
+    """Measure the loops of each model in turn, and print the tables."""
+    for line in _machine(args):
+        cli.print_line(line)
+    for model in args.models:
+        with tempfile.TemporaryDirectory() as args.folder:
+            args.model = model
+            pipes = _turns.start(args.only, functools.partial(open_timed, args=args), "spawn")
+            measured = _turns.rounds(pipes, args.rounds, args.steps)
+        for line in _table(model, measured, args):
+            cli.print_line(line)
+
+
+def open_timed(name, args):
+    """Return a function that takes so many steps and returns (seconds a step, bytes of memory at the peak)."""
+    from common import device as devices
+    if args.threads == 1 and args.device in ("cpu", "auto"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    loop = _loops.open_loop(name, args)
+    if loop is None:
+        raise ImportError("it has no such network")
+    take, device = loop
+    take(2)  # compiles, fills caches
+
+    def timed(steps):
+        devices.synchronize(device)
+        start = time.perf_counter()
+        take(steps)
+        devices.synchronize(device)
+        return (time.perf_counter() - start) / steps, devices.peak_memory(device)
+    return timed
+
+
+def _machine(args):
+    import torch
+    from common import device as devices
+    kind = devices.resolve(args.device)
+    name = devices.name(devices.pick(kind)) if kind != "cpu" else _cpu_name()
+    return ["%s: %s, PyTorch %s, Python %s%s; %d rounds of %d steps of %d images" % (
+        time.strftime("%Y-%m-%d"), name, torch.__version__, platform.python_version(),
+        ", %d thread(s)" % args.threads if kind == "cpu" else "", args.rounds, args.steps, args.batch_size)]
+
+
+def _cpu_name():
+    with open("/proc/cpuinfo") as stream:
+        lines = dict(line.split(":", 1) for line in stream if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    kernels = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in facts.get("flags", "").split()]
+    return "%s (%s)" % (facts.get("model name", platform.machine()), ", ".join(kernels))
+
+
+def _table(model, measured, args):
+    """Return the lines of a model's table."""
+    size = args.image_size if args.image_size and model != "GENet" else _loops.MODELS[model][0]
+    heads = ["%s, %d pixels" % (model, size), "images/s", "times " + _BASE, "ours at its level, times it", "memory MiB"]
+    rows = []
+    for name, values in measured.items():
+        seconds = [second for second, _ in values]
+        ours = "ours/" + name.split("/")[1]
+        rows.append([name, "%.1f" % (args.batch_size / statistics.median(seconds)), _spread(measured, _BASE, name),
+                     _spread(measured, name, ours) if not name.startswith("ours") else "",
+                     "%.0f" % (values[-1][1] / 2.0 ** 20) if values[-1][1] else ""])
+    if args.markdown:
+        return [""] + ["| %s |" % " | ".join(row) for row in [heads, ["---"] * len(heads)] + rows]
+    widths = [max(len(row[column]) for row in [heads] + rows) for column in range(len(heads))]
+    return [""] + ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [heads] + rows]
+
+
+def _spread(measured, theirs, ours):
+    """Return how many times as fast `ours` is: median (quartiles) of the rounds; '' where one of the two was not measured."""
+    if theirs not in measured or ours not in measured:
+        return ""
+    return "%.2f (%.2f to %.2f)" % _turns.ratio(*[[second for second, _ in measured[name]] for name in (theirs, ours)])
