@@ -10,6 +10,7 @@ import os
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_HRNET = os.path.join(ROOT, "HRNet", "experiments", "cls_hrnet_w18_sgd_lr5e-2_wd1e-4_bs32_x100.yaml")
 WORKERS = 0  # everything in one process, whose time is the time of it all
 
 
@@ -35,14 +36,13 @@ def _resnet50(args, root, decoder):
 
 
 def _hrnet(args, root, decoder):
-    import argparse
-    from lib.config import new_config
-    from lib.core import data
-    config = new_config()
-    config.MODEL.IMAGE_SIZE, config.TRAIN.BATCH_SIZE_PER_GPU = [args.image_size, args.image_size], args.batch_size
-    return data.make_train_batches(argparse.Namespace(
-        config=config, data_path=root, seed=0, skip_bad_images=False, dummy=False, decoder=decoder, stop_step=None, accumulate=1,
-        workers=WORKERS), _alone())
+    sys.path.insert(0, os.path.join(ROOT, "HRNet", "tools"))
+    import train as program
+    values = program.parser().parse_intermixed_args([
+        root, "MODEL.IMAGE_SIZE", "[%d, %d]" % (args.image_size, args.image_size), "--cfg", _HRNET, "--device", "cpu", "--seed", "0",
+        "--bs", str(args.batch_size), "--workers", str(WORKERS), "--decoder", decoder])
+    values = program.options.resolved(values, [], program.options.device_layout(values))
+    return program.make_train_batches(values, _alone())
 
 
 def _efficientnet(args, root, decoder):
