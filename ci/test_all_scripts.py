@@ -56,12 +56,13 @@ STEPS, EPOCHS, BATCH, RATE = 3, 3, 8, 0.01  # of the shared runs; evaluations ar
 MEANS = {"train.loss", "train.loss_mean", "train.top1", "train.top5"}
 RESULTS = MEANS | {"val.top1", "val.top5", "val.loss", "val.best_top1"}
 # Keys of the records, by the number of numbers in their step.
-KEYS = {2: MEANS | {"train.step_time", "train.data_time", "lr"}, 1: RESULTS | {"train.total_ips", "lr"},
-        0: RESULTS | {"train.total_ips", "bad_images", "steady_steps", "warmup_steps", "peak_memory_bytes"}}
+KEYS = {2: MEANS | {"train.step_time", "train.data_time", "lr"}, 1: RESULTS | {"train.total_ips", "train.data_wait", "lr"},
+        0: RESULTS | {"train.total_ips", "train.data_wait", "bad_images", "steady_steps", "warmup_steps", "peak_memory_bytes"}}
 EVALUATION = {"val.top1", "val.top5", "val.loss", "bad_images"}
 EARLIER = ["train_0.log", "metrics.jsonl", "checkpoint.pth.tar", "model_best.pth.tar"]
 # Not results: they differ from run to run.
-MEASURED = {"train.total_ips", "steady_steps", "warmup_steps", "train.step_time", "train.data_time", "peak_memory_bytes"}
+MEASURED = {"train.total_ips", "train.data_wait", "steady_steps", "warmup_steps", "train.step_time", "train.data_time",
+            "peak_memory_bytes"}
 
 
 # --- a model and its runs ---------------------------------------------------------------------------------------------

@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import npu_sim
-from common import cli, data, device as devices, distributed, loading
-from conftest import CI, ROOT, environment
+from common import cli, data, device as devices, distributed, loading, meters, records
+from conftest import CI, ROOT, environment, write_images
 
 CPU = torch.device("cpu")
 ALONE = distributed.Rank(0, 1, 0, CPU)
@@ -135,3 +136,55 @@ def test_unreadable_pictures_stop_the_batches():
     source = [(torch.zeros(1, 3, 2, 2), torch.zeros(1), ["a.jpg (truncated)"])]
     with pytest.raises(cli.UserError, match="a.jpg .truncated.; --skip_bad_images"):
         list(loading.DeviceBatches(source, CPU))
+
+
+@pytest.mark.parametrize("quota, ranks, cpus", [("max 100000", 1, 4), ("250000 100000", 1, 2), ("800000 100000", 4, 2),
+                                                ("50000 100000", 1, 1), ("no quota", 1, 4), (None, 1, 4)])
+def test_cpus_of_a_container(monkeypatch, tmp_path, quota, ranks, cpus):
+    """What affinity allows, and of a container's quota the share of a rank: half a CPU more is none, and there is always one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(loading, "_QUOTA", str(tmp_path / "cpu.max"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert loading._cpus() == cpus
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_the_input_reaches_is_said_once(workers, capsys):
+    """A training says after its first batches how many images a second its loader processes can make; an evaluation does not."""
+    batches = loading.device_batches(Numbered(400), data.TrainBatches(400, 10, ALONE), workers, ALONE)
+    for _ in range(2):
+        list(batches)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("input: up to ")]
+    assert len(told) == 1 and told[0].endswith(" images/s, loader processes: %d" % workers) and float(told[0].split()[3]) > 0
+    list(loading.device_batches(Numbered(400), data.EvalBatches(400, 10, ALONE), 0, ALONE))
+    assert "input:" not in capsys.readouterr().out
+
+
+def test_a_slow_scan_is_remarked_on(monkeypatch, tmp_path, capsys):
+    """Where listing a data set takes long, a line says what would help; where it does not, nothing is said."""
+    write_images(tmp_path, classes=2, per_class=3)
+    data.Files(str(tmp_path))
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(data, "_SLOW_SCAN", -1)
+    data.Files(str(tmp_path))
+    assert "6 pictures found" in capsys.readouterr().out
+
+
+def test_waiting_for_data_is_recorded(tmp_path, capsys):
+    """The share of an epoch's time that the trainer waited for batches: a line, a record of the epoch, one of the whole run."""
+    def clock(waited, took):
+        meters_ = [meters.AverageMeter(name) for name in ("data", "step")]
+        for meter, value in zip(meters_, (waited, took)):
+            meter.update(value, 10)
+        return SimpleNamespace(data_time=meters_[0], step_time=meters_[1], images_per_second=None, summary=lambda: {})
+
+    recorder = records.Recorder(str(tmp_path / "m.jsonl"), ALONE)
+    progress = SimpleNamespace(epoch=0, results={})
+    recorder.epoch(progress, clock(1.0, 4.0), 0.1)
+    recorder.epoch(progress, clock(0.0, 12.0), 0.1)
+    recorder.summary(progress, clock(0.0, 0.0), 0)
+    found = [record["data"]["train.data_wait"] for record in records.read(str(tmp_path / "m.jsonl")) if record["type"] == "LOG"]
+    assert found == [25.0, 0.0, 6.25]
+    assert capsys.readouterr().out == "waited for data 25.0 % of the time\nwaited for data 0.0 % of the time\n"

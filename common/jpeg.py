@@ -86,7 +86,7 @@ def _rows(data, head, bottom):
         return data, (head.width, head.height), (0, 0)
     shorter = bytearray(data)
     struct.pack_into(">H", shorter, head.frame + 5, rows)
-    return shorter, (head.width, rows), (0, 0)
+    return bytes(shorter), (head.width, rows), (0, 0)  # older Pillows take no bytearray
 
 
 def _intervals(data, head, box):

@@ -8,6 +8,7 @@ import inspect
 import mmap
 import os
 import signal
+import time
 
 import numpy as np
 import torch
@@ -18,7 +19,21 @@ from common.cli import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_CPUS = len(os.sched_getaffinity(0))  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
+
+def _cpus():
+    """Return how many CPUs this process may use: by its affinity, and by its share of a container's quota (cgroup version 2)."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        with open(_QUOTA) as file:
+            quota, period = [int(word) for word in file.read().split()]
+    except (OSError, ValueError):  # no such file, or "max"
+        return allowed
+    return min(allowed, max(1, quota // period // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+_QUOTA = "/sys/fs/cgroup/cpu.max"  # microseconds of CPU time in so many microseconds; a container sees its own
+_CPUS = _cpus()  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
+_MEASURED = 10  # batches of the start, from which it is said what the loader processes can do
 
 _LOADER_OPTIONS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
 
@@ -34,9 +49,10 @@ class Loader(object):
     fourth entry: float32 (N, 3).
     """
 
-    def __init__(self, dataset, batches, workers, device):
-        """Where this process is bound to some of the machine's CPUs, it has no more `workers` than those, and they stay there."""
-        self.batch_sampler, self.device = batches, device
+    def __init__(self, dataset, batches, workers, device, tell=None):
+        """Where this process may use fewer CPUs than the machine has, it has no more `workers` than those, and they stay there.
+        `tell(line)` is called once, with the images/s that they can reach."""
+        self.batch_sampler, self.device, self._tell, self._rates = batches, device, tell, []
         self.num_workers = min(workers, _CPUS) if _CPUS < (os.cpu_count() or 1) else workers
         sample = dataset.sample()
         self._slots = _shared_array((max(1, self.num_workers) * _SLOTS, batches.batch_size) + sample.shape, sample.dtype)
@@ -54,10 +70,18 @@ class Loader(object):
         return len(self.batch_sampler)
 
     def __iter__(self):
-        for slot, labels, bad, shifts in self._loader:
+        for slot, labels, bad, shifts, seconds in self._loader:
+            self._measure(len(labels) / seconds)
             images = torch.from_numpy(self._slots[slot, :len(labels)]).permute(0, 3, 1, 2)
             batch = images, torch.tensor(labels, dtype=torch.int64), bad
             yield batch + (torch.from_numpy(np.array(shifts)),) if shifts else batch
+
+
+    def _measure(self, rate):
+        if self._tell and len(self._rates) < _MEASURED:
+            self._rates.append(rate * max(1, self.num_workers))
+            if len(self._rates) == _MEASURED:
+                self._tell("input: up to %.0f images/s, loader processes: %d" % (sum(self._rates) / _MEASURED, self.num_workers))
 
 
 def _shared_array(shape, dtype):
@@ -67,7 +91,7 @@ def _shared_array(shape, dtype):
 
 
 class _Filler(torch.utils.data.Dataset):
-    """Takes the keys of a batch, and gives the slot that holds its pictures now, labels, unreadable files, shifts."""
+    """Takes the keys of a batch, and gives the slot that holds its pictures now, labels, unreadable files, shifts, seconds."""
 
     def __init__(self, dataset, slots):
         self._dataset, self._slots, self._filled = dataset, slots, 0
@@ -76,6 +100,7 @@ class _Filler(torch.utils.data.Dataset):
         worker = torch.utils.data.get_worker_info()
         slot = (worker.id if worker else 0) * _SLOTS + self._filled % _SLOTS
         self._filled += 1
+        start = time.perf_counter()
         labels, bad, shifts = [], [], []
         for key in keys:
             picture, label, messages = self._dataset[key]
@@ -86,7 +111,7 @@ class _Filler(torch.utils.data.Dataset):
             self._put(pixels, slot, len(labels))
             labels.append(label)
             shifts += [] if shift is None else [shift]
-        return slot, labels, bad, shifts
+        return slot, labels, bad, shifts, time.perf_counter() - start
 
     def _put(self, pixels, slot, place):
         if pixels.shape != self._slots.shape[2:]:
@@ -107,7 +132,8 @@ def _worker_init(_):
 
 def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
     """Return the DeviceBatches of an ImageFolder in the order of a batch sampler. `workers`: loader processes of this rank."""
-    return DeviceBatches(Loader(dataset, batches, workers, rank.device), rank.device, mean, std, skip_bad_images)
+    tell = rank.print if hasattr(batches, "global_batch") else None  # in trainings
+    return DeviceBatches(Loader(dataset, batches, workers, rank.device, tell), rank.device, mean, std, skip_bad_images)
 
 
 class DeviceBatches(object):

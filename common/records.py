@@ -9,7 +9,9 @@ import json
 import os
 import time
 
-_UNITS = {"val.top1": "%", "val.top5": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
+from common import cli
+
+_UNITS = {"val.top1": "%", "val.top5": "%", "train.data_wait": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
 
 
 def start(path, rank, args, amp, progress=None, **more):
@@ -35,6 +37,7 @@ class Recorder(object):
 
     def __init__(self, path, rank, append=False, tensorboard_dir=None):
         self._backend = self._tensorboard = None
+        self._waited = self._took = 0.0
         if not (rank.is_main and path):
             return
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -62,11 +65,17 @@ class Recorder(object):
     def epoch(self, progress, clock, rate, evaluated=True):
         """Record the epoch that has just been trained and, unless it was not, evaluated."""
         values = {name: value for name, value in progress.results.items() if evaluated or not name.startswith("val.")}
-        self.log((progress.epoch,), dict(values, **{"train.total_ips": clock.images_per_second, "lr": rate}))
+        waited, took = clock.data_time.sum, clock.step_time.sum
+        self._waited, self._took = self._waited + waited, self._took + took
+        if self._backend and took:
+            cli.print_line("waited for data %.1f %% of the time" % _percent(waited, took))
+        self.log((progress.epoch,), dict(values, **{"train.total_ips": clock.images_per_second, "lr": rate,
+                                                    "train.data_wait": _percent(waited, took)}))
 
     def summary(self, progress, clock, bad_images):
         """Record the end of a training."""
-        self.log((), dict(progress.results, bad_images=bad_images, **clock.summary()))
+        values = dict(progress.results, bad_images=bad_images, **clock.summary())
+        self.log((), dict(values, **{"train.data_wait": _percent(self._waited, self._took)}))
 
     def evaluation(self, result, bad_images):
         """Record an evaluation (meters.Result) that is all of the run."""
@@ -84,6 +93,10 @@ class Recorder(object):
                 if isinstance(value, (int, float)):
                     self._tensorboard.add_scalar(name, value, step[-1] if global_step is None else global_step)
             self._tensorboard.flush()
+
+
+def _percent(part, whole):
+    return 100 * part / whole if whole else None
 
 
 class JsonLines(object):
