@@ -102,9 +102,9 @@ def test_performance_script_on_one_npu(data_of, tmp_path, model):
     """train_performance_1p.sh at the recipe's mixed precision, on device 3: the convolutions really run on the device. That device
     is slow, by the simulator's clock: the script does not report a speed at which only the launches went."""
     os.makedirs(str(tmp_path / "counts"))
-    report, _ = run_model(data_of, model + "/test/train_performance_1p.sh", tmp_path / "o", "npu", "--device_id=3", "--batch_size=8",
-                          "--max_steps=3", "--train_epochs=1", "--learning_rate=0.001", *larger(model), NPU_SIM_CLOCK="1",
-                          NPU_SIM_CLOCK_TABLE="operator_us=300", NPU_SIM_REPORT=str(tmp_path / "counts"))
+    report, _ = run_model(data_of, model + "/test/train_performance_1p.sh", tmp_path / "o", "npu", "--device_id=3",
+                          "--batch_size=8", "--max_steps=3", "--train_epochs=1", "--learning_rate=0.001", *larger(model),
+                          NPU_SIM_CLOCK="1", NPU_SIM_CLOCK_TABLE="operator_us=300", NPU_SIM_REPORT=str(tmp_path / "counts"))
     assert report["parameters"]["device_type"] == "npu" and report["parameters"]["opt_level_run"] != "O0"
     assert report["summary"]["train.total_ips"] > 0 and report["summary"]["peak_memory_bytes"] > 0
     simulated, = on_the_device(tmp_path / "counts")

@@ -7,7 +7,8 @@ from test_npu_sim import built, check_names, outcomes, start_checks  # noqa: F40
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
 # Operators of 20 ms, 1 MB to the device in 200 ms, what the checks call them by; and so slow a tanh that nobody can miss it.
 SLOW = dict(NPU_SIM_CLOCK="1", NPU_SIM_DEVICE_COUNT="16", NPU_SIM_CLOCK_TABLE=(
-    "operator_us=20000,copy_us=0.001,to_device_gbs=0.005,to_host_gbs=0.005,collective_us=30000,matrix_gflops=100,vector_gbs=1e6,aten::tanh=7000000"))
+    "operator_us=20000,copy_us=0.001,to_device_gbs=0.005,to_host_gbs=0.005,"
+    "collective_us=30000,matrix_gflops=100,vector_gbs=1e6,aten::tanh=7000000"))
 
 
 @pytest.fixture(scope="session")

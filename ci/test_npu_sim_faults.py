@@ -47,7 +47,8 @@ rank = int(os.environ.get("RANK", "0"))
 torch.npu.set_device(rank)
 model = Net().npu()
 if "MEETING" in os.environ:
-    dist.init_process_group("hccl", init_method=os.environ["MEETING"], rank=rank, world_size=2, timeout=datetime.timedelta(seconds=5))
+    dist.init_process_group("hccl", init_method=os.environ["MEETING"], rank=rank, world_size=2,
+                            timeout=datetime.timedelta(seconds=5))
     model = torch.nn.parallel.DistributedDataParallel(model)
 optimizer, scaler = sgd(model.parameters()), torch.npu.amp.GradScaler()
 scales = []

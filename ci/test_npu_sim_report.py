@@ -78,7 +78,8 @@ def test_report_of_a_loop_that_waits(script, tmp_path):
     suite = xml.etree.ElementTree.parse(str(tmp_path / "r.xml")).getroot()
     assert suite.get("tests") == "3" and suite.get("failures") == "1"
     failed = {case.get("name"): case.find("failure") for case in suite.iter("testcase")}
-    assert failed["host_waits_per_step<=0.1"].get("message") == "2.0 was seen" and str(script) in failed["host_waits_per_step<=0.1"].text
+    assert failed["host_waits_per_step<=0.1"].get("message") == "2.0 was seen"
+    assert str(script) in failed["host_waits_per_step<=0.1"].text
     assert failed["to_device_bytes_per_step == %d" % BATCH] is None and failed["an NPU was used"] is None
 
 

@@ -195,8 +195,8 @@ def test_training_runs_ahead():
 
 
 @pytest.mark.parametrize("text, message", [
-    ("speed=3", "'speed' is neither one of operator_us"), ("copy_us", "'copy_us' needs a positive"), ("copy_us=-1", "positive number"),
-    ("copy_us=soon", "positive number"), ("copy_us=inf", "positive number")])
+    ("speed=3", "'speed' is neither one of operator_us"), ("copy_us", "'copy_us' needs a positive"),
+    ("copy_us=-1", "positive number"), ("copy_us=soon", "positive number"), ("copy_us=inf", "positive number")])
 def test_mistakes_in_the_table(text, message):
     """An entry that is wrong is named."""
     with pytest.raises(ValueError, match=message):

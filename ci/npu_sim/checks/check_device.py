@@ -134,7 +134,8 @@ def test_modes_of_fp16(monkeypatch, variables, saturates):
     ("", "fire@step=1", _faults.read, "'fire@step=1' is none of hang, oom, collective_timeout, overflow"),
     ("", "oom@rank=1", _faults.read, "'oom@rank=1' must be like oom@step=3 or oom@step=3,rank=1"),
     ("", "oom@step=x", _faults.read, "must be like"), ("", "oom", _faults.read, "must be like"),
-    ("", "speed<=3", _report.read_limits, "'speed<=3' must be a figure"), ("", "steps=3", _report.read_limits, "must be a figure, <= or"),
+    ("", "speed<=3", _report.read_limits, "'speed<=3' must be a figure"),
+    ("", "steps=3", _report.read_limits, "must be a figure, <= or"),
     ("", "steps<=many", _report.read_limits, "and a number"), ("", "steps<=e", _report.read_limits, "and a number")])
 def test_mistakes_in_settings(monkeypatch, variable, value, read, message):
     """A value that means nothing is named, with what is right."""
