@@ -41,7 +41,7 @@ def program(model, level, images, cifar, out):
         "HRNet": ["HRNet/tools/train.py", images, "--cfg=HRNet/experiments/cls_hrnet_w18_sgd_lr5e-2_wd1e-4_bs32_x100.yaml",
                   "--max-steps=22", "--train-epochs=1", "--output-path=" + out, "--workers=1", "--bs=2",
                   "--lr=0.000001"] + common + [
-                      "MODEL.IMAGE_SIZE", "[64,64]", "MODEL.NUM_CLASSES", "4", "PRINT_FREQ", "10"],
+                      "MODEL.IMAGE_SIZE", "[64,64]", "MODEL.NUM_CLASSES", "4", "PRINT_FREQ", "10", "LOG_DIR", ""],
         "GENet": ["GENet/train.py", "--DataPath=" + cifar, "--epochs=1", "--max-steps=22", "--batch-size=8", "--output-path=" + out,
                   "--amp", "--workers=1", "--width=1"] + common,
         "EfficientNet-B3": ["EfficientNet-B3/tools/train_net.py", "--data-path=" + images, "--device=cpu",
