@@ -160,6 +160,27 @@ def test_end_of_a_group():
     assert launch("-c", LEAVE_GROUP, timeout=60).returncode == 0
 
 
+# ---- autoload: since 2.5.1 the real wheels declare an entry point that `import torch` follows
+
+VERSION = "import importlib.metadata; print(importlib.metadata.version('torch_npu'), torch_npu.__version__)"
+
+
+def test_autoload():
+    """`import torch` alone brings the device, TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it away, and child processes are as their parent."""
+    code = "import os, torch; print(torch.ones(2, device='npu').sum().item(), os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD'))"
+    assert launch("-c", code).stdout.split() == ["2.0", "None"]
+    assert "device string: npu" in launch("-c", code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stderr
+    assert launch("-c", "import torch_npu; " + code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout.split() == ["2.0", "0"]
+
+
+@pytest.mark.parametrize("imports", ["import torch, torch_npu; ", "import torch_npu; torch_npu._metadata.install('2.10.1+sim'); "
+                                     "torch_npu.__version__ = '2.10.1+sim'; "])
+def test_version(imports):
+    """The distribution's version is the package's, which follows PyTorch's, whatever is written beside the package."""
+    metadata, package = launch("-c", imports + VERSION).stdout.split()
+    assert metadata == package and ("2.10.1" in imports) == (package == "2.10.1+sim")
+
+
 # ---- the launcher
 
 def test_launcher(tmp_path):

@@ -81,7 +81,8 @@ def test_mistake(tmp_path, mistake, port):
     script = tmp_path / "train.py"
     script.write_text(source.replace(right, wrong))
     amp = ["--amp"] if right in (AUTOCAST, SCALER) else []
-    done = launch(script, *amp, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    autoload = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"} if mistake == "no import torch_npu" else {}
+    done = launch(script, *amp, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **autoload)
     assert done.returncode != 0 and message in done.stderr.strip().splitlines()[-1], done.stderr
     assert str(script) in done.stderr and line in done.stderr
 

@@ -11,14 +11,21 @@ os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 import torch
 import torch.distributed  # the extension's hccl class derives from one of torch.distributed's
 
-if _autoload_setting is None:
-    del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
-else:
-    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = _autoload_setting
 
-from torch_npu import _build, _settings
+def _autoload():
+    """What `import torch` calls by the entry point in ../torch_npu-*.dist-info, when it has imported this module."""
+    if _autoload_setting is None:
+        os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+    else:
+        os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = _autoload_setting
+
+
+_autoload()  # child processes inherit the setting
+
+from torch_npu import _build, _metadata, _settings
 
 __version__ = torch.__version__.split("+")[0] + "+sim"
+_metadata.install(__version__)
 _C = _build.load()
 _C._sim_configure(_settings.device_count(), _settings.memory_bytes(), _settings.strict())
 torch.utils.rename_privateuse1_backend("npu")
