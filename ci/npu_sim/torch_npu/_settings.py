@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import socket
 
 
 def _integer(name, default, low, high):
@@ -72,6 +73,17 @@ def visible_devices(text, installed):
     return [device for device in visible if device < installed]
 
 
+def npu_names():
+    """The NPUs that this process sees, by names that no other NPU of any host has: "host:id".
+
+    NPU_SIM_HOST names the simulated host. Without it the agents of torchrun are hosts of their own, since several on one
+    machine are there to stand for several.
+    """
+    host = os.environ.get("NPU_SIM_HOST") or socket.gethostname() + "-" + os.environ.get("GROUP_RANK", "0")
+    devices = visible_devices(os.environ.get("ASCEND_RT_VISIBLE_DEVICES"), installed_devices())
+    return [f"{host}:{device}" for device in devices]
+
+
 def device_count():
     """How many NPUs this process sees; they are numbered from 0, whatever their ids."""
-    return len(visible_devices(os.environ.get("ASCEND_RT_VISIBLE_DEVICES"), installed_devices()))
+    return len(npu_names())

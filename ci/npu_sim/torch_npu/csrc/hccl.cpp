@@ -2,14 +2,19 @@
 #include "npu_sim.h"
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <set>
+#include <string>
 #include <thread>
+#include <vector>
 
 namespace npu_sim {
 namespace {
@@ -22,23 +27,11 @@ using FuturePtr = c10::intrusive_ptr<c10::ivalue::Future>;
 
 // ---- tensors -----------------------------------------------------------------------------------------------------
 
-at::Tensor host(const at::Tensor& t) {
+at::Tensor checked_view(const at::Tensor& t) {
   TORCH_CHECK(t.device().type() == kNPU, "hccl: tensors must be on an NPU, but found one on ", t.device());
   TORCH_CHECK(t.is_contiguous(t.suggest_memory_format()), "hccl: tensors must be contiguous");
   TORCH_CHECK(!t.is_complex(), "hccl: complex tensors are not supported");
   return host_view(t.detach());
-}
-
-Tensors host(const Tensors& tensors) {
-  Tensors views;
-  for (const auto& t : tensors) views.push_back(host(t));
-  return views;
-}
-
-TensorLists host(const TensorLists& lists) {
-  TensorLists views;
-  for (const auto& list : lists) views.push_back(host(list));
-  return views;
 }
 
 Tensors flat(const TensorLists& lists) {
@@ -259,13 +252,57 @@ class HcclWork final : public c10d::Work {
 
 } // namespace
 
+// ---- which rank is on which NPU ----------------------------------------------------------------------------------
+
+constexpr int kAllRanks = -1;
+
+// The real hccl makes a communicator with the first collective, and refuses two ranks on one NPU. Here each rank says in
+// the group's store where it is, and reads where the others are.
+class Places {
+ public:
+  // `npus` are the NPUs that this process sees, by names that are theirs alone on all hosts.
+  Places(c10::intrusive_ptr<c10d::Store> store, std::vector<std::string> npus, int rank, int size)
+      : store_(std::move(store)), npus_(std::move(npus)), rank_(rank), size_(size) {}
+
+  // Before an operation on `device` with rank `peer`, or with all.
+  void meet(c10::DeviceIndex device, int peer) {
+    check_index(device);
+    std::lock_guard<std::mutex> lock(mutex_);
+    const std::string& place = npus_[device];
+    if (place != place_) {
+      store_->set(key(rank_), place);
+      place_ = place;
+      met_.clear();
+    }
+    if (met_.count(kAllRanks) || met_.count(peer)) return;
+    for (int other = 0; other < size_; ++other) {
+      if (other == rank_ || (peer != kAllRanks && peer != other)) continue;
+      TORCH_CHECK(store_->get_to_str(key(other)) != place, "hccl: ranks ", std::min(rank_, other), " and ", std::max(rank_, other),
+                  " are both on NPU ", place, "; each rank needs one of its own: torch.npu.set_device() before the "
+                  "first collective");
+    }
+    met_.insert(peer);
+  }
+
+ private:
+  static std::string key(int rank) { return "npu_sim/place/" + std::to_string(rank); }
+
+  c10::intrusive_ptr<c10d::Store> store_;
+  const std::vector<std::string> npus_;
+  const int rank_, size_;
+  std::mutex mutex_;
+  std::string place_;     // of this rank, as the others read it
+  std::set<int> met_;     // whose places were compared with it
+};
+
 // ---- the backend -------------------------------------------------------------------------------------------------
 
 class ProcessGroupHCCL final : public c10d::Backend {
  public:
-  ProcessGroupHCCL(c10::intrusive_ptr<c10d::Backend> gloo, std::chrono::milliseconds timeout)
+  ProcessGroupHCCL(c10::intrusive_ptr<c10d::Backend> gloo, c10::intrusive_ptr<c10d::Store> store, std::vector<std::string> npus,
+                   std::chrono::milliseconds timeout)
       : c10d::Backend(gloo->getRank(), gloo->getSize()), facts_(std::make_shared<GroupFacts>(gloo->getRank(), timeout)),
-        gloo_(std::move(gloo), facts_) {}
+        gloo_(std::move(gloo), facts_), places_(std::move(store), std::move(npus), rank_, size_) {}
   // gloo's destructor waits for its thread, which may be about to release Python objects and then waits for the GIL.
   ~ProcessGroupHCCL() override {
     if (!Py_IsInitialized() || !PyGILState_Check()) return;
@@ -355,24 +392,45 @@ class ProcessGroupHCCL final : public c10d::Backend {
   }
 
   WorkPtr send(Tensors& tensors, int destination, int tag) override {
-    auto views = host(tensors);
+    auto views = host(tensors, destination);
     return work(gloo_->send(views, destination, tag), tensors, OpType::SEND);
   }
   WorkPtr recv(Tensors& tensors, int source, int tag) override {
-    auto views = host(tensors);
+    auto views = host(tensors, source);
     return work(gloo_->recv(views, source, tag), tensors, OpType::RECV);
   }
   WorkPtr recvAnysource(Tensors& tensors, int tag) override {
-    auto views = host(tensors);
+    auto views = host(tensors, rank_);  // which of the others will send is not known
     return work(gloo_->recvAnysource(views, tag), tensors, OpType::RECVANYSOURCE);
   }
   WorkPtr barrier(const c10d::BarrierOptions& options) override {
+    c10::DeviceIndex device = current_device();
+    if (options.device && options.device->has_index()) device = options.device->index();
+    if (!options.device_ids.empty()) device = options.device_ids[0];
+    places_.meet(device, kAllRanks);
     c10d::BarrierOptions host_options;  // without the device ids, which gloo does not know
     host_options.timeout = options.timeout;
     return work(gloo_->barrier(host_options), {}, OpType::BARRIER);
   }
 
  private:
+  // Host views of NPU tensors, once it is sure that no other rank is on their NPU.
+  at::Tensor host(const at::Tensor& t, int peer = kAllRanks) {
+    at::Tensor view = checked_view(t);
+    places_.meet(t.device().index(), peer);
+    return view;
+  }
+  Tensors host(const Tensors& tensors, int peer = kAllRanks) {
+    Tensors views;
+    for (const auto& t : tensors) views.push_back(host(t, peer));
+    return views;
+  }
+  TensorLists host(const TensorLists& lists) {
+    TensorLists views;
+    for (const auto& list : lists) views.push_back(host(list));
+    return views;
+  }
+
   WorkPtr work(WorkPtr gloo, Tensors outputs, OpType op) {
     TimePtr time;
     if (clock_is_on() && op != OpType::SEND && op != OpType::RECV && op != OpType::RECVANYSOURCE) {
@@ -401,6 +459,7 @@ class ProcessGroupHCCL final : public c10d::Backend {
 
   std::shared_ptr<GroupFacts> facts_;
   Gloo gloo_;
+  Places places_;
   const c10::StreamId stream_ = new_stream();  // collectives of a group are in order on a stream of their own
   const Ns origin_ = host_time();
   TimePtr last_;
@@ -413,8 +472,10 @@ void bind_hccl(pybind11::module& m) {
   using npu_sim::ProcessGroupHCCL;
   const py::object base = py::module::import("torch._C._distributed_c10d").attr("Backend");
   py::class_<ProcessGroupHCCL, c10::intrusive_ptr<ProcessGroupHCCL>>(m, "ProcessGroupHCCL", base)
-      .def(py::init([](c10::intrusive_ptr<c10d::Backend> gloo, int64_t timeout_ms) {
-             return c10::make_intrusive<ProcessGroupHCCL>(std::move(gloo), std::chrono::milliseconds(timeout_ms));
+      .def(py::init([](c10::intrusive_ptr<c10d::Backend> gloo, c10::intrusive_ptr<c10d::Store> store, std::vector<std::string> npus,
+                       int64_t timeout_ms) {
+             return c10::make_intrusive<ProcessGroupHCCL>(std::move(gloo), std::move(store), std::move(npus),
+                                                          std::chrono::milliseconds(timeout_ms));
            }),
-           py::arg("gloo"), py::arg("timeout_ms") = 1800000, py::call_guard<py::gil_scoped_release>());
+           py::arg("gloo"), py::arg("store"), py::arg("npus"), py::arg("timeout_ms") = 1800000, py::call_guard<py::gil_scoped_release>());
 }

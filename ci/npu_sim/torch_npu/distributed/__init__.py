@@ -19,7 +19,7 @@ def _create_process_group(options, process_group_options=None):
     _steps.found_rank(options.group_rank, options.group_size)
     timeout = _settings.execution_timeout(options.timeout)
     gloo = dist.ProcessGroupGloo(options.store, options.group_rank, options.group_size, timeout)
-    return _C.ProcessGroupHCCL(gloo, int(timeout.total_seconds() * 1e3))
+    return _C.ProcessGroupHCCL(gloo, options.store, _settings.npu_names(), int(timeout.total_seconds() * 1e3))
 
 
 def _register():
