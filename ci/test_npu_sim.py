@@ -53,7 +53,7 @@ def outcomes(report, process):
     return found
 
 
-ONE_DEVICE = ("check_device.py", "check_operators.py", "check_half.py", "check_training.py", "check_data.py")
+ONE_DEVICE = ("check_device.py", "check_operators.py", "check_layout.py", "check_half.py", "check_training.py", "check_data.py")
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def test_report(tmp_path):
            NPU_SIM_REPORT=str(tmp_path))
     (path,) = tmp_path.iterdir()
     report = json.loads(path.read_text())
-    assert report["operators"]["aten::mm.out"] == 1 and report["peak_memory_bytes"][1] >= 3 * 64
+    assert report["operators"]["aten::mm"] == 1 and report["peak_memory_bytes"][1] >= 3 * 64
 
 
 def test_exit_right_after_backward(tmp_path):
@@ -143,7 +143,8 @@ def test_exit_right_after_backward(tmp_path):
 LEAVE_GROUP = """
 import datetime, sys, torch, torch_npu
 import torch.distributed as dist
-group = torch_npu._C.ProcessGroupHCCL(dist.ProcessGroupGloo(dist.HashStore(), 0, 1, datetime.timedelta(seconds=60)))
+store = dist.HashStore()
+group = torch_npu._C.ProcessGroupHCCL(dist.ProcessGroupGloo(store, 0, 1, datetime.timedelta(seconds=60)), store, ["npu"])
 tensor = torch.ones(4, device="npu")
 torch._C._stash_obj_in_tls("key", object())  # what is in a thread's Python state goes along with its collectives
 sys.setswitchinterval(1000)  # this thread keeps the GIL

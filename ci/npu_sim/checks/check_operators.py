@@ -73,7 +73,6 @@ CASES = {
     "one_hot": lambda x: F.one_hot(x.argmax(1), 4).float() * x.mean(),
     "cumsum": lambda x: x.cumsum(1),
     "norm": lambda x: torch.linalg.vector_norm(x).unsqueeze(0),
-    "channels_last": lambda x: F.conv2d(x.contiguous(memory_format=torch.channels_last), torch.ones(2, 4, 1, 1, device=x.device)),
 }
 
 

@@ -22,14 +22,6 @@ def test_parity():
     assert largest_difference(train("cpu")[0], train(NPU)[0]) == 0
 
 
-def test_parity_channels_last():
-    """The same in channels_last, which convolutions keep."""
-    cpu, npu = (train(device, memory_format=torch.channels_last)[0] for device in ("cpu", NPU))
-    assert largest_difference(cpu, npu) == 0
-    x = torch.randn(2, 3, 4, 4, device=NPU).contiguous(memory_format=torch.channels_last)
-    assert npu.stem[0](x).is_contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("options", [{"foreach": True}, {"foreach": False}, {"fused": True}])
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_optimizers(optimizer, options):

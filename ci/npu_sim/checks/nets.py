@@ -32,12 +32,12 @@ def sgd(parameters, **options):
     return torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=1e-4, nesterov=True, **options)
 
 
-def train(device, steps=4, make_optimizer=sgd, memory_format=torch.contiguous_format, dropout=0.0, amp=None, scaler=None):
+def train(device, steps=4, make_optimizer=sgd, dropout=0.0, amp=None, scaler=None):
     """Trains on one batch of 4 random 3x16x16 images. Returns (model, optimizer, last loss)."""
     torch.manual_seed(0)
     device = torch.device(device)
-    model = Net(dropout=dropout).to(device, memory_format=memory_format)
-    images = torch.randn(4, 3, 16, 16).to(device, memory_format=memory_format)
+    model = Net(dropout=dropout).to(device)
+    images = torch.randn(4, 3, 16, 16).to(device)
     labels = torch.randint(0, 10, (4,)).to(device)
     optimizer, criterion = make_optimizer(model.parameters()), nn.CrossEntropyLoss(label_smoothing=0.1)
     for _ in range(steps):

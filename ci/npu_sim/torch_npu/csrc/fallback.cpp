@@ -45,6 +45,7 @@ struct OpTraits {
   bool random = false;           // draws random numbers
   bool generator = false;        // takes a generator argument
   bool slow_in_half = false;     // the CPU's kernels for fp16 and bf16 are slow
+  int labels = -1;               // its argument that is class numbers, which the device also takes as int32
   bool view = false;             // makes a view: nothing for the device to do
   bool reads_values = false;     // what it returns to the host depends on values: the host waits
   int product = -1;              // a matrix product: the number of its first factor among the arguments
@@ -69,6 +70,8 @@ OpTraits make_traits(const c10::OperatorHandle& op) {
   static const std::unordered_set<std::string> matrix{"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm",
       "aten::addmv", "aten::dot", "aten::linear", "aten::convolution", "aten::convolution_backward",
       "aten::native_batch_norm", "aten::native_layer_norm"};
+  static const std::unordered_map<std::string, int> labels{{"aten::nll_loss_forward", 1}, {"aten::nll_loss_backward", 2},
+      {"aten::nll_loss2d_forward", 1}, {"aten::nll_loss2d_backward", 2}, {"aten::gather", 2}};
   const auto& schema = op.schema();
   OpTraits t;
   t.name = c10::toString(op.operator_name());
@@ -77,6 +80,7 @@ OpTraits make_traits(const c10::OperatorHandle& op) {
   t.matrix = matrix.count(schema.name()) > 0;
   t.random = op.hasTag(at::Tag::nondeterministic_seeded);
   t.slow_in_half = slow_in_half(schema.name());
+  if (labels.count(schema.name())) t.labels = labels.at(schema.name());
   t.reads_values = op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape);
   static const std::unordered_map<std::string, int> product{{"aten::mm", 0}, {"aten::bmm", 0}, {"aten::mv", 0},
       {"aten::addmm", 1}, {"aten::baddbmm", 1}, {"aten::addbmm", 1}, {"aten::addmv", 1}};
@@ -292,7 +296,9 @@ class HostAliases {
     return view;
   }
 
-  at::Tensor new_tensor(const at::Tensor& host) {
+  // The device writes every result into a contiguous tensor, whatever the strides of the arguments.
+  at::Tensor new_tensor(const at::Tensor& result) {
+    const at::Tensor host = result.storage().use_count() == 1 ? result.contiguous() : result;
     auto* memory = host.storage().unsafeGetStorageImpl();
     c10::Storage storage = host.storage().use_count() == 1
         ? c10::Storage(c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), memory->nbytes(),
@@ -321,6 +327,7 @@ bool arguments_to_host(const Call& call, HostAliases& host, c10::DeviceIndex dev
     if (value.isTensor()) {
       const at::Tensor t = value.toTensor();
       if (t.defined() && on_npu(t)) value = host.to_host(t);
+      if (call.traits.labels == int(i - call.begin) && t.scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
     } else if (value.isTensorList()) {
       c10::List<at::Tensor> list;
       for (const at::Tensor& t : value.toTensorList()) list.push_back(t.defined() && on_npu(t) ? host.to_host(t) : t);
@@ -459,12 +466,19 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-  // Their composite kernels would win over the fallback, and end in "convolution_overrideable not implemented".
-  m.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&fallback>());
-  m.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
-  // Theirs round otherwise than the CPU's kernels.
-  m.impl("silu_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
-  m.impl("mish_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  // Composite kernels win over the fallback, and those of some operators do not do what the CPU's kernels do. Structured
+  // operators give their results the strides of the arguments, and check for the dtypes that a CPU takes;
+  const auto boxed = [] { return torch::CppFunction::makeFromBoxedFunction<&fallback>(); };
+  const auto structured = [](const c10::OperatorHandle& op) {
+    return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional) &&
+           op.hasKernelForDispatchKey(c10::DispatchKey::CPU) && !op.schema().is_mutable();
+  };
+  for (const c10::OperatorName& name : c10::Dispatcher::singleton().getAllOpNames()) {
+    const auto op = c10::Dispatcher::singleton().findSchema(name);
+    if (name.getNamespace() == "aten" && op && structured(*op)) m.impl(c10::toString(name).c_str(), boxed());
+  }
+  // convolutions end in "convolution_overrideable not implemented", and the last one rounds otherwise.
+  for (const char* name : {"convolution", "convolution_backward", "mish_backward"}) m.impl(name, boxed());
 }
 
 } // namespace npu_sim

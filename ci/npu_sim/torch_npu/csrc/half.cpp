@@ -46,8 +46,8 @@ class WideCall {
   WideCall(const c10::OperatorHandle& op, torch::jit::Stack* stack)
       : op_(op), stack_(stack), begin_(stack->size() - op.schema().arguments().size()) {}
 
-  // False where the call is the native kernel's: no half tensors, several dtypes (which it may refuse), or arguments that
-  // share memory which is written (which it may refuse, too) and are not the same tensor.
+  // False where the call is the native kernel's: no half tensors, several dtypes (which it may refuse), a dtype that the
+  // result shall have, or arguments that share memory which is written (which it may refuse, too) and are not the same tensor.
   bool possible() {
     each_argument([&](at::Tensor& t, const c10::Argument& argument) {
       const bool written = argument.alias_info() && argument.alias_info()->isWrite();
@@ -56,6 +56,8 @@ class WideCall {
     if (tensors_.empty()) return false;
     half_ = tensors_[0].half.scalar_type();
     if (half_ != at::kHalf && half_ != at::kBFloat16) return false;
+    for (size_t i = 0; i < op_.schema().arguments().size(); ++i)
+      if (op_.schema().arguments()[i].name() == "dtype" && !(*stack_)[begin_ + i].isNone()) return false;
     for (const Pair& a : tensors_) {
       if (a.half.scalar_type() != half_) return false;
       if (!a.written) continue;

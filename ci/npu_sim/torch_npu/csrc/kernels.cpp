@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/ops/_to_copy_native.h>
+#include <ATen/ops/empty_like_native.h>
 #include <ATen/ops/resize_native.h>
 #include <ATen/ops/set_native.h>
 #include <c10/core/StorageImpl.h>
@@ -20,6 +21,11 @@ using Layout = std::optional<at::Layout>;
 using Device = std::optional<c10::Device>;
 using Flag = std::optional<bool>;
 using Format = std::optional<at::MemoryFormat>;
+
+// The device has no channels_last; its own formats are not PyTorch's memory formats.
+bool other_than_contiguous(const Format& format) {
+  return format && *format != at::MemoryFormat::Contiguous && *format != at::MemoryFormat::Preserve;
+}
 
 // ---- allocation --------------------------------------------------------------------------------------------------
 
@@ -42,11 +48,18 @@ at::Tensor empty(at::IntArrayRef size, Dtype dtype, Layout, Device device, Flag 
     TORCH_CHECK(s >= 0, "Trying to create tensor with negative dimension ", s, ": ", size);
     elements *= s;
   }
+  TORCH_CHECK(format.value_or(at::MemoryFormat::Contiguous) == at::MemoryFormat::Contiguous,
+              "Only c10::MemoryFormat::Contiguous is supported for creating a npu tensor");  // torch_npu's own words, as below
   at::Tensor t = new_tensor(elements, dtype, target(device, pin_memory));
   t.unsafeGetTensorImpl()->set_sizes_contiguous(size);
-  if (format && *format != at::MemoryFormat::Contiguous && *format != at::MemoryFormat::Preserve)
-    t.unsafeGetTensorImpl()->empty_tensor_restride(*format);
   return t;
+}
+
+// The real one takes any format, and makes a contiguous tensor.
+at::Tensor empty_like(const at::Tensor& self, Dtype dtype, Layout layout, Device device, Flag pin_memory, Format format) {
+  const bool here = !device || device->type() == kNPU;
+  if (here && format && *format != at::MemoryFormat::Preserve) format = at::MemoryFormat::Contiguous;
+  return at::native::empty_like(self, dtype, layout, device, pin_memory, format);
 }
 
 at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, Dtype dtype, Layout, Device device, Flag pin_memory) {
@@ -120,13 +133,31 @@ at::Tensor to_copy(const at::Tensor& self, Dtype dtype, Layout layout, Device de
     TORCH_WARN_ONCE("Device do not support double dtype now, dtype cast replace with float.");  // torch_npu's own words
     dtype = at::kFloat;
   }
-  return at::native::_to_copy(self, dtype, layout, device, pin_memory, non_blocking, format);
+  TORCH_CHECK(!other_than_contiguous(format), "Only contiguous_format or preserve_format is supported.");
+  const auto otherwise = self.device().type() == kNPU ? at::MemoryFormat::Contiguous : at::MemoryFormat::Preserve;
+  return at::native::_to_copy(self, dtype, layout, device, pin_memory, non_blocking, format.value_or(otherwise));
+}
+
+// Whatever the format, the device's clone is contiguous.
+at::Tensor clone(const at::Tensor& self, Format) {
+  return at::empty(self.sizes(), self.options()).copy_(self);
+}
+
+at::Tensor contiguous(const at::Tensor& self, at::MemoryFormat format) {
+  if (self.is_contiguous(format)) return self;
+  TORCH_CHECK(format == at::MemoryFormat::Contiguous, "NPU contiguous operator only supported contiguous memory format.");
+  return self.clone();
 }
 
 // ---- storage -----------------------------------------------------------------------------------------------------
 
 const at::Tensor& resize_(const at::Tensor& self, c10::SymIntArrayRef size, Format format) {
   return at::native::resize_(self, C10_AS_INTARRAYREF_SLOW(size), format);
+}
+
+const at::Tensor& resize_as_(const at::Tensor& self, const at::Tensor& like, Format format) {
+  TORCH_CHECK(!other_than_contiguous(format), "NPU only support format is contiguous_format or preserve_format.");
+  return self.resize_(like.sizes());
 }
 
 at::Tensor& set_storage_offset(at::Tensor& self, at::Storage storage, int64_t offset, at::IntArrayRef size,
@@ -185,11 +216,15 @@ std::tuple<at::Tensor, at::Tensor> gru_cell(const at::Tensor& input_gates, const
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", &empty);
   m.impl("empty_strided", &empty_strided);
+  m.impl("empty_like", &empty_like);
+  m.impl("clone", &clone);
+  m.impl("contiguous", &contiguous);
   m.impl("copy_", &copy_);
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("_to_copy", &to_copy);
   m.impl("resize_", &resize_);
+  m.impl("resize_as_", &resize_as_);
   m.impl("set_", &set_empty);
   m.impl("set_.source_Tensor", &set_tensor);
   m.impl("set_.source_Storage", &set_storage);
@@ -199,6 +234,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 }
 
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
+  m.impl("contiguous", &contiguous);
   m.impl("_thnn_fused_lstm_cell", &lstm_cell);
   m.impl("_thnn_fused_gru_cell", &gru_cell);
 }
