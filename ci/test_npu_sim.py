@@ -111,12 +111,6 @@ def test_without_devices():
     assert done.stdout.strip() == "False" and "this process sees no NPU" in done.stderr
 
 
-def test_relaxed_mode():
-    """Outside strict mode the silent calls stay silent, as on the device."""
-    code = "import torch, torch_npu; torch.cuda.manual_seed_all(0); print(torch.cuda.is_available())"
-    assert launch("-c", code, NPU_SIM_STRICT="0").stdout.strip() == "False"
-
-
 def test_report(tmp_path):
     """NPU_SIM_REPORT leaves a file per process that says what ran on the devices."""
     launch("-c", "import torch, torch_npu; torch.ones(4, 4, device='npu:1') @ torch.ones(4, 4, device='npu:1')",

@@ -37,7 +37,7 @@ from torch_npu import _registration
 
 _registration.register(npu)
 
-if _settings.strict():
+if _settings.strict() != "allow":
     from torch_npu import _strict
 
     _strict.install()

@@ -22,9 +22,21 @@ def memory_bytes():
     return _integer("NPU_SIM_MEMORY_GIB", 64, 1, 1024) << 30
 
 
+STRICT_LEVELS = {"": "allow", "0": "allow", "allow": "allow", "warn": "warn", "1": "error", "error": "error"}
+
+
 def strict():
-    """True where the launcher, or the user, has set NPU_SIM_STRICT to anything but 0 or nothing."""
-    return os.environ.get("NPU_SIM_STRICT", "0") not in ("", "0")
+    """What strict mode does with what a device would let pass in silence: NPU_SIM_STRICT, "error", "warn" or "allow"."""
+    text = os.environ.get("NPU_SIM_STRICT", "")
+    if text not in STRICT_LEVELS:
+        raise ValueError(f"NPU_SIM_STRICT must be error, warn or allow, not {text!r}")
+    return STRICT_LEVELS[text]
+
+
+def libraries():
+    """Directories whose code strict mode leaves alone, as it does installed packages: NPU_SIM_LIBRARIES, a list like PATH."""
+    listed = os.environ.get("NPU_SIM_LIBRARIES", "").split(os.pathsep)
+    return [os.path.join(os.path.abspath(path), "") for path in listed if path]
 
 
 def transfer():

@@ -1,19 +1,23 @@
-"""Strict mode: CUDA calls that would silently do nothing on an NPU host raise where a training script makes them.
+"""Strict mode: CUDA calls that would silently do nothing on an NPU host raise, or warn, where a training script makes them.
 
 On a host without CUDA, `if torch.cuda.is_available():` quietly skips what it guards, torch.cuda.manual_seed_all seeds
-nothing and torch.cuda.max_memory_allocated() is 0. Calls from PyTorch itself, the standard library and installed
-packages pass: they ask in order to adapt. So do all calls where no NPU is visible.
+nothing and torch.cuda.max_memory_allocated() is 0. Calls from PyTorch itself, the standard library, installed packages
+and the directories of NPU_SIM_LIBRARIES pass: they ask in order to adapt. So do all calls where no NPU is visible, and
+what an `if` asks that only guards settings of CUDA's libraries.
 """
 
+import ast
 import functools
+import linecache
 import os
 import sys
 import sysconfig
+import warnings
 
 import torch
 import torch.utils.data
 
-from torch_npu import _C
+from torch_npu import _C, _settings
 
 _SILENT = (
     "device_count", "empty_cache", "get_rng_state_all", "is_available", "is_bf16_supported", "is_initialized",
@@ -23,6 +27,7 @@ _SILENT = (
 )
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_SETTINGS = ("torch.backends.", "torch.set_float32_matmul_precision")  # TF32, cuDNN: nothing is lost where they are not set
 
 
 def install():
@@ -79,6 +84,28 @@ def _outside_torch(frame):
 def _refuse_for(frame, message):
     if "torch_npu.contrib.transfer_to_npu" in sys.modules:
         return  # CUDA's names mean the NPU
-    path = frame.f_code.co_filename
-    if _C._npu_getDeviceCount() > 0 and not path.startswith((_TORCH, "<frozen", *_LIBRARIES)):
-        raise RuntimeError(f"{message} (npu_sim, strict; called at {path}:{frame.f_lineno})")
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    theirs = (_TORCH, "<frozen", *_LIBRARIES, *_settings.libraries())
+    if _C._npu_getDeviceCount() == 0 or os.path.abspath(path).startswith(theirs) or path.startswith(theirs) or _harmless(path, line):
+        return
+    message = f"{message} (npu_sim, strict; called at {path}:{line}; NPU_SIM_STRICT=warn or allow lets it pass)"
+    if _settings.strict() == "error":
+        raise RuntimeError(message)
+    warnings.warn_explicit(message, UserWarning, path, line)
+
+
+@functools.lru_cache(maxsize=None)
+def _harmless(path, line):
+    """Whether what is called in this line is the condition of an `if` that only guards settings of CUDA's libraries."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return False
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and node.test.lineno <= line <= node.test.end_lineno]
+    return any(all(map(_is_setting, guard.body + guard.orelse)) for guard in guards)
+
+
+def _is_setting(statement):
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return ast.unparse(statement.value.func).startswith(_SETTINGS)
+    return isinstance(statement, ast.Assign) and all(ast.unparse(target).startswith(_SETTINGS) for target in statement.targets)

@@ -56,7 +56,7 @@ static void bind_clock_and_faults(py::module& m) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using namespace npu_sim;
-  m.def("_sim_configure", [](int device_count, int64_t memory_bytes, bool strict) {
+  m.def("_sim_configure", [](int device_count, int64_t memory_bytes, const std::string& strict) {
     TORCH_CHECK(device_count >= 0 && device_count <= kMaxDevices, "npu_sim: 0 to ", kMaxDevices, " devices, not ", device_count);
     settings() = {device_count, memory_bytes, strict};
   });

@@ -27,7 +27,7 @@ constexpr int kMaxDevices = 16;
 struct Settings {
   int device_count = 0;      // devices that the process sees; 0 until configure()
   int64_t memory_bytes = 0;  // per device
-  bool strict = false;       // refuse what a real device would let pass in silence
+  std::string strict = "allow";  // "error", "warn": what happens to what a real device would let pass in silence
 };
 Settings& settings();
 
