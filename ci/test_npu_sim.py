@@ -53,7 +53,8 @@ def outcomes(report, process):
     return found
 
 
-ONE_DEVICE = ("check_device.py", "check_operators.py", "check_layout.py", "check_half.py", "check_training.py", "check_data.py")
+ONE_DEVICE = ("check_device.py", "check_operators.py", "check_layout.py", "check_names.py",
+              "check_half.py", "check_training.py", "check_data.py")
 
 
 @pytest.fixture(scope="session")

@@ -94,15 +94,16 @@ def test_only_the_sources_are_searched(tmp_path):
 
 
 def test_names_are_read_without_importing(tmp_path):
-    """Assignments, imports, star imports, conditionals, submodules, __all__ and instances all give names; privates do not."""
+    """Assignments, imports, star imports, conditionals, submodules, __all__, instances and what other modules assign to the
+    package all give names; privates do not."""
     package = tmp_path / "torch_npu"
     (package / "npu").mkdir(parents=True)
     (package / "__init__.py").write_text("raise SystemExit\n__all__ = ['late']\nfrom os import sep\nfrom torch_npu.npu import *\n")
     (package / "npu" / "__init__.py").write_text(
         "from . import _impl\nfrom ._impl import *\nif 1:\n    def f(): pass\nx, _y = 1, 2\nconfig = _impl.Config()\n")
     (package / "npu" / "_impl.py").write_text(
-        "__all__ = ['g']\ndef g(): pass\ndef h(): pass\n"
+        "__all__ = ['g']\ndef g(): pass\ndef h():\n    import torch_npu\n    torch_npu.patched = torch_npu.npu.no = torch_npu._z = 1\n"
         "class Config:\n    def __setattr__(self, name, value):\n        if name == 'format': pass\n    def m(self): self.n = 1\n")
     assert names.of_directory(str(package)) == {
-        "torch_npu": ["config", "f", "g", "late", "npu", "x"], "torch_npu.npu": ["config", "f", "g", "x"],
+        "torch_npu": ["config", "f", "g", "late", "npu", "patched", "x"], "torch_npu.npu": ["config", "f", "g", "x"],
         "torch_npu.config": ["format", "m", "n"], "torch_npu.npu.config": ["format", "m", "n"]}

@@ -1,7 +1,7 @@
 """Reads the public names of torch_npu's modules from their sources, without importing them.
 
-Names that only exist at run time are missed, with two exceptions: __all__, and the list of custom operators that
-torch_npu exports. What is missed shows as a failing check, never as a name that is not there passing.
+Names that only exist at run time are missed, with three exceptions: __all__, the list of custom operators that torch_npu
+exports, and what is assigned to attributes of the package (`torch_npu.Format = ...`) in whatever function. What is missed shows as a failing check, never as a name that is not there passing.
 """
 
 import ast
@@ -70,9 +70,17 @@ class _Sources:
                 if members is not None:
                     result[module + "." + name] = sorted(members)
         operators = self._assigned(*_CUSTOM_OPERATORS)
-        operators = [name for name in operators or () if not name.startswith("_")]
-        result[PACKAGE] = sorted(set(result[PACKAGE]).union(operators))
+        public = [name for name in {*(operators or ()), *self._attributes_set()} if not name.startswith("_")]
+        result[PACKAGE] = sorted(set(result[PACKAGE]).union(public))
         return {module: names for module, names in sorted(result.items()) if names}
+
+    def _attributes_set(self):
+        """The names that any module of the package gives it from outside."""
+        for tree in self.trees.values():
+            for node in ast.walk(tree):
+                for target in node.targets if isinstance(node, ast.Assign) else ():
+                    if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == PACKAGE:
+                        yield target.attr
 
     def bound(self, module):
         """{name: members} of what a module binds; members is None except for instances of the package's own classes."""

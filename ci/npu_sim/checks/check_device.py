@@ -108,7 +108,7 @@ def test_options():
 
 def test_what_is_not_simulated():
     """Names that the simulator lacks are absent to hasattr, and the error says why; transfer_to_npu is refused."""
-    assert not hasattr(torch_npu, "npu_format_cast")
+    assert not hasattr(torch_npu, "npu_rms_norm")
     with pytest.raises(AttributeError, match="not simulated"):
         torch.npu.NPUGraph
     with pytest.raises(ImportError, match="not simulated by default.*NPU_SIM_TRANSFER=1"):

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import sys
 
 import pytest
 import torch
@@ -98,9 +99,10 @@ def test_objects(device):
 
 
 def test_groups(device):
-    """Further groups on hccl, and on gloo for host tensors."""
+    """Further groups on hccl, with its options, and on gloo for host tensors."""
     t, host = full(1.0, device), torch.ones(1)
-    dist.all_reduce(t, group=dist.new_group([0, 1]))
+    options = sys.modules["torch_npu"]._C._distributed_c10d.ProcessGroupHCCL.Options()
+    dist.all_reduce(t, group=dist.new_group([0, 1], pg_options=options))
     dist.all_reduce(host, group=dist.new_group(backend="gloo"))
     assert t.tolist() == [2, 2] and host.item() == 2
 

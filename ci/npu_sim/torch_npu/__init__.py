@@ -31,19 +31,19 @@ _C._sim_configure(_settings.device_count(), _settings.memory_bytes(), _settings.
 torch.utils.rename_privateuse1_backend("npu")
 
 from torch_npu import npu
-from torch_npu import contrib, distributed
+from torch_npu import contrib, distributed, optim, profiler
+from torch_npu import _names, _registration, _tensor_types
+from torch_npu._formats import Format, get_npu_format, npu_format_cast, npu_format_cast_
+from torch_npu._fused_attention import npu_fusion_attention
 from torch_npu._overflow import npu_alloc_float_status, npu_clear_float_status, npu_get_float_status
-from torch_npu import _registration
 
 _registration.register(npu)
+_tensor_types.install(npu)
+_names.install()
 
 if _settings.strict() != "allow":
     from torch_npu import _strict
 
     _strict.install()
 
-
-def __getattr__(name):
-    raise AttributeError(
-        f"module 'torch_npu' has no attribute {name!r}: it is not simulated (see ci/npu_sim/README.md)"
-    )
+__getattr__ = _names.getter(__name__)

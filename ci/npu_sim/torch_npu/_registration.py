@@ -1,6 +1,7 @@
 """Makes PyTorch know the device: torch.npu, Tensor.npu(), hccl, and what must happen when the process ends."""
 
 import atexit
+import functools
 import sys
 
 import torch
@@ -23,9 +24,25 @@ def register(npu):
     _faults.start()
     _report.start()
     DefaultDeviceType.set_device_type("npu")  # for torch.utils.checkpoint
+    _refuse_inductor()
     # Models here run without apex: PyTorch's own autocast and GradScaler are what the device offers.
     sys.modules.setdefault("apex", None)
     atexit.register(_leave)
+
+
+def _refuse_inductor():
+    """torch.compile's own compiler has no code for this device, and would say so from its depths."""
+    wrapper = torch._TorchCompileInductorWrapper
+    compile_graph = wrapper.__call__
+
+    @functools.wraps(compile_graph)
+    def checked(self, graph, inputs):
+        if any(isinstance(value, torch.Tensor) and value.is_npu for value in [*inputs, *graph.parameters(), *graph.buffers()]):
+            raise NotImplementedError("torch.compile with the backend 'inductor' is not simulated for NPUs; the backends 'eager' "
+                                      "and 'aot_eager' are, and compile nothing (see ci/npu_sim/README.md)")
+        return compile_graph(self, graph, inputs)
+
+    wrapper.__call__ = checked
 
 
 def _leave():

@@ -72,6 +72,20 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     return py::make_tuple(use.allocated, use.peak, settings().memory_bytes);
   });
   m.def("_sim_reset_peak_memory", &reset_peak_memory);
+  m.def("_sim_reset_accumulated_memory", &reset_accumulated_memory);
+  m.def("_sim_memory_stats", [](int device) {
+    const MemoryStats stats = memory_stats(device);
+    const auto by_pool = [](const MemoryFigure* figures) {
+      py::dict pools;
+      for (int i = 0; i < 3; ++i) {
+        using namespace pybind11::literals;
+        pools[i == 0 ? "all" : i == 1 ? "large_pool" : "small_pool"] = py::dict("current"_a = figures[i].current,
+            "peak"_a = figures[i].peak, "allocated"_a = figures[i].allocated, "freed"_a = figures[i].freed);
+      }
+      return pools;
+    };
+    return py::make_tuple(by_pool(stats.blocks), by_pool(stats.bytes), stats.ooms);
+  });
   m.def("_sim_take_step_peak", &take_step_peak);
   m.def("_npu_init", &enter_driver);
   m.def("_npu_getDeviceCount", [] { return settings().device_count; });

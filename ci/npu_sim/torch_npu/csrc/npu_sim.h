@@ -49,6 +49,23 @@ MemoryUse memory_use(c10::DeviceIndex device);
 void reset_peak_memory(c10::DeviceIndex device);
 int64_t take_step_peak(c10::DeviceIndex device);  // the peak since it was last taken
 
+// One number of the allocator: now, at most, and all that was ever added and taken away.
+struct MemoryFigure {
+  int64_t current = 0, peak = 0, allocated = 0, freed = 0;
+  void add(int64_t amount) {
+    current += amount;
+    (amount > 0 ? allocated : freed) += amount > 0 ? amount : -amount;
+    if (current > peak) peak = current;
+  }
+};
+// By pool: all blocks, those of 1 MiB and more, smaller ones.
+struct MemoryStats {
+  MemoryFigure blocks[3], bytes[3];
+  int64_t ooms = 0;
+};
+MemoryStats memory_stats(c10::DeviceIndex device);
+void reset_accumulated_memory(c10::DeviceIndex device);
+
 // NPU storage of `bytes` uninitialised bytes. Raises OutOfMemoryError beyond the device's memory.
 c10::Storage new_storage(size_t bytes, c10::DeviceIndex device);
 // NPU storage that takes over the memory of a host storage; the host storage keeps a non-owning pointer.

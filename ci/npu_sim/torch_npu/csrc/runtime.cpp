@@ -78,7 +78,19 @@ bool driver_entered_by_this_process() {
 // ---- memory -----------------------------------------------------------------------------------------------------
 
 struct Account {
-  std::atomic<int64_t> allocated{0}, peak{0}, step_peak{0}, allocations{0};
+  std::mutex mutex;
+  MemoryStats stats;
+  int64_t allocations = 0;  // ever
+  int64_t step_peak = 0;    // of bytes, since it was last taken
+
+  void add(int64_t bytes, int blocks) {
+    const int pool = (bytes < 0 ? -bytes : bytes) >= 1 << 20 ? 1 : 2;
+    for (const int i : {0, pool}) {
+      stats.bytes[i].add(bytes);
+      stats.blocks[i].add(blocks);
+    }
+    step_peak = std::max(step_peak, stats.bytes[0].current);
+  }
 };
 static Account g_accounts[kMaxDevices];
 
@@ -112,37 +124,54 @@ static void charge(c10::DeviceIndex device, int64_t bytes) {
   static const bool noted = note_use();
   (void)noted;
   Account& a = g_accounts[device];
-  if (faults().out_of_memory && bytes && faults().out_of_memory.exchange(false)) refuse_memory(device, bytes, a.allocated.load());
-  const int64_t now = a.allocated.fetch_add(bytes) + bytes;
-  if (now > settings().memory_bytes) {
-    a.allocated.fetch_sub(bytes);
-    refuse_memory(device, bytes, now - bytes);
+  std::lock_guard<std::mutex> lock(a.mutex);
+  const int64_t before = a.stats.bytes[0].current;
+  const bool fault = faults().out_of_memory && bytes && faults().out_of_memory.exchange(false);
+  if (fault || before + bytes > settings().memory_bytes) {
+    a.stats.ooms += 1;
+    refuse_memory(device, bytes, before);
   }
-  a.allocations.fetch_add(1);
-  for (auto* figure : {&a.peak, &a.step_peak}) {
-    int64_t peak = figure->load();
-    while (now > peak && !figure->compare_exchange_weak(peak, now)) {}
-  }
+  a.add(bytes, 1);
+  a.allocations += 1;
 }
 
 static void refund(c10::DeviceIndex device, int64_t bytes) {
-  g_accounts[device].allocated.fetch_sub(bytes);
+  std::lock_guard<std::mutex> lock(g_accounts[device].mutex);
+  g_accounts[device].add(-bytes, -1);
+}
+
+MemoryStats memory_stats(c10::DeviceIndex device) {
+  check_index(device);
+  std::lock_guard<std::mutex> lock(g_accounts[device].mutex);
+  return g_accounts[device].stats;
 }
 
 MemoryUse memory_use(c10::DeviceIndex device) {
+  const MemoryStats stats = memory_stats(device);
+  return {stats.bytes[0].current, stats.bytes[0].peak, g_accounts[device].allocations};
+}
+
+template <class Change>
+static void change_figures(c10::DeviceIndex device, const Change& change) {
   check_index(device);
-  const Account& a = g_accounts[device];
-  return {a.allocated.load(), a.peak.load(), a.allocations.load()};
+  std::lock_guard<std::mutex> lock(g_accounts[device].mutex);
+  for (auto* figures : {g_accounts[device].stats.blocks, g_accounts[device].stats.bytes})
+    for (int pool = 0; pool < 3; ++pool) change(figures[pool]);
 }
 
 void reset_peak_memory(c10::DeviceIndex device) {
-  check_index(device);
-  g_accounts[device].peak.store(g_accounts[device].allocated.load());
+  change_figures(device, [](MemoryFigure& f) { f.peak = f.current; });
+}
+
+void reset_accumulated_memory(c10::DeviceIndex device) {
+  change_figures(device, [](MemoryFigure& f) { f.allocated = f.freed = 0; });
 }
 
 int64_t take_step_peak(c10::DeviceIndex device) {
   check_index(device);
-  return g_accounts[device].step_peak.exchange(g_accounts[device].allocated.load());
+  Account& a = g_accounts[device];
+  std::lock_guard<std::mutex> lock(a.mutex);
+  return std::exchange(a.step_peak, a.stats.bytes[0].current);
 }
 
 static void* host_malloc(size_t bytes) {

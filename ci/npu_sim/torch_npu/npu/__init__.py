@@ -7,7 +7,7 @@ import os
 import warnings
 from multiprocessing.util import register_after_fork
 
-from torch_npu import _C
+from torch_npu import _C, _names
 
 default_generators = ()
 _initialized = False
@@ -71,12 +71,17 @@ from torch_npu.npu.autocast_utils import (
 from torch_npu.npu.memory import (
     empty_cache,
     max_memory_allocated,
+    max_memory_cached,
     max_memory_reserved,
     memory_allocated,
+    memory_cached,
     memory_reserved,
     memory_stats,
+    memory_stats_as_nested_dict,
     memory_summary,
+    reset_accumulated_memory_stats,
     reset_max_memory_allocated,
+    reset_max_memory_cached,
     reset_peak_memory_stats,
 )
 from torch_npu.npu.npu_config import is_jit_compile_false, set_compile_mode, set_option
@@ -145,5 +150,13 @@ matmul = npu_config._AllowHf32(False)
 conv = npu_config._AllowHf32(True)
 
 
-def __getattr__(name):
-    raise AttributeError(f"module 'torch.npu' has no attribute {name!r}: it is not simulated (see ci/npu_sim/README.md)")
+def can_device_access_peer(device_id, peer_device_id):
+    """True for two different NPUs, which are all of one host here."""
+    return _checked_index(device_id) != _checked_index(peer_device_id)
+
+
+def is_current_stream_capturing():
+    return False  # there are no graphs
+
+
+__getattr__ = _names.getter(__name__)

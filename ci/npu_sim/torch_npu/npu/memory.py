@@ -25,10 +25,31 @@ def max_memory_reserved(device=None):
     return max_memory_allocated(device)
 
 
+_COUNTS, _BYTES = ("allocation", "segment", "active"), ("allocated_bytes", "reserved_bytes", "active_bytes")
+_NEVER = ("inactive_split", "inactive_split_bytes")  # blocks are not divided
+_OVERSIZE = ("oversize_allocations", "oversize_segments")
+
+
+def memory_stats_as_nested_dict(device=None):
+    """{statistic: {pool: {"current", "peak", "allocated", "freed"}}}, and single numbers; a block of 1 MiB is "large"."""
+    blocks, sizes, ooms = _C._sim_memory_stats(_index(device))
+    none = dict.fromkeys(("current", "peak", "allocated", "freed"), 0)
+    stats = {name: blocks for name in _COUNTS}
+    stats.update((name, sizes) for name in _BYTES)
+    stats.update((name, dict.fromkeys(blocks, none)) for name in _NEVER)
+    stats.update((name, none) for name in _OVERSIZE)
+    return dict(stats, num_alloc_retries=0, num_ooms=ooms, max_split_size=-1)
+
+
 def memory_stats(device=None):
-    allocated, peak, _ = _C._sim_memory(_index(device))
-    return {f"{kind}_bytes.all.{figure}": value for kind in ("allocated", "reserved")
-            for figure, value in (("current", allocated), ("peak", peak))}
+    """The same with one key for each number, such as "allocated_bytes.all.peak"."""
+    return dict(sorted(_flat("", memory_stats_as_nested_dict(device))))
+
+
+def _flat(prefix, value):
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [pair for name in value for pair in _flat(f"{prefix}.{name}" if prefix else name, value[name])]
 
 
 def memory_summary(device=None, abbreviated=False):
@@ -39,8 +60,13 @@ def reset_peak_memory_stats(device=None):
     _C._sim_reset_peak_memory(_index(device))
 
 
-def reset_max_memory_allocated(device=None):
-    reset_peak_memory_stats(device)
+def reset_accumulated_memory_stats(device=None):
+    _C._sim_reset_accumulated_memory(_index(device))
+
+
+
+reset_max_memory_allocated = reset_max_memory_cached = reset_peak_memory_stats
+memory_cached, max_memory_cached = memory_reserved, max_memory_reserved
 
 
 def empty_cache():

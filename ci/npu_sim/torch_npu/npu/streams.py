@@ -11,6 +11,11 @@ class Stream(torch.Stream):
             return super().__new__(cls, **identity)
         return super().__new__(cls, torch.device("npu", torch.npu._get_device_index(device)), priority=priority)
 
+    @property
+    def npu_stream(self):
+        """What names the stream in C: its id here, an address on the device."""
+        return self.stream_id
+
     def wait_event(self, event):
         event.wait(self)
 
