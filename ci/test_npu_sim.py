@@ -72,10 +72,33 @@ def two_ranks(tmp_path_factory):
     return [outcomes(report, process) for report, process in zip(reports, processes)]
 
 
+@pytest.fixture(scope="session")
+def with_apex(tmp_path_factory):
+    report = tmp_path_factory.mktemp("checks") / "apex.xml"
+    return outcomes(report, start_checks(report, ["check_apex.py"], NPU_SIM_APEX="1"))
+
+
 @pytest.mark.parametrize("name", check_names(*ONE_DEVICE))
 def test_one_device(one_device, name):
     """What the check of this name in npu_sim/checks says."""
     assert one_device[name] == []
+
+
+@pytest.mark.parametrize("name", check_names("check_apex.py"))
+def test_with_apex(with_apex, name):
+    """What the check of this name in npu_sim/checks/check_apex.py says, with the stand-in for apex."""
+    assert with_apex[name] == []
+
+
+def test_apex_that_is_installed(tmp_path):
+    """An apex of one's own is imported, before and after torch_npu; the stand-in takes its place only where that is asked for."""
+    (tmp_path / "apex.py").write_text("mine = True")
+    code = "import apex; print(hasattr(apex, 'mine'))"
+    for switch, expected in (("0", "True"), ("1", "False")):
+        for before in ("", "import torch_npu; "):
+            done = launch("-c", before + code, PYTHONPATH=str(tmp_path), NPU_SIM_APEX=switch)
+            assert done.stdout.strip() == expected, done.stderr
+    assert "No module named 'apex'" in launch("-c", "import torch_npu, apex").stderr
 
 
 @pytest.mark.parametrize("name", check_names("check_hccl.py"))

@@ -25,8 +25,6 @@ def register(npu):
     _report.start()
     DefaultDeviceType.set_device_type("npu")  # for torch.utils.checkpoint
     _refuse_inductor()
-    # Models here run without apex: PyTorch's own autocast and GradScaler are what the device offers.
-    sys.modules.setdefault("apex", None)
     atexit.register(_leave)
 
 
