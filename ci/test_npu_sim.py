@@ -185,7 +185,7 @@ VERSION = "import importlib.metadata; print(importlib.metadata.version('torch_np
 
 
 def test_autoload():
-    """`import torch` alone brings the device, TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it away, and child processes are as their parent."""
+    """`import torch` alone brings the device, TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it away, for child processes as well."""
     code = "import os, torch; print(torch.ones(2, device='npu').sum().item(), os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD'))"
     assert launch("-c", code).stdout.split() == ["2.0", "None"]
     assert "device string: npu" in launch("-c", code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stderr

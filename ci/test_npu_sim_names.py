@@ -102,7 +102,8 @@ def test_names_are_read_without_importing(tmp_path):
     (package / "npu" / "__init__.py").write_text(
         "from . import _impl\nfrom ._impl import *\nif 1:\n    def f(): pass\nx, _y = 1, 2\nconfig = _impl.Config()\n")
     (package / "npu" / "_impl.py").write_text(
-        "__all__ = ['g']\ndef g(): pass\ndef h():\n    import torch_npu\n    torch_npu.patched = torch_npu.npu.no = torch_npu._z = 1\n"
+        "__all__ = ['g']\ndef g(): pass\n"
+        "def h():\n    import torch_npu\n    torch_npu.patched = torch_npu.npu.no = torch_npu._z = 1\n"
         "class Config:\n    def __setattr__(self, name, value):\n        if name == 'format': pass\n    def m(self): self.n = 1\n")
     assert names.of_directory(str(package)) == {
         "torch_npu": ["config", "f", "g", "late", "npu", "patched", "x"], "torch_npu.npu": ["config", "f", "g", "x"],

@@ -18,7 +18,8 @@ SPAWN = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c',
 def run(*command, **environment):
     """Run a command under `run`, whose options it may start with; return the finished process."""
     env = dict({key: value for key, value in os.environ.items() if key not in ("CI", "NPU_SIM_REQUIRE")}, **environment)
-    return subprocess.run([npu_sim.RUN] + list(command), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    return subprocess.run([npu_sim.RUN] + list(command), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)
 
 
 @pytest.mark.parametrize("options, code, environment, fails", [
@@ -42,7 +43,8 @@ def test_require_npu_under_pytest(tmp_path, code, status):
 
 def test_require_npu_hands_signals_on():
     """SIGTERM reaches the command, and a command that a signal has ended has a shell's status."""
-    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); print('up', flush=True); time.sleep(60)"
+    code = ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); print('up', flush=True); "
+            "time.sleep(60)")
     process = subprocess.Popen([npu_sim.RUN, "--require-npu", sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGTERM)
@@ -87,16 +89,16 @@ for name, use in uses.items():
 
 
 @pytest.mark.parametrize("environments, outcome", [
-    ([{}, {}], "refused"), ([{}, {"DEVICE": "1"}], "ran"),
-    ([{"ASCEND_RT_VISIBLE_DEVICES": "1,2"}, {"ASCEND_RT_VISIBLE_DEVICES": "2"}], "ran"),
+    ([{}, {}], "refused"), ([{"ASCEND_RT_VISIBLE_DEVICES": "1,2"}, {"ASCEND_RT_VISIBLE_DEVICES": "2"}], "ran"),
     ([{"ASCEND_RT_VISIBLE_DEVICES": "1,2", "DEVICE": "1"}, {"ASCEND_RT_VISIBLE_DEVICES": "2"}], "refused"),
     ([{"NPU_SIM_HOST": "a"}, {"NPU_SIM_HOST": "b"}], "ran")], ids=str)
 def test_two_ranks_on_one_npu(tmp_path, environments, outcome):
     """The first operation of a group, whichever it is, refuses two ranks on one NPU, and none on two NPUs or two hosts."""
-    processes = [subprocess.Popen([npu_sim.RUN, sys.executable, "-W", "ignore", "-c", RANKS], stdout=subprocess.PIPE, universal_newlines=True,
-                                  env=dict(dict(os.environ, OMP_NUM_THREADS="1", NPU_SIM_REQUIRE="0", NPU_SIM_HOST="host", RANK=str(rank),
-                                                MEET="file://%s/meeting" % tmp_path), **environment))
-                 for rank, environment in enumerate(environments)]
+    common = dict(os.environ, OMP_NUM_THREADS="1", NPU_SIM_REQUIRE="0", NPU_SIM_HOST="host", MEET="file://%s/meeting" % tmp_path)
+    processes = []
+    for rank, own in enumerate(environments):
+        processes.append(subprocess.Popen([npu_sim.RUN, sys.executable, "-W", "ignore", "-c", RANKS], stdout=subprocess.PIPE,
+                                          env=dict(common, **dict(own, RANK=str(rank))), universal_newlines=True))
     for process in processes:
         lines = process.communicate(timeout=120)[0].splitlines()
         assert len(lines) == 11 and {line.split()[-1] for line in lines} == {outcome}

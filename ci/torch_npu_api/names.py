@@ -1,7 +1,8 @@
 """Reads the public names of torch_npu's modules from their sources, without importing them.
 
 Names that only exist at run time are missed, with three exceptions: __all__, the list of custom operators that torch_npu
-exports, and what is assigned to attributes of the package (`torch_npu.Format = ...`) in whatever function. What is missed shows as a failing check, never as a name that is not there passing.
+exports, and what is assigned to attributes of the package (`torch_npu.Format = ...`) in whatever function. What is missed
+shows as a failing check, never as a name that is not there passing.
 """
 
 import ast

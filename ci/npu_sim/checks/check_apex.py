@@ -24,6 +24,7 @@ def amp_train(steps=4, make_optimizer=sgd, parts=1, **options):
     images, labels = torch.randn(4, 3, 16, 16).to(NPU), torch.randint(0, 10, (4,)).to(NPU)
     optimizer, criterion = make_optimizer(model.parameters()), nn.CrossEntropyLoss(label_smoothing=0.1)
     model, optimizer = amp.initialize(model, optimizer, **options)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     for _ in range(steps):
         optimizer.zero_grad()
         for _ in range(parts):
@@ -31,6 +32,7 @@ def amp_train(steps=4, make_optimizer=sgd, parts=1, **options):
             with amp.scale_loss(loss, optimizer) as scaled:
                 scaled.backward()
         optimizer.step()
+        scheduler.step()
     return model, optimizer, loss.item() * parts
 
 
@@ -115,6 +117,6 @@ def test_disabled_and_wrong():
     assert models == [model] and len(optimizers) == 1
     with pytest.raises(RuntimeError, match="Unexpected optimization level O4"):
         amp.initialize(model, opt_level="O4")
-    for use in (lambda: apex.parallel, lambda: apex.optimizers.NpuFusedLamb):
+    for use in (lambda: apex.parallel, lambda: apex.optimizers.NpuFusedAdamP):
         with pytest.raises(AttributeError, match="stand-in"):
             use()

@@ -16,7 +16,7 @@ NPU = "npu:0"
 @pytest.mark.parametrize("use, message", [
     (lambda: torch.npu.NPUGraph, "torch_npu 2.13.0 has it, but it is not simulated"),
     (lambda: torch_npu.npu_rms_norm, "torch_npu 2.13.0 has it, but it is not simulated"),
-    (lambda: torch_npu.optim.NpuFusedLamb, "torch_npu 2.13.0 has it, but it is not simulated"),
+    (lambda: torch_npu.optim.NpuFusedAdamP, "torch_npu 2.13.0 has it, but it is not simulated"),
     (lambda: torch_npu.profiler.dynamic_profile, "torch_npu 2.13.0 has it, but it is not simulated"),
     (lambda: torch_npu.distributed.reinit_process_group, "torch_npu 2.13.0 has it, but it is not simulated"),
     (lambda: torch.npu.set_devise, "2.13.0 has no such name, either; did you mean 'set_device'?"),
@@ -141,6 +141,20 @@ def test_tensorflow_rmsprop():
         assert p.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"adam": True}, {"use_global_grad_norm": True}], ids=str)
+def test_lamb(options):
+    """The first step of NpuFusedLamb: as long as the weight times the rate, or Adam's without bias correction."""
+    p = nn.Parameter(torch.tensor([3.0, 4.0], device=NPU))
+    optimizer = torch_npu.optim.NpuFusedLamb([p], lr=0.1, **options)
+    (p * torch.tensor([3.0, 4.0], device=NPU)).sum().backward()
+    optimizer.step()
+    moved = torch.tensor([3.0, 4.0]) - p.detach().cpu()
+    expected = 0.1 * 0.1 / 0.001 ** 0.5 * torch.ones(2)  # the gradient over its size, for each weight
+    if "adam" not in options:
+        expected = expected / expected.norm() * 0.1 * 5
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_rules_of_fused_optimizers():
     """What the device's fused optimizers refuse, or would do wrong without a word: gradients set to None, other dtypes."""
     model = nn.Linear(2, 2).to(NPU)
@@ -170,7 +184,7 @@ def test_profiler(tmp_path):
     """The profiler records the operators of the active steps, and leaves its traces where the real one does."""
     config = torch_npu.profiler._ExperimentalConfig(profiler_level=torch_npu.profiler.ProfilerLevel.Level1)
     with torch_npu.profiler.profile(
-            activities=[torch_npu.profiler.ProfilerActivity.CPU, torch_npu.profiler.ProfilerActivity.NPU], experimental_config=config,
+            activities=list(torch_npu.profiler.ProfilerActivity), experimental_config=config,
             schedule=torch_npu.profiler.schedule(wait=1, warmup=1, active=2, repeat=1), record_shapes=True,
             on_trace_ready=torch_npu.profiler.tensorboard_trace_handler(str(tmp_path), worker_name="me")) as prof:
         for _ in range(6):

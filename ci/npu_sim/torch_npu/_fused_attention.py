@@ -11,8 +11,8 @@ def npu_fusion_attention(query, key, value, head_num, input_layout, pse=None, pa
     """Returns (attention of the query's shape and dtype, maximum and sum of the softmax as (B, N, S, 8) in float32, an empty
     tensor, seed, offset and length of the dropout mask, which are 0 here). A true value in `atten_mask` masks its place."""
     if input_layout not in ("BNSD", "BSND", "BSH", "SBH") or prefix is not None or sparse_mode not in (0, 1, 2, 3):
-        raise NotImplementedError("npu_fusion_attention: simulated are the layouts BNSD, BSND, BSH and SBH with sparse_mode 0 to 3, "
-                                  f"not {input_layout!r} with {sparse_mode}{' and a prefix' if prefix is not None else ''}")
+        raise NotImplementedError("npu_fusion_attention: simulated are the layouts BNSD, BSND, BSH and SBH with sparse_mode 0 to 3"
+                                  f", not {input_layout!r} with {sparse_mode}{' and a prefix' if prefix is not None else ''}")
     if not query.dtype == key.dtype == value.dtype:
         raise RuntimeError(f"npu_fusion_attention: query, key and value are {query.dtype}, {key.dtype} and {value.dtype}")
     size = query.shape[-1] // head_num if input_layout.endswith("H") else query.shape[-1]

@@ -86,7 +86,8 @@ def _refuse_for(frame, message):
         return  # CUDA's names mean the NPU
     path, line = frame.f_code.co_filename, frame.f_lineno
     theirs = (_TORCH, "<frozen", *_LIBRARIES, *_settings.libraries())
-    if _C._npu_getDeviceCount() == 0 or os.path.abspath(path).startswith(theirs) or path.startswith(theirs) or _harmless(path, line):
+    known = path.startswith(theirs) or os.path.abspath(path).startswith(theirs)
+    if known or _C._npu_getDeviceCount() == 0 or _harmless(path, line):
         return
     message = f"{message} (npu_sim, strict; called at {path}:{line}; NPU_SIM_STRICT=warn or allow lets it pass)"
     if _settings.strict() == "error":

@@ -5,6 +5,7 @@ the optimizer of O2 has fp32 copies of its half parameters, the master weights. 
 """
 
 import contextlib
+import types
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -120,7 +121,7 @@ def _adopt(optimizer, masters):
             optimizer.state[master] = optimizer.state.pop(p)
     step, zero_grad = optimizer.step, optimizer.zero_grad
 
-    def amp_step(*arguments, **options):
+    def amp_step(optimizer, *arguments, **options):
         skip, optimizer._amp_skip = optimizer._amp_skip, False
         if skip:
             return None
@@ -130,12 +131,13 @@ def _adopt(optimizer, masters):
                 p.copy_(master)
         return result
 
-    def amp_zero_grad(*arguments, **options):
+    def amp_zero_grad(optimizer, *arguments, **options):
         zero_grad(*arguments, **options)
         for p in optimizer._amp_masters:
             p.grad = None
 
-    optimizer.step, optimizer.zero_grad = amp_step, amp_zero_grad
+    optimizer.step = types.MethodType(amp_step, optimizer)  # methods, as learning rate schedulers expect
+    optimizer.zero_grad = types.MethodType(amp_zero_grad, optimizer)
 
 
 # ---- backward ----------------------------------------------------------------------------------------------------

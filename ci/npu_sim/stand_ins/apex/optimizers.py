@@ -1,8 +1,16 @@
 """The vendor's fused optimizers, which are torch_npu.optim's."""
 
-from torch_npu.optim import NpuFusedAdadelta, NpuFusedAdam, NpuFusedAdamW, NpuFusedRMSprop, NpuFusedRMSpropTF, NpuFusedSGD
+from torch_npu.optim import (
+    NpuFusedAdadelta,
+    NpuFusedAdam,
+    NpuFusedAdamW,
+    NpuFusedLamb,
+    NpuFusedRMSprop,
+    NpuFusedRMSpropTF,
+    NpuFusedSGD,
+)
 
-__all__ = ["NpuFusedAdadelta", "NpuFusedAdam", "NpuFusedAdamW", "NpuFusedRMSprop", "NpuFusedRMSpropTF", "NpuFusedSGD"]
+__all__ = ["NpuFusedAdadelta", "NpuFusedAdam", "NpuFusedAdamW", "NpuFusedLamb", "NpuFusedRMSprop", "NpuFusedRMSpropTF", "NpuFusedSGD"]
 
 
 def __getattr__(name):

@@ -5,12 +5,13 @@ from torch_npu.optim._fused import (
     NpuFusedAdadelta,
     NpuFusedAdam,
     NpuFusedAdamW,
+    NpuFusedLamb,
     NpuFusedOptimizerBase,
     NpuFusedRMSprop,
     NpuFusedRMSpropTF,
     NpuFusedSGD,
 )
 
-__all__ = ["NpuFusedOptimizerBase", "NpuFusedSGD", "NpuFusedAdadelta", "NpuFusedAdam", "NpuFusedAdamW", "NpuFusedRMSprop",
-           "NpuFusedRMSpropTF"]
+__all__ = ["NpuFusedOptimizerBase", "NpuFusedSGD", "NpuFusedAdadelta", "NpuFusedLamb", "NpuFusedAdam", "NpuFusedAdamW",
+           "NpuFusedRMSprop", "NpuFusedRMSpropTF"]
 __getattr__ = _names.getter(__name__)

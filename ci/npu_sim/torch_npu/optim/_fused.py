@@ -39,9 +39,9 @@ class NpuFusedOptimizerBase(torch.optim.Optimizer):
         for p in parameters:
             known = self._gathered.get(p)
             if (known is None) != (p.grad is None) or (known is not None and known.data_ptr() != p.grad.data_ptr()):
-                raise RuntimeError(f"{type(self).__name__} reads the gradients that were there at its first step, and one is another "
-                                   "now (model.zero_grad() sets them to None): the device would go on with the old ones. Use "
-                                   "optimizer.zero_grad() (npu_sim)")
+                raise RuntimeError(f"{type(self).__name__} reads the gradients that were there at its first step, and one is "
+                                   "another now (model.zero_grad() sets them to None): the device would go on with the old ones. "
+                                   "Use optimizer.zero_grad() (npu_sim)")
 
     def __getstate__(self):
         return dict(super().__getstate__(), is_fused_optimizer=True, _gathered=None)
@@ -109,3 +109,34 @@ class NpuFusedRMSpropTF(NpuFusedOptimizerBase, _RMSpropTF):
                  decoupled_decay=False, lr_in_momentum=True):
         super().__init__(params, dict(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
                                       decoupled_decay=decoupled_decay, lr_in_momentum=lr_in_momentum))
+
+
+class _Lamb(torch.optim.Optimizer):
+    """Adam without bias correction, its step scaled by the norm of the weight (at most 10) over that of the step."""
+
+    @torch.no_grad()
+    def step(self):
+        parameters = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        shrink = 1.0
+        if self.use_global_grad_norm:
+            shrink = max(1.0, torch.nn.utils.get_total_norm([p.grad for p, _ in parameters]).item())
+        for p, group in parameters:
+            self._update(p, p.grad / shrink, group)
+
+    def _update(self, p, grad, group):
+        state, (first, second) = self.state[p], group["betas"]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        state["step"] += 1
+        mean = state["exp_avg"].lerp_(grad, 1 - first)
+        square = state["exp_avg_sq"].lerp_(grad.square(), 1 - second)
+        update = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * p
+        weight, size = p.norm().clamp(max=10).item(), update.norm().item()
+        trust = 1.0 if self.adam or 0 in (weight, size) else weight / size
+        p.sub_(update, alpha=group["lr"] * trust)
+
+
+class NpuFusedLamb(NpuFusedOptimizerBase, _Lamb):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0, adam=False, use_global_grad_norm=False):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+        self.adam, self.use_global_grad_norm = adam, use_global_grad_norm

@@ -66,8 +66,8 @@ class profile:
                  execution_trace_observer=None, custom_trace_id_callback=None, use_cuda=None):
         wrong = set(activities or ()) - supported_activities()
         if wrong or not isinstance(experimental_config, (_ExperimentalConfig, type(None))):
-            raise TypeError(f"torch_npu.profiler.profile takes torch_npu.profiler's own ProfilerActivity and _ExperimentalConfig, not "
-                            f"{wrong or experimental_config}: the real one would go on with its defaults (npu_sim)")
+            raise TypeError(f"torch_npu.profiler.profile takes torch_npu.profiler's own ProfilerActivity and _ExperimentalConfig, "
+                            f"not {wrong or experimental_config}: the real one would go on with its defaults (npu_sim)")
         self._profile = torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], schedule=schedule, record_shapes=record_shapes,
             on_trace_ready=(lambda _: on_trace_ready(self)) if on_trace_ready else None, profile_memory=profile_memory,
