@@ -2,7 +2,6 @@
 
 import atexit
 import functools
-import sys
 
 import torch
 from torch.utils.checkpoint import DefaultDeviceType
