@@ -445,6 +445,20 @@ def test_performance_1p(model, unreadable, tmp_path):
     assert [sum(split in line for line in skipped) > 0 for split in ("/train/", "/val/")] == [has_files] * 2
 
 
+def test_a_step_on_made_up_images(model, tmp_path):
+    """train_performance_1p.sh without a data set, in bf16, with a profile of a step: its speed is reported, an accuracy is not.
+    Elsewhere --dummy is refused: no result may come from images that are made up."""
+    level = "O1" if hasattr(torch, "compile") else "O0"
+    done = model.run("train_performance_1p.sh", tmp_path / "o", "--dummy", "--profile_steps=4:5", "--amp_dtype=bf16", "--opt_level=" + level,
+                     "--max_steps=7", "--train_epochs=1", data="/nowhere")
+    assert block(done)["Final Train Accuracy"] == "not measured" and "Self CPU time total" in done.stdout
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["summary"]["train.total_ips"] > 0 and report["summary"]["train.loss"] > 0
+    assert (report["parameters"]["amp_dtype"], report["parameters"]["opt_level_run"]) == ("bf16", level)
+    assert len(os.listdir(str(tmp_path / "o" / "profile"))) == 1
+    assert_bad_input(model.run("train_full_1p.sh", tmp_path / "p", "--dummy"), "unknown option --dummy")
+
+
 def from_weights(model, script, *more, **division):
     """Return the Ran of a script that starts from the weights of the training on one rank."""
     return model.once(script, "--pth_path=%s" % (model.once(FULL[1]).out / "checkpoint.pth.tar"), *more, **division)
