@@ -7,7 +7,7 @@ import time
 
 from doctor_checks.machine import ABSENT, OK, WARNING, WRONG, Row
 
-SHARED_MIB = 1024  # of a rank: two batches of 256 pictures of 224 pixels for each of 12 loader workers
+SHARED_MIB = 1024  # where ranks talk: what NCCL's manual gives a container; batches do not lie there
 CPUS = 4  # of a rank
 SAMPLE_MB, SAMPLE_SECONDS, SLOW_MB, SLOW_FILES = 128, 3.0, 20, 200  # 200 pictures of ImageNet have some 20 MB
 FORMS = {  # of variables: (pattern, what would be right)
@@ -80,12 +80,14 @@ def _limits(machine):
 
 
 def _shared_memory(machine, ranks):
-    size, wanted = machine.space(machine.at("/dev/shm"))[0], SHARED_MIB * ranks
-    if size >= wanted:
-        return Row(OK, "/dev/shm", "%d MiB" % size)
-    status, word = (WRONG, "will") if size < SHARED_MIB // 4 else (WARNING, "may")
-    return Row(status, "/dev/shm", "%d MiB: loader workers %s end with a bus error" % (size, word),
-               "%d MiB for %d rank(s): docker run --shm-size=%dg, or --workers=0" % (wanted, ranks, wanted // 1024))
+    size = machine.space(machine.at("/dev/shm"))[0]
+    if size < 1:
+        return Row(WRONG, "/dev/shm", "%d MiB: loader processes have no place for their semaphores" % size,
+                   "1 MiB: docker run --shm-size=1m, or --workers=0")
+    if ranks > 1 and size < SHARED_MIB:
+        return Row(WARNING, "/dev/shm", "%d MiB: the collectives of %d ranks may want more" % (size, ranks),
+                   "%d MiB: docker run --shm-size=%dg" % (SHARED_MIB, SHARED_MIB // 1024))
+    return Row(OK, "/dev/shm", "%d MiB" % size)
 
 
 def _cpus(machine, ranks):
