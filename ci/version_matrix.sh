@@ -17,7 +17,7 @@ versions=(1.5 1.8 2.1 2.x)
 results=$PWD/ci/output/versions
 declare -A minor=([1.5]=3.7 [1.8]=3.7 [2.1]=3.10 [2.x]=3.11)
 declare -A venv=([1.5]=.venv-1.5 [1.8]=.venv-1.8 [2.1]=.venv-2.1 [2.x]=.venv)
-tests=(ci/test_common.py ci/test_*_unit.py ci/test_*_data.py ci/test_requirements.py ci/test_versions.py ci/test_*_golden.py)
+tests=(ci/test_{common,jpeg,loading,packed,step}.py ci/test_*_unit.py ci/test_*_data.py ci/test_requirements.py ci/test_versions.py ci/test_*_golden.py)
 
 fail() {
     echo "version_matrix.sh: error: $1" >&2

@@ -6,6 +6,10 @@ import torch
 from common import tensors
 
 
+# What a parameter group says of how the update is computed, where PyTorch knows it.
+_HOW = ("foreach", "fused")
+
+
 class SGD(torch.optim.SGD):
     """torch.optim.SGD that computes as suits this process, whatever a checkpoint says of the one that wrote it. A GPU or an NPU gets
     one operator for many tensors, by PyTorch's own choice (foreach)."""
@@ -20,9 +24,11 @@ class SGD(torch.optim.SGD):
 
     def load_state_dict(self, state_dict):
         """Restore what `state_dict` returned, but for how it computes."""
-        own = [{key: group[key] for key in ("foreach", "fused") if key in group} for group in self.param_groups]
+        own = [{key: group[key] for key in _HOW if key in group} for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, choice in zip(self.param_groups, own):
+            for key in _HOW:
+                group.pop(key, None)
             group.update(choice)
 
 

@@ -25,11 +25,10 @@ def multiplied(sources, factor):
 
 
 def _each(name, targets, sources):
-    together = getattr(torch, name, None)
     if not targets:
         return
-    if together is not None:
-        together(targets, sources)
+    if hasattr(torch, "_foreach_copy_"):  # PyTorch 2.1: before, they took tensors of one type alone
+        getattr(torch, name)(targets, sources)
         return
     alone = getattr(torch.Tensor, name[len("_foreach_"):])
     for number, target in enumerate(targets):
