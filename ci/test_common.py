@@ -494,11 +494,11 @@ def test_safe_pickle_of_old_pytorch(tmp_path):
     state = {"state_dict": small_network().state_dict(), "epoch": 3, "best_acc1": torch.tensor(2.5), "h": torch.ones(2).half()}
     options = {"weights_only": False} if "weights_only" in inspect.signature(torch.load).parameters else {}
     torch.save(state, str(tmp_path / "good.pth"))
-    loaded = torch.load(str(tmp_path / "good.pth"), pickle_module=checkpoint._safe_pickle(), **options)
+    loaded = torch.load(str(tmp_path / "good.pth"), pickle_module=checkpoint._SAFE_PICKLE, **options)
     assert loaded["epoch"] == 3 and (loaded["state_dict"]["0.weight"] == state["state_dict"]["0.weight"]).all()
     torch.save(RunsCode(), str(tmp_path / "bad.pth"))
     with pytest.raises(pickle.UnpicklingError):
-        torch.load(str(tmp_path / "bad.pth"), pickle_module=checkpoint._safe_pickle(), **options)
+        torch.load(str(tmp_path / "bad.pth"), pickle_module=checkpoint._SAFE_PICKLE, **options)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])

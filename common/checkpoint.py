@@ -2,12 +2,11 @@
 import contextlib
 import copy
 import inspect
+import io
 import os
 import pickle
-import shutil
 import types
 import warnings
-import zipfile
 
 import torch
 
@@ -34,23 +33,25 @@ def save(state, path, copy_to=()):
     """Write `state` to `path` so that whenever the machine stops, either the old file or the new one is there, whole.
 
     `copy_to`: further paths for the same file, complete before `path` itself changes. Raises UserError where it cannot be
-    written (disk full, no permission), with the old file as it was.
+    written (disk full, no permission), with the old files as they were.
     """
-    written, state = path + ".part", _on_cpu(state, {})
+    # First to memory: an exception that comes out of a write reaches the destructor of PyTorch's zip writer, which ends the
+    # process in PyTorch 1.8 and hides the reason in later ones.
+    content, paths = io.BytesIO(), list(copy_to) + [path]
+    torch.save(_on_cpu(state, {}), content)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(written, "wb") as stream:
-            patient = _PatientStream(stream)
-            torch.save(state, patient)
-            patient.raise_error()
-            _flush(stream)
-        for target in copy_to:
-            _copy(written, target)
-        _rename(written, path)
+        for target in paths:
+            with open(target + ".part", "wb") as stream:
+                stream.write(content.getbuffer())
+                stream.flush()
+                os.fsync(stream.fileno())
+        for target in paths:
+            _rename(target + ".part", target)
     except OSError as error:
-        for leftover in [written] + [target + ".part" for target in copy_to]:
+        for target in paths:
             with contextlib.suppress(OSError):
-                os.remove(leftover)
+                os.remove(target + ".part")
         raise UserError("cannot write checkpoint %s (%s); what was there before is intact" % (path, error.strerror or error))
 
 
@@ -69,42 +70,6 @@ def _on_cpu(value, copies):
         copied.update((key, _on_cpu(entry, copies)) for key, entry in value.items())
         return copied
     return type(value)(_on_cpu(entry, copies) for entry in value) if type(value) in (list, tuple) else value
-
-
-class _PatientStream(object):
-    """What torch.save writes to: keeps the first error until the end. An exception that comes out of a write reaches the
-    destructor of PyTorch's zip writer, which ends the process in PyTorch 1.8 and hides the reason in later ones."""
-
-    def __init__(self, stream):
-        self._stream = stream
-        self._error = None
-
-    def write(self, block):
-        if self._error is None:
-            try:
-                self._stream.write(block)
-            except OSError as error:
-                self._error = error
-        return len(block)
-
-    def flush(self):
-        """Nothing to do: `save` flushes the file."""
-
-    def raise_error(self):
-        if self._error is not None:
-            raise self._error
-
-
-def _copy(source, target):
-    with open(source, "rb") as reading, open(target + ".part", "wb") as writing:
-        shutil.copyfileobj(reading, writing, 1 << 20)
-        _flush(writing)
-    _rename(target + ".part", target)
-
-
-def _flush(stream):
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def _rename(source, target):
@@ -127,12 +92,10 @@ def load(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats, which are fine
             return _load(path)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():  # what PyTorch and _SafeUnpickler call a name that they refuse
+    except Exception as error:  # a damaged file can lead an unpickler anywhere
+        # "global" is what PyTorch and _SafeUnpickler call a name that they refuse.
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             raise UserError("%s is not a checkpoint of tensors: it holds code or objects that are not plain data, and was not run" % path)
-        raise UserError("%s is truncated or no PyTorch checkpoint" % path)
-    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, ImportError, IndexError, TypeError,
-            AssertionError, OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))
 
 
@@ -145,7 +108,7 @@ def _load(path):
             if "npu" not in str(error):
                 raise
     options = {"weights_only": False} if has_weights_only else {}
-    return torch.load(path, map_location="cpu", pickle_module=_safe_pickle(), **options)
+    return torch.load(path, map_location="cpu", pickle_module=_SAFE_PICKLE, **options)
 
 
 def _rebuild_npu_tensor(*description):
@@ -165,12 +128,9 @@ class _SafeUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _safe_pickle():
-    """Return a stand-in for the pickle module, for PyTorch versions whose torch.load has no weights_only."""
-    module = types.ModuleType("safe_pickle")
-    module.Unpickler = _SafeUnpickler
-    module.load = lambda stream, **options: _SafeUnpickler(stream, **options).load()
-    return module
+# Stands in for the pickle module, for PyTorch versions whose torch.load has no weights_only.
+_SAFE_PICKLE = types.SimpleNamespace(__name__="safe_pickle", Unpickler=_SafeUnpickler,
+                                     load=lambda stream, **options: _SafeUnpickler(stream, **options).load())
 
 
 def weights(content, source="the file", use_ema="auto"):
