@@ -20,7 +20,9 @@ class StepProfiler(object):
         """A step begins. What is profiled does not count for `clock`."""
         if self._first is not None and self._running is None and step >= self._first:
             clock.leave_out(True)
-            self._running = start(self._rank.device, self._folder)
+            os.makedirs(self._folder, exist_ok=True)
+            self._running = _profiler(self._rank.device, self._folder)
+            self._running.__enter__()
 
     def after(self, step, clock):
         """A step has ended, and with it the profile if it is its last one."""
@@ -29,47 +31,28 @@ class StepProfiler(object):
             clock.leave_out(False)
 
     def close(self):
-        """End the profile, with the epoch at the latest."""
-        running, first, self._running, self._first = self._running, self._first, None, None
-        if running is None and first is not None:
-            self._rank.print("profile: there was no step %d in this epoch" % first)
-        if running is not None:
-            self._rank.print(*stop(running, self._rank.device, self._folder))
-
-
-def start(device, folder):
-    """Return a profiler that has been started."""
-    os.makedirs(folder, exist_ok=True)
-    profiler = _profiler(device, folder)
-    profiler.__enter__()
-    return profiler
-
-
-def stop(profiler, device, folder):
-    """End a profiler, write its trace to `folder`, and return lines for the log."""
-    profiler.__exit__(None, None, None)
-    if not hasattr(torch, "profiler"):
-        profiler.export_chrome_trace(os.path.join(folder, "trace.json"))
-    lines = ["profile: wrote %s (for chrome://tracing, or tensorboard --logdir)" % folder]
-    if hasattr(profiler, "key_averages"):  # an NPU's plug-in has its own tools for that
-        averages = profiler.key_averages()
-        order = "self_%s_time_total" % (device.type if device.type == "cuda" else "cpu")
-        lines.append(averages.table(sort_by=order, row_limit=_MOST_EXPENSIVE))
-    return lines
+        """End the profile, with the epoch at the latest: write the trace, print the table."""
+        profiler, first, self._running, self._first = self._running, self._first, None, None
+        if profiler is None:
+            self._rank.print(first is not None and "profile: there was no step %d in this epoch" % first)
+            return
+        profiler.__exit__(None, None, None)
+        if not hasattr(torch, "profiler"):
+            profiler.export_chrome_trace(os.path.join(self._folder, "trace.json"))
+        self._rank.print("profile: wrote %s (for chrome://tracing, or tensorboard --logdir)" % self._folder)
+        if hasattr(profiler, "key_averages"):  # an NPU's plug-in has its own tools for that
+            order = "self_%s_time_total" % ("cuda" if self._rank.device.type == "cuda" else "cpu")
+            self._rank.print(profiler.key_averages().table(sort_by=order, row_limit=_MOST_EXPENSIVE))
 
 
 def _profiler(device, folder):
-    if device.type == "npu" and not hasattr(torch, "profiler"):
+    if not hasattr(torch, "profiler"):
         return torch.autograd.profiler.profile(**autograd_options(device))
+    module = torch.profiler
     if device.type == "npu":
-        import torch_npu
-        module, activities = torch_npu.profiler, ("CPU", "NPU")
-    elif hasattr(torch, "profiler"):
-        module, activities = torch.profiler, ("CPU", "CUDA") if device.type == "cuda" else ("CPU",)
-    else:
-        return torch.autograd.profiler.profile(**autograd_options(device))
-    return module.profile(activities=[getattr(module.ProfilerActivity, name) for name in activities],
-                          on_trace_ready=module.tensorboard_trace_handler(folder))
+        from torch_npu import profiler as module
+    activities = {getattr(module.ProfilerActivity, kind) for kind in ("CPU", device.type.upper())}
+    return module.profile(activities=activities, on_trace_ready=module.tensorboard_trace_handler(folder))
 
 
 def autograd_options(device):
