@@ -431,8 +431,8 @@ class FakeApexAmp(object):
         self.calls = []
 
     def initialize(self, models, optimizers=None, enabled=True, opt_level="O1", cast_model_type=None, patch_torch_functions=None,
-                   keep_batchnorm_fp32=None, master_weights=None, loss_scale=None, combine_grad=None):
-        self.calls.append((opt_level, loss_scale, combine_grad))
+                   keep_batchnorm_fp32=None, master_weights=None, loss_scale=None):
+        self.calls.append((opt_level, loss_scale))
         return models if optimizers is None else (models, optimizers)
 
     def scale_loss(self, loss, optimizers, loss_id=0, model=None, delay_unscale=False):
@@ -457,7 +457,7 @@ def test_apex_is_called_as_documented(monkeypatch):
     monkeypatch.setattr(precision, "_apex_amp", lambda: fake)
     gpu = type("Device", (), {"type": "cuda"})()
     model = small_network()
-    model, optimizer, amp = precision.initialize(model, torch.optim.SGD(model.parameters(), 0.1), "O2", 1024, gpu, combine_grad=False)
+    model, optimizer, amp = precision.initialize(model, torch.optim.SGD(model.parameters(), 0.1), "O2", 1024, gpu)
     with amp.autocast():
         loss = model(torch.randn(2, 3, 4, 4)).pow(2).sum()
     before = model[0].weight.clone()
@@ -465,7 +465,7 @@ def test_apex_is_called_as_documented(monkeypatch):
     amp.step()
     assert (model[0].weight != before).any() and not any(p.grad is not None and p.grad.abs().sum() for p in model.parameters())
     amp.load_state_dict(amp.state_dict())
-    assert fake.calls == [("O2", 1024, False), "scale_loss", fake.state_dict()]
+    assert fake.calls == [("O2", 1024), "scale_loss", fake.state_dict()]
     assert precision.initialize(model, None, "O2", None, gpu)[0] is model
 
 

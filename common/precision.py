@@ -24,19 +24,19 @@ DTYPES = ("fp16", "bf16")
 _NO_OPERATOR = "(?i)not implemented|could not run|not support|unsupported|scalar type|mixed dtype"
 
 
-def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), dtype=None, **apex_options):
+def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), dtype=None):
     """Return (model, optimizer, amp) ready to train at `opt_level`; call it before DistributedDataParallel.
 
     `loss_scale`: a number (static; as in apex, no step is ever skipped), "dynamic", or None for the level's default
     (dynamic for O1 and O2). `dtype`: the name of the half precision, fp16 or bf16, None for the device's; bf16 that was asked for
-    needs no loss scale, and gets none. `apex_options` (such as combine_grad) go to apex's own initialize. Where the level cannot
-    run on this device with this PyTorch, amp.opt_level is O0 and amp.note says why.
-    `optimizer` may be None for evaluation.
+    needs no loss scale, and gets none. Where the level cannot run on this device with this PyTorch, amp.opt_level is O0 and amp.note
+    says why. `optimizer` may be None for evaluation.
     """
     apex_amp = _apex_amp() if device.type != "cpu" and dtype != "bf16" else None
     if apex_amp is not None:
-        options = dict(apex_options, opt_level=opt_level, **({} if loss_scale is None else {"loss_scale": loss_scale}))
-        return _initialize_apex(apex_amp, model, optimizer, options)
+        made = apex_amp.initialize(model, optimizer, opt_level=opt_level, loss_scale=loss_scale)
+        model, optimizer = (made, None) if optimizer is None else made
+        return model, optimizer, ApexAmp(apex_amp, optimizer, opt_level)
     note = None
     half = half_dtype(device, dtype)
     if opt_level != "O0" and not _runs(opt_level, device, half):
@@ -77,10 +77,9 @@ class NativeAmp(object):
         if opt_level == "O2":
             self._to_half(model, dtype)
 
-    def backward(self, loss, parts=1):
-        """Add the gradients of `loss` (a scalar, in fp32) to those of the optimizer's parameters; `loss` is that of one of `parts`
-        batches whose mean makes one update."""
-        self._scaler.scale(_share(loss, parts)).backward()
+    def backward(self, loss):
+        """Add the gradients of `loss` (a scalar, in fp32) to those of the optimizer's parameters."""
+        self._scaler.scale(loss).backward()
         if self._masters:
             self._gradients_to_masters()
 
@@ -163,9 +162,6 @@ class StaticScaler(object):
     def state_dict(self):
         return {}
 
-    def load_state_dict(self, state):
-        pass
-
 
 class ApexAmp(object):
     """The same three calls on top of apex.amp."""
@@ -178,9 +174,9 @@ class ApexAmp(object):
         self._apex_amp = apex_amp
         self._optimizer = optimizer
 
-    def backward(self, loss, parts=1):
+    def backward(self, loss):
         """As NativeAmp's."""
-        with self._apex_amp.scale_loss(_share(loss, parts), self._optimizer) as scaled_loss:
+        with self._apex_amp.scale_loss(loss, self._optimizer) as scaled_loss:
             scaled_loss.backward()
 
     def step(self):
@@ -205,24 +201,12 @@ def _native_scale(state):
     return {"scale": float(state["loss_scaler0"]["loss_scale"]), "_growth_tracker": state["loss_scaler0"]["unskipped"]}
 
 
-def _share(loss, parts):
-    return loss / parts if parts > 1 else loss
-
-
 def _apex_amp():
     try:
         from apex import amp  # the package of that name on PyPI is another one, and has no amp
     except ImportError:
         return None
     return amp if hasattr(amp, "initialize") else None
-
-
-def _initialize_apex(apex_amp, model, optimizer, options):
-    if optimizer is None:
-        model = apex_amp.initialize(model, **options)
-    else:
-        model, optimizer = apex_amp.initialize(model, optimizer, **options)
-    return model, optimizer, ApexAmp(apex_amp, optimizer, options["opt_level"])
 
 
 def _scaler(loss_scale, device):

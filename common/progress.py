@@ -107,7 +107,7 @@ class Progress(object):
 
     def update(self, amp, loss):
         """Add the gradients of `loss`, the mean over a batch, to those of its update, and take the update with the last of them."""
-        amp.backward(loss, self.batches_in_update)
+        amp.backward(loss / self.batches_in_update if self.batches_in_update > 1 else loss)
         if self.update_is_complete:
             amp.step()
 
