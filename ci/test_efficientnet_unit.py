@@ -30,7 +30,7 @@ with open(os.path.join(CI, "golden", "EfficientNet-B3.json")) as stream:
 CONFIGS = os.path.join(CI, "..", "EfficientNet-B3", "configs", "dds_baselines", "effnet")
 B3 = os.path.join(CONFIGS, "EN-B3_dds_1npu_full.yaml")
 RANK = Rank(0, 1, 0, torch.device("cpu"))
-ARGS = SimpleNamespace(use_ema="auto")
+ARGS = SimpleNamespace(use_ema="auto", amp_dtype=None, compile=False)
 TINY = {"MODEL.TYPE": "effnet", "MODEL.ACTIVATION_FUN": "silu", "EN.STEM_W": 8, "EN.DEPTHS": [1, 2, 2], "EN.WIDTHS": [8, 12, 20],
         "EN.STRIDES": [1, 2, 2], "EN.EXP_RATIOS": [1, 4, 6], "EN.KERNELS": [3, 5, 3], "EN.HEAD_W": 40, "TRAIN.IM_SIZE": 32,
         "TEST.IM_SIZE": 36, "TRAIN.DATASET": "imagenet", "TEST.DATASET": "imagenet", "DATA_LOADER.NUM_WORKERS": 0,
@@ -191,9 +191,9 @@ def test_npu_recipe_states_its_precision():
 def test_precision_of_training_and_evaluation(keys, level):
     """MIXED_PRECISION is upstream's O1, under which evaluation is in float32; OPT_LEVEL is apex's level."""
     configure(keys)
-    model, _, amp = trainer.initialize_precision(EffNet(), optimizer.construct_optimizer(EffNet()), RANK)
+    model, _, amp = trainer.initialize_precision(EffNet(), optimizer.construct_optimizer(EffNet()), RANK, None)
     assert amp.opt_level == level or amp.note  # before PyTorch 1.10 a CPU runs O0, and says so
-    _, _, evaluating = trainer.initialize_precision(EffNet(), None, RANK)
+    _, _, evaluating = trainer.initialize_precision(EffNet(), None, RANK, None)
     assert evaluating.opt_level == ("O0" if level == "O1" else level) or evaluating.note
 
 
