@@ -1,9 +1,7 @@
-"""SGD, and little things that are done to an optimizer and to weights."""
+"""SGD, and its learning rate."""
 import inspect
 
 import torch
-
-from common import tensors
 
 
 # What a parameter group says of how the update is computed, where PyTorch knows it.
@@ -36,16 +34,3 @@ def set_rate(optimizer, rate):
     """Give every parameter group the learning rate `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-@torch.no_grad()
-def update_average(average, newest, share):
-    """Move the network `average` by `share` (0 to 1) towards the network `newest`: parameters and buffers alike; counters
-    (integers) are copied."""
-    pairs = list(zip(average.state_dict().values(), newest.state_dict().values()))
-    floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-    moved, values = [averaged for averaged, _ in floats], [value.to(averaged.dtype) for averaged, value in floats]
-    tensors.multiply_(moved, 1.0 - share)
-    tensors.add_(moved, tensors.multiplied(values, share))
-    tensors.copy_([averaged for averaged, _ in counters], [value for _, value in counters])
