@@ -57,20 +57,16 @@ def _hyphenated(text):
 
 def positive_int(text):
     """argparse type: an integer of at least 1."""
-    return _int_from(text, 1)
+    return natural_int(text, 1)
 
 
-def natural_int(text):
+def natural_int(text, lowest=0):
     """argparse type: an integer of at least 0."""
-    return _int_from(text, 0)
-
-
-def _int_from(text, lowest):
     try:
         value = int(text)
     except ValueError:
-        value = None
-    if value is None or value < lowest:
+        value = lowest - 1
+    if value < lowest:
         raise argparse.ArgumentTypeError("%r is not an integer of at least %d" % (text, lowest))
     return value
 
