@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.cli import UserError
 from common.device import import_torchvision
-from common.meters import accuracy
+from common.meters import Tally
 from fill import fill_state_dict, make_image, make_input, make_target
 from imnet_common import networks, transforms
 from imnet_common.batches import SequenceBatches
@@ -387,11 +387,11 @@ def test_training_pictures_depend_on_the_draw_alone():
 @pytest.mark.parametrize("case", GOLDEN["accuracy"])
 def test_accuracy(case):
     """Top-1 and top-5 of batches, and their average over images, are upstream's; batches of any size and layout work."""
-    sums = np.zeros(2)
+    tally = Tally("batches")
     for number, size in enumerate(case["batches"]):
         logits = np.random.RandomState(case["seed"] + number).standard_normal((size, case["classes"])).astype(np.float32)
         targets = make_target(size, case["classes"], case["seed"] + 50 + number)
-        found = [float(value) for value in accuracy(torch.from_numpy(logits), targets, topk=(1, 5))]
-        assert found == pytest.approx(case["batch_top1_top5"][number], rel=1e-6)
-        sums += np.array(found) * size
-    assert (sums / sum(case["batches"])).tolist() == pytest.approx([case["average_top1"], case["average_top5"]], rel=1e-6)
+        tally.add(torch.tensor(0.0), torch.from_numpy(logits), targets)
+        tally.fetch()
+        assert [tally.top1.val, tally.top5.val] == pytest.approx(case["batch_top1_top5"][number], rel=1e-6)
+    assert [tally.top1.avg, tally.top5.avg] == pytest.approx([case["average_top1"], case["average_top5"]], rel=1e-6)

@@ -38,19 +38,6 @@ class AverageMeter(object):
         return ("{} {%s} ({%s})" % (self.fmt, self.fmt)).format(self.name, self.val, self.avg)
 
 
-def accuracy(output, target, topk=(1,)):
-    """Return, for each k, the percentage of rows of `output` (N, classes) whose `target` (N,) is among the k largest."""
-    by_place = _hits_by_place(output, target, max(topk))
-    return [100.0 * by_place[:k].sum() / len(target) for k in topk]
-
-
-def _hits_by_place(output, target, places):
-    """Return, for each of the `places` largest outputs of a row, in how many rows it is the target's; fewer where there are fewer
-    classes."""
-    largest = output.topk(min(places, output.shape[1]), dim=1)[1]
-    return largest.eq(target.view(-1, 1)).sum(0, dtype=torch.float32)
-
-
 class Tally(object):
     """Loss, top-1 and top-5 of the batches of an epoch or of an evaluation.
 
@@ -71,7 +58,8 @@ class Tally(object):
 
     def add(self, loss, output, target):
         """Note a batch: `loss` its mean (a scalar), `output` (N, classes), `target` (N,), all on the device."""
-        hits = _hits_by_place(output.detach(), target, 5)
+        largest = output.detach().topk(min(5, output.shape[1]), dim=1)[1]
+        hits = largest.eq(target.view(-1, 1)).sum(0, dtype=torch.float32)  # for each of the largest outputs
         self._pending.append((len(target), torch.cat([loss.detach().float().view(1), hits])))
 
     def fetch(self):
@@ -164,23 +152,29 @@ class Clock(object):
 
     def split(self):
         """Take the time since the last split, after waiting for the device."""
-        self._close()
+        self.stop()
         self._open()
 
     def leave_out(self, is_disturbed):
         """From here on, what steps take does not count for the images per second, or does again."""
-        self._close()
+        self.stop()
         self._is_disturbed = is_disturbed
         self._open()
 
     def stop(self):
-        """End the steps of an epoch."""
-        self._close()
+        """Count what has been measured so far; what follows, up to the next `start`, does not count."""
+        seconds = self._now() - self._since
+        if self._laps == 0:
+            return
+        self.step_time.update(seconds / self._laps, self._laps)
+        self.data_time.update(self._waited / self._laps, self._laps)
+        if self._is_steady:
+            self.steps, self.images, self.seconds = self.steps + self._laps, self.images + self._images, self.seconds + seconds
 
     @contextlib.contextmanager
     def paused(self):
         """What is done in here, such as writing a checkpoint, does not count."""
-        self._close()
+        self.stop()
         yield
         self._open()
 
@@ -198,15 +192,6 @@ class Clock(object):
         self._laps, self._images, self._waited = 0, 0, 0.0
         self._is_steady = self._left_to_warm_up == 0 and not self._is_disturbed
         self._since = self._asked = self._now()
-
-    def _close(self):
-        seconds = self._now() - self._since
-        if self._laps == 0:
-            return
-        self.step_time.update(seconds / self._laps, self._laps)
-        self.data_time.update(self._waited / self._laps, self._laps)
-        if self._is_steady:
-            self.steps, self.images, self.seconds = self.steps + self._laps, self.images + self._images, self.seconds + seconds
 
     def _now(self):
         devices.synchronize(self._device)

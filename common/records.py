@@ -108,22 +108,21 @@ class JsonLines(object):
 
     def log(self, step, data, verbosity=1):
         """Write a record of a step."""
-        self._write([("type", "LOG"), ("step", step), ("data", data)], clock=("timestamp", "datetime", "elapsedtime"))
+        self._write(("timestamp", "datetime", "elapsedtime"), type="LOG", step=step, data=data)
 
     def metadata(self, metric, metadata):
         """Write what a number is."""
-        self._write([("type", "METADATA"), ("metric", metric), ("metadata", metadata)],
-                    clock=("timestamp", "elapsedtime", "datetime"))
+        self._write(("timestamp", "elapsedtime", "datetime"), type="METADATA", metric=metric, metadata=metadata)
 
     def flush(self):
         """Hand what has been written to the operating system."""
         self._stream.flush()
 
-    def _write(self, fields, clock):
+    def _write(self, clock, **fields):
         now = time.time()
         times = {"timestamp": str(now), "elapsedtime": str(now - self._started),
                  "datetime": str(datetime.datetime.fromtimestamp(now, datetime.timezone.utc))}
-        self._stream.write("DLLL %s\n" % json.dumps(dict([(name, times[name]) for name in clock] + fields)))
+        self._stream.write("DLLL %s\n" % json.dumps(dict([(name, times[name]) for name in clock], **fields)))
 
 
 def _logger(path, append):

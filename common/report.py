@@ -41,7 +41,7 @@ def write(case, metrics_path, output_path, seconds):
     ranks, suffix (acc, perf, eval), kind (train, finetune, eval).
     """
     parameters, measured = summary(metrics_path)
-    name = case_name(case)
+    name = "{network}_bs{batch_size}_{ranks}p_{suffix}".format(**case)
     lines = _case_lines(case, name, measured, seconds)
     with open(os.path.join(output_path, name + ".log"), "w") as stream:
         stream.write("".join("%s = %s\n" % line for line in lines))
@@ -51,11 +51,6 @@ def write(case, metrics_path, output_path, seconds):
         json.dump(typed, stream, indent=2, sort_keys=True)
         stream.write("\n")
     return _block(case["kind"], measured, seconds)
-
-
-def case_name(case):
-    """Return the name of the case, which its log has: `<Network>_bs<batch>_<N>p_<acc|perf|eval>`."""
-    return "{network}_bs{batch_size}_{ranks}p_{suffix}".format(**case)
 
 
 def _case_lines(case, name, measured, seconds):

@@ -2,6 +2,7 @@
 
 The shell side (common/test.sh) ends by becoming this program, so whoever signals the script signals this.
 """
+import contextlib
 import ctypes
 import glob
 import os
@@ -134,10 +135,8 @@ def _run(command, log_path):
         for copy in copies:
             copy.start()
         status = process.wait()
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # workers that a crashed rank has left behind
-        except ProcessLookupError:
-            pass
         for copy in copies:
             copy.join()
     return status if status >= 0 else 128 - status

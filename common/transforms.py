@@ -34,9 +34,8 @@ def resize_shorter(image, size):
     width, height = image.size
     if min(width, height) == size:
         return image
-    if width < height:
-        return image.resize((size, int(size * height / width)), Image.BILINEAR)
-    return image.resize((int(size * width / height), size), Image.BILINEAR)
+    wanted = (size, int(size * height / width)) if width < height else (int(size * width / height), size)
+    return image.resize(wanted, Image.BILINEAR)
 
 
 def center_crop(image, size):
