@@ -452,7 +452,7 @@ class Mask(torch.utils.data.Dataset):
     def sample(self):
         return torch.zeros(1, 1, 3, dtype=torch.uint8).numpy()
 
-loader = data.Loader(Mask(), data.EvalBatches(4, 2, distributed.Rank(0, 1, 0, torch.device("cpu"))), 4, torch.device("cpu"))
+loader = data.Loader(Mask(), data.EvalBatches(4, 2, distributed.Rank(0, 1, 0, torch.device("cpu"))), 4)
 print(loader.num_workers, [targets.tolist() for _, targets, _ in loader])
 """
 

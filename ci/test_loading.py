@@ -40,7 +40,7 @@ class Numbered(torch.utils.data.Dataset):
 def test_a_batch_stays_until_the_next_one_is_asked_for(workers):
     """The memory of batches is used again and again, and never while the trainer looks at it, in several epochs, with a smaller
     last batch. Made in the processes that were asked for."""
-    source = loading.Loader(Numbered(250), data.EvalBatches(250, 8, ALONE), workers, CPU)
+    source = loading.Loader(Numbered(250), data.EvalBatches(250, 8, ALONE), workers)
     addresses = set()
     for _ in range(2):
         seen = []
@@ -66,7 +66,7 @@ def mapped_from(address):
 def test_pictures_cross_without_being_pickled():
     """What the workers send is a few numbers a picture, no array and no tensor, and the shared memory is none of /dev/shm's, of
     which containers have little."""
-    source = loading.Loader(Numbered(64), data.EvalBatches(64, 32, ALONE), 1, CPU)
+    source = loading.Loader(Numbered(64), data.EvalBatches(64, 32, ALONE), 1)
     for batch in source._loader:
         assert not any(isinstance(part, (torch.Tensor, np.ndarray)) for part in batch)
         assert len(multiprocessing.reduction.ForkingPickler.dumps(batch)) < 32 * 8
@@ -76,7 +76,7 @@ def test_pictures_cross_without_being_pickled():
 def test_a_picture_of_another_size_is_refused():
     """A picture may not be spread over the place of a larger one."""
     dataset = Numbered(4)
-    source = loading.Loader(dataset, data.EvalBatches(4, 2, ALONE), 0, CPU)
+    source = loading.Loader(dataset, data.EvalBatches(4, 2, ALONE), 0)
     dataset.sample = lambda: np.zeros((1, 1, 3), np.uint8)
     with pytest.raises(ValueError, match="a picture of .1, 1, 3. in a batch of pictures of .4, 5, 3."):
         list(source)

@@ -64,7 +64,7 @@ def batches_of(root, workers=0):
     dataset = data.ImageFolder(os.path.join(str(root), "train"), transforms.train_transform(24), 3, seed=3, skip_bad_images=True,
                                replace=True)
     sampler = data.TrainBatches(len(dataset), 8, ALONE, seed=3)
-    source, found = data.Loader(dataset, sampler, workers, ALONE.device), []
+    source, found = data.Loader(dataset, sampler, workers), []
     for epoch in range(2):
         sampler.set_epoch(epoch)
         found += [(len(bad), labels.tolist(), images.numpy().tobytes()) for images, labels, bad in source]

@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import time
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -49,10 +50,11 @@ class Loader(object):
     fourth entry: float32 (N, 3).
     """
 
-    def __init__(self, dataset, batches, workers, device, tell=None):
+    def __init__(self, dataset, batches, workers, tell=None):
         """Where this process may use fewer CPUs than the machine has, it has no more `workers` than those, and they stay there.
-        `tell(line)` is called once, with the images/s that they can reach."""
-        self.batch_sampler, self.device, self._tell, self._rates = batches, device, tell, []
+        `tell(line)` is called once, in trainings, with the images/s that they can reach."""
+        self.batch_sampler, self._rates = batches, []
+        self._tell = tell if hasattr(batches, "global_batch") else None
         self.num_workers = min(workers, _CPUS) if _CPUS < (os.cpu_count() or 1) else workers
         sample = dataset.sample()
         self._slots = _shared_array((max(1, self.num_workers) * _SLOTS, batches.batch_size) + sample.shape, sample.dtype)
@@ -75,7 +77,6 @@ class Loader(object):
             images = torch.from_numpy(self._slots[slot, :len(labels)]).permute(0, 3, 1, 2)
             batch = images, torch.tensor(labels, dtype=torch.int64), bad
             yield batch + (torch.from_numpy(np.array(shifts)),) if shifts else batch
-
 
     def _measure(self, rate):
         if self._tell and len(self._rates) < _MEASURED:
@@ -132,8 +133,7 @@ def _worker_init(_):
 
 def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
     """Return the DeviceBatches of an ImageFolder in the order of a batch sampler. `workers`: loader processes of this rank."""
-    tell = rank.print if hasattr(batches, "global_batch") else None  # in trainings
-    return DeviceBatches(Loader(dataset, batches, workers, rank.device, tell), rank.device, mean, std, skip_bad_images)
+    return DeviceBatches(Loader(dataset, batches, workers, rank.print), rank.device, mean, std, skip_bad_images)
 
 
 class DeviceBatches(object):
@@ -154,20 +154,10 @@ class DeviceBatches(object):
         """Return the steps of a whole epoch."""
         return len(self.source)
 
-    @property
-    def images(self):
-        """Images of the training set."""
-        return self.source.batch_sampler.images
-
-    @property
-    def global_batch(self):
-        """Images whose gradients make one update, over all ranks."""
-        return self.source.batch_sampler.global_batch
-
-    @property
-    def step_images(self):
-        """Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated."""
-        return self.source.batch_sampler.step_images
+    images = property(attrgetter("source.batch_sampler.images"), doc="Images of the training set.")
+    global_batch = property(attrgetter("source.batch_sampler.global_batch"), doc="Images whose gradients make one update, over all ranks.")
+    step_images = property(attrgetter("source.batch_sampler.step_images"),
+                           doc="Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated.")
 
     def of_epoch(self, epoch, first_step=0):
         """Return an iterator over the training batches of an epoch from `first_step` on."""

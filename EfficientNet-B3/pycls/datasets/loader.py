@@ -23,8 +23,7 @@ class Loader(data.DeviceBatches):
     """Gives batches (N, 3, S, S), BGR, normalised, and labels (N,), on the device."""
 
     def __init__(self, dataset, sampler, rank, skip_bad_images):
-        source = data.Loader(dataset, sampler, cfg.DATA_LOADER.NUM_WORKERS, rank.device,
-                             rank.print if hasattr(sampler, "global_batch") else None)
+        source = data.Loader(dataset, sampler, cfg.DATA_LOADER.NUM_WORKERS, rank.print)
         super().__init__(source, rank.device, transforms.MEAN, transforms.STD, skip_bad_images)
         self.dataset, self._sampler = dataset, sampler
 
