@@ -118,9 +118,9 @@ def checked(args):
 def device_layout(args):
     """Return the distributed.Layout that the flags describe."""
     layout = flags.machine_layout(args, args.index, MASTER_PORT)
-    if args.dist_backend not in (None, devices.backend(layout.device_type)):
+    if args.dist_backend not in (None, devices.BACKENDS[layout.device_type]):
         raise cli.UserError("--dist-backend %s does not drive %s devices; theirs is %s"
-                            % (args.dist_backend, layout.device_type, devices.backend(layout.device_type)))
+                            % (args.dist_backend, layout.device_type, devices.BACKENDS[layout.device_type]))
     return layout
 
 

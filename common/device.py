@@ -14,7 +14,7 @@ import torch
 from common.cli import UserError
 
 KINDS = ("auto", "npu", "gpu", "cuda", "cpu")
-_BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}  # the collective library of each device type
 
 # What the Ascend software reads from the environment, where the user has not said otherwise.
 _NPU_ENVIRONMENT = {
@@ -22,6 +22,7 @@ _NPU_ENVIRONMENT = {
     "HCCL_CONNECT_TIMEOUT": "1800",  # seconds: as long as a process group waits for a rank that is late
     "HCCL_WHITELIST_DISABLE": "1",  # no list of the addresses of all machines is needed
 }
+_FIRST_910 = re.compile("Ascend910(PremiumA|ProA|ProB|A|B)?$")  # the names of those that saturate where others have infinity
 _import_errors = []  # what `import torch_npu` has raised
 
 
@@ -36,7 +37,7 @@ def resolve(kind):
         wanted = next(kind for kind in ("npu", "cuda", "cpu") if count(kind) > 0)
         if wanted != "npu" and npu_problem():
             sys.stderr.write("--device auto takes %s: %s\n" % (wanted, npu_problem()))
-    if wanted not in _BACKENDS:
+    if wanted not in BACKENDS:
         raise UserError("--device %s: choose one of %s" % (kind, ", ".join(KINDS)))
     if count(wanted) == 0:
         why = wanted == "npu" and npu_problem() or "no such device on this machine"
@@ -117,15 +118,9 @@ def _set_npu_modes(api, device):
     # Use the precompiled operators: compiling each shape on line, the first 910's default, makes the first steps take minutes.
     if hasattr(api, "set_compile_mode"):
         api.set_compile_mode(jit_compile=False)
-    # What the first 910 gains from, and later devices do not: chains of copies in one operator.
-    if is_first_910(api.get_device_name(device.index) if hasattr(api, "get_device_name") else "Ascend910"):
+    # What the first 910 gains from, and the later 910B1 to 910B4 (A2) and 910_93.. (A3) do not: chains of copies in one operator.
+    if _FIRST_910.match(api.get_device_name(device.index) if hasattr(api, "get_device_name") else "Ascend910"):
         os.environ.setdefault("COMBINED_ENABLE", "1")
-
-
-def is_first_910(name):
-    """Return whether the name of a device is that of a 910 of the first generation, which saturates where others have infinity. The
-    910B1 to 910B4 (A2) and 910_93.. (A3) are later ones; a bare 910B is not."""
-    return re.match("Ascend910(PremiumA|ProA|ProB|A|B)?$", name) is not None
 
 
 def npu_modes(device, graph_mode=False, private_formats=None):
@@ -176,11 +171,6 @@ def seed(value, device):
     """Seed Python, NumPy and PyTorch (CPU and device)."""
     random.seed(value)
     np.random.seed(value % 2 ** 32)
-    seed_torch(value, device)
-
-
-def seed_torch(value, device):
-    """Seed PyTorch alone (CPU and device)."""
     torch.manual_seed(value)
     if device.type == "npu":  # torch.manual_seed reaches CUDA by itself, the NPU only in newer plug-ins
         _api("npu").manual_seed_all(value)
@@ -195,16 +185,6 @@ def synchronize(device):
 def peak_memory(device):
     """Return the largest number of bytes that tensors have taken on the device, None on a CPU."""
     return _api(device.type).max_memory_allocated() if device.type != "cpu" else None
-
-
-def name(device):
-    """Return what a GPU or an NPU calls itself."""
-    return _api(device.type).get_device_name(device)
-
-
-def backend(device_type):
-    """Return the name of the collective library of a device type: hccl, nccl or gloo."""
-    return _BACKENDS[device_type]
 
 
 def import_torchvision():

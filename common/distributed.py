@@ -142,7 +142,7 @@ def _run_rank(worker, args, layout, local_rank):
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(layout.indices)))
     if rank.world_size > 1:
-        dist.init_process_group(devices.backend(layout.device_type), init_method=layout.init_method, rank=rank.rank,
+        dist.init_process_group(devices.BACKENDS[layout.device_type], init_method=layout.init_method, rank=rank.rank,
                                 world_size=rank.world_size, **_bound_to(device))
     worker(args, rank)
     if rank.world_size > 1:
@@ -256,15 +256,6 @@ def sum_over_ranks(values, rank):
     tensor = torch.tensor(values, dtype=dtype, device=rank.device)
     dist.all_reduce(tensor)
     return tensor.tolist()
-
-
-def broadcast_int(value, rank):
-    """Return rank 0's `value` (an integer below 2**31) on every rank."""
-    if rank.world_size == 1:
-        return value
-    tensor = torch.tensor([value], dtype=torch.int32, device=rank.device)
-    dist.broadcast(tensor, 0)
-    return int(tensor.item())
 
 
 def broadcast_buffers(model, rank):

@@ -1,7 +1,7 @@
 """How far a training is, and how that survives an interruption.
 
 `kill -9` at any moment and the same command with --resume give bit for bit the weights and the results of an undisturbed run (CPU,
-fp32; GPU and NPU with --deterministic): batches and augmentation are functions of (seed, epoch, step), torch's draws in a step are
+fp32; GPU and NPU with --deterministic): batches and augmentation are functions of (seed, epoch, step), the other draws in a step are
 functions of (seed, rank, epoch, step), and everything else that a step depends on is in the checkpoint.
 """
 import os
@@ -78,7 +78,9 @@ class Progress(object):
         clock.start()
         for images, target in batches.of_epoch(self.epoch, first_step=self.step):
             clock.batch_came()
-            self._divide_into_updates(accumulate)
+            first = self.step - self.step % accumulate  # of the batches of its update
+            self.batches_in_update = min(accumulate, self.steps_in_epoch - first)
+            self.update_is_complete = self.step == first + self.batches_in_update - 1
             # What DistributedDataParallel.no_sync does. Under O2 each batch's gradients go to the master weights at once.
             learner.model.require_backward_grad_sync = self.update_is_complete or learner.amp.opt_level == "O2"
             self._seed_step()
@@ -93,17 +95,11 @@ class Progress(object):
         clock.stop()
         self._seed_step()  # for what is drawn between the epochs
 
-    def _divide_into_updates(self, accumulate):
-        """Say of the step that comes in how many batches its update consists, and whether it is the last one of them."""
-        first = self.step - self.step % accumulate
-        self.batches_in_update = min(accumulate, self.steps_in_epoch - first)
-        self.update_is_complete = self.step == first + self.batches_in_update - 1
-
     def _seed_step(self):
-        """Make torch's draws in a step (dropout and the like), and after the last one, a function of (seed, rank, epoch, step), so that
-        they survive a resume without saving generators."""
+        """Make what a step draws (dropout and the like), and what is drawn after the last one, a function of (seed, rank, epoch, step),
+        so that it survives a resume without saving generators."""
         seed = (self.constants["seed"] * 1000003 + self._rank.rank) * 1000003 ** 2 + self.epoch * 1000003 + self.step
-        devices.seed_torch(seed & 0x7FFFFFFFFFFFFFFF, self._rank.device)
+        devices.seed(seed & 0x7FFFFFFFFFFFFFFF, self._rank.device)
 
     def update(self, amp, loss):
         """Add the gradients of `loss`, the mean over a batch, to those of its update, and take the update with the last of them."""
@@ -217,7 +213,8 @@ def choose_seed(asked, resumed, rank):
         raise cli.UserError("this run has seed %d, the run to resume has %d" % (asked, stored))
     seed = stored if asked is None else asked
     if seed is None:
-        seed = distributed.broadcast_int(random.SystemRandom().randrange(2 ** 31), rank)
+        drawn = random.SystemRandom().randrange(2 ** 24) if rank.is_main else 0  # exact in the float32 of an NPU's sum
+        seed = int(distributed.sum_over_ranks([drawn], rank)[0])
     devices.seed(seed, rank.device)
     return seed
 
@@ -226,9 +223,7 @@ class _Preemption(object):
     """Notices SIGTERM, so that all ranks can stop after the same step."""
 
     def __init__(self, rank):
-        self._rank = rank
-        self._seen = self._agreed = False
-        self._asked = 0
+        self._rank, self._seen, self._agreed, self._asked = rank, False, False, 0
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_):

@@ -82,7 +82,7 @@ def _machine(args):
     import torch
     from common import device as devices
     kind = devices.resolve(args.device)
-    name = devices.name(devices.pick(kind)) if kind != "cpu" else _cpu_name()
+    name = getattr(torch, devices.pick(kind).type).get_device_name() if kind != "cpu" else _cpu_name()
     return ["%s: %s, PyTorch %s, Python %s%s; %d rounds of %d steps of %d images" % (
         time.strftime("%Y-%m-%d"), name, torch.__version__, platform.python_version(),
         ", %d thread(s)" % args.threads if kind == "cpu" else "", args.rounds, args.steps, args.batch_size)]
