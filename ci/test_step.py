@@ -130,7 +130,8 @@ def test_operators_on_many_tensors(monkeypatch, together):
     tensors.multiply_(targets, 0.5)
     tensors.copy_([], [])
     assert [target.tolist() for target in targets] == [[1.5] * 2, [2.5] * 3]
-    assert [value.tolist() for value in tensors.multiplied(targets, 2.0)] == [[3.0] * 2, [5.0] * 3] and targets[0][0] == 1.5
+    tensors.lerp_(targets, [torch.full((2,), 3.5), torch.zeros(3)], 0.25)
+    assert [target.tolist() for target in targets] == [[2.0] * 2, [1.875] * 3]
 
 
 def test_sgd_keeps_its_own_way_of_computing():

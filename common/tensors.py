@@ -17,19 +17,17 @@ def multiply_(targets, factor):
     _each("_foreach_mul_", targets, factor)
 
 
-def multiplied(sources, factor):
-    """Return the list of each source times a number."""
-    if sources and hasattr(torch, "_foreach_mul"):
-        return list(torch._foreach_mul(sources, factor))
-    return [source * factor for source in sources]
+def lerp_(targets, sources, share):
+    """Move each target by `share` (0 to 1) towards its source, of the same dtype."""
+    _each("_foreach_lerp_", targets, sources, share)
 
 
-def _each(name, targets, sources):
+def _each(name, targets, sources, *more):
     if not targets:
         return
     if hasattr(torch, "_foreach_copy_"):  # PyTorch 2.1: before, they took tensors of one type alone
-        getattr(torch, name)(targets, sources)
+        getattr(torch, name)(targets, sources, *more)
         return
     alone = getattr(torch.Tensor, name[len("_foreach_"):])
     for number, target in enumerate(targets):
-        alone(target, sources[number] if isinstance(sources, list) else sources)
+        alone(target, sources[number] if isinstance(sources, list) else sources, *more)

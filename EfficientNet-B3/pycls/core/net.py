@@ -105,6 +105,5 @@ def update_average(average, newest, share):
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
     counters = [pair for pair in pairs if not pair[0].is_floating_point()]
     moved, values = [averaged for averaged, _ in floats], [value.to(averaged.dtype) for averaged, value in floats]
-    tensors.multiply_(moved, 1.0 - share)
-    tensors.add_(moved, tensors.multiplied(values, share))
+    tensors.lerp_(moved, values, share)
     tensors.copy_([averaged for averaged, _ in counters], [value for _, value in counters])
