@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, jpeg, meters, precision, progress, records,
-                    report)
+                    report, transforms)
 from conftest import ROOT, environment, write_images
 
 CPU = torch.device("cpu")
@@ -285,8 +285,8 @@ def test_a_batch_larger_than_the_data_set_is_refused():
 
 
 def random_crop(image, rng):
-    box = data.random_resized_crop_box(image.size[0], image.size[1], rng)
-    return np.asarray(data.crop_and_resize(image, box, 16))
+    box = transforms.random_resized_crop_box(image.size[0], image.size[1], rng)
+    return np.asarray(transforms.crop_and_resize(image, box, 16))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -304,13 +304,13 @@ def test_augmentation_does_not_depend_on_the_workers(tiny_imagenet, workers):
 def test_crop_boxes_have_inceptions_distribution():
     """Area uniform in 8 % to 100 %, aspect ratio log-uniform in 3/4 to 4/3, inside the image; a fall-back for odd shapes."""
     rng = random.Random(0)
-    boxes = [data.random_resized_crop_box(400, 400, rng) for _ in range(4000)]
+    boxes = [transforms.random_resized_crop_box(400, 400, rng) for _ in range(4000)]
     assert all(0 <= l < r <= 400 and 0 <= t < b <= 400 for l, t, r, b in boxes)
     areas = np.array([(r - l) * (b - t) / 160000.0 for l, t, r, b in boxes])
     ratios = np.log([(r - l) / float(b - t) for l, t, r, b in boxes])
     assert 0.07 < areas.min() < 0.1 and areas.max() > 0.9 and abs(ratios.mean()) < 0.02
     assert ratios.min() > np.log(0.74) and ratios.max() < np.log(1.35)
-    assert data.random_resized_crop_box(1000, 10, rng) == (493, 0, 506, 10)
+    assert transforms.random_resized_crop_box(1000, 10, rng) == (493, 0, 506, 10)
 
 
 def break_image(path, how):

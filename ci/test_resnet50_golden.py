@@ -11,7 +11,7 @@ from PIL import Image
 import fill
 import recipe
 import resnet
-from common import data, distributed, meters
+from common import data, distributed, meters, transforms
 from conftest import CI, load_script
 
 GOLDEN = json.load(open(os.path.join(CI, "golden", "ResNet50.json")))
@@ -216,11 +216,11 @@ def normalized(array):
 def test_evaluation_transform(golden):
     """Shorter side to 256, centre crop 224, normalisation on the device: to the last bit in uint8, 1e-5 after."""
     image = Image.fromarray(fill.make_image(**golden["image"]))
-    resized = data.resize_shorter(image, 256)
+    resized = transforms.resize_shorter(image, 256)
     assert list(resized.size) == golden["resized_size"]
-    cropped = np.asarray(data.center_crop(resized, 224))
+    cropped = np.asarray(transforms.center_crop(resized, 224))
     described(cropped.transpose(2, 0, 1), golden["eval_uint8"], 0)
-    described(np.asarray(data.center_crop(resized, 256)), golden["infer_bin_256_hwc_uint8"], 0)
+    described(np.asarray(transforms.center_crop(resized, 256)), golden["infer_bin_256_hwc_uint8"], 0)
     described(normalized(cropped).numpy(), golden["eval_host"], 1e-5)
     described(normalized(cropped).numpy(), golden["eval_device_normalised"], 1e-5)
 
@@ -230,7 +230,7 @@ def test_training_crop(golden):
     """Crop, bilinear resize to 224 and flip of a given box."""
     top, left, height, width = golden["box_top_left_height_width"]
     image = Image.fromarray(fill.make_image(**golden["image"]))
-    array = np.asarray(data.crop_and_resize(image, (left, top, left + width, top + height), 224))
+    array = np.asarray(transforms.crop_and_resize(image, (left, top, left + width, top + height), 224))
     out = normalized(array[:, ::-1] if golden["flip"] else array).numpy()
     assert np.isclose(out.mean(), golden["out"]["mean"], atol=1e-3) and np.isclose(out.std(), golden["out"]["std"], atol=1e-3)
     for index, value in golden["out"]["samples"]:

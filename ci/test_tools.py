@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from GENet import cifar
-from common import data, records
+from common import data, records, transforms
 from common.cli import UserError
 from conftest import ROOT, assert_bad_input, environment, load_script, wait_until, write_images
 
@@ -157,7 +157,7 @@ def test_pictures_show_their_label(demo):
     images, labels = cifar.read_split(str(demo / CIFAR), "test")
     assert classifier.score(features(images.transpose(0, 2, 3, 1)), labels) > 0.75
     paths = sorted((demo / "imagenet" / "val").glob("*/*"))
-    squares = [data.center_crop(image, min(image.size)) for image in (Image.open(str(path)) for path in paths)]
+    squares = [transforms.center_crop(image, min(image.size)) for image in (Image.open(str(path)) for path in paths)]
     assert classifier.score(features(squares), [int(path.parent.name[1:]) for path in paths]) > 0.75
 
 

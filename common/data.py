@@ -15,7 +15,6 @@ from PIL import Image
 from common import cli, decoders, jpeg, packed
 from common.cli import UserError
 from common.loading import (IMAGENET_MEAN, IMAGENET_STD, DeviceBatches, Loader, device_batches)  # noqa: F401  (data.Loader …)
-from common.transforms import center_crop, crop_and_resize, random_resized_crop_box, resize_shorter  # noqa: F401  (data.center_crop …)
 
 _SLOW_SCAN = 5  # seconds: a local disk has 256,000 files listed in 0.3
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
