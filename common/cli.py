@@ -1,6 +1,7 @@
 """Command lines and errors for people: one line on stderr, exit status 2, no traceback."""
 import argparse
 import os
+import re
 import signal
 import sys
 
@@ -37,7 +38,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, with every underscore in the name of a long flag read as a hyphen."""
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_hyphenated(text) for text in args], namespace)
+        args = [re.sub("^--[^=]*", lambda name: name.group().replace("_", "-"), text) for text in args]
+        return super().parse_known_args(args, namespace)
 
     def _get_option_tuples(self, option_string):
         # Not allow_abbrev=False: on Python 3.7 that refuses a short flag with its value (-j0) as well.
@@ -46,13 +48,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """End the process with one line and the status of bad input."""
         self.exit(EXIT_BAD_INPUT, "%s: error: %s (see --help)\n" % (self.prog, message))
-
-
-def _hyphenated(text):
-    if not text.startswith("--"):
-        return text
-    name, equals, value = text.partition("=")
-    return name.replace("_", "-") + equals + value
 
 
 def positive_int(text):

@@ -1,31 +1,21 @@
 """One pass over a validation set: in order, each image once over all ranks."""
-import contextlib
-
 import torch
 
 from common import distributed
 from common.meters import Clock, Tally
 
 
-@contextlib.contextmanager
-def evaluating(model, rank):
-    """Give the network inside `model`, in evaluation mode and without gradients, with rank 0's running statistics, which are those
-    that a checkpoint holds. No collective may be called in there: a rank may get a batch fewer than the others."""
-    distributed.broadcast_buffers(model, rank)
-    network = distributed.unwrapped(model)
-    network.eval()
-    with torch.no_grad():
-        yield network
-
-
 def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
-    """Return the meters.Result of `learner` (model, criterion and amp of a progress.Learner) over `batches`.
+    """Return the meters.Result of `learner` (model, criterion and amp of a progress.Learner) over `batches`, with the running
+    statistics of rank 0, which are those that a checkpoint holds.
 
     `show(step, tally, clock)` is called after every `every`-th batch of this rank from `first` on, to print a line. `clock`: the
     meters.Clock to measure with. Raises UserError where there is no image, TrainingStopped for a loss that is not finite.
     """
     tally, clock = Tally("the evaluation"), clock or Clock(rank.device, len(batches))
-    with evaluating(learner.model, rank) as network:
+    distributed.broadcast_buffers(learner.model, rank)
+    network = distributed.unwrapped(learner.model).eval()
+    with torch.no_grad():  # and without a collective: a rank may get a batch fewer than the others
         clock.start()
         for step, (images, target) in enumerate(batches):
             clock.batch_came()

@@ -5,6 +5,7 @@ copied once and nothing is pickled. From there a batch goes as bytes, in the ord
 to the device, which arranges and normalises it.
 """
 import inspect
+import itertools
 import mmap
 import os
 import signal
@@ -203,13 +204,11 @@ class Prefetcher(object):
             yield from (finish(*batch) for batch in batches)
             return
         ahead = None
-        for batch in batches:
-            sent = self._send(batch)
+        for batch in itertools.chain(batches, [None]):  # None: the last one may arrive
+            sent = batch and self._send(batch)
             if ahead:
                 yield self._arrive(ahead, finish)
             ahead = sent
-        if ahead:
-            yield self._arrive(ahead, finish)
 
     def _send(self, batch):
         api = getattr(torch, self._device.type)

@@ -66,11 +66,9 @@ class NativeAmp(object):
     def __init__(self, model, optimizer, opt_level, scaler, half, note=None):
         """`scaler`: a StaticScaler or a GradScaler; `half`: (device, dtype)."""
         device, dtype = half
-        self.opt_level = opt_level
-        self.note = note
-        self._optimizer = optimizer
+        self.opt_level, self.note = opt_level, note
+        self._optimizer, self._scaler = optimizer, scaler
         self._masters = {}  # name -> (half parameter of the model, fp32 parameter of the optimizer)
-        self._scaler = scaler
         self.autocast = contextlib.suppress  # with no arguments: a context that does nothing, in Python 3.7 too
         if opt_level == "O1":
             self.autocast = functools.partial(_autocast, device.type, dtype)
@@ -171,8 +169,7 @@ class ApexAmp(object):
     def __init__(self, apex_amp, optimizer, opt_level):
         self.opt_level = opt_level
         self.autocast = contextlib.suppress  # apex has patched the model or the functions already
-        self._apex_amp = apex_amp
-        self._optimizer = optimizer
+        self._apex_amp, self._optimizer = apex_amp, optimizer
 
     def backward(self, loss):
         """As NativeAmp's."""

@@ -40,9 +40,7 @@ class Progress(object):
     def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1",
                  best_is_error=False):
         self.epoch = self.step = 0
-        self.best = None
-        self.resumed = False
-        self.results = {}
+        self.best, self.resumed, self.results = None, False, {}
         self.constants = constants or {}
         self.tally = meters.Tally("epoch 0")
         self._rank, self._model_key, self._parts = rank, model_key, parts

@@ -14,16 +14,16 @@ from common import cli
 _UNITS = {"val.top1": "%", "val.top5": "%", "train.data_wait": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
 
 
-def start(path, rank, args, amp, progress=None, **more):
-    """Return the Recorder of a run, which has noted its parameters: `args` and `more`. Everything that can be wrong has to be
-    checked before. `progress`: that of a training; where it goes on with another one, so do the records."""
+def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
+    """Return the Recorder of a run, which has noted its parameters. Everything that can be wrong has to be checked before.
+    `progress`: that of a training; where it goes on with another one, so do the records."""
     import torch  # not for run.py, which only reads records: every script would start a second later
     goes_on = progress is not None and progress.resumed
     if goes_on and rank.is_main:
         _forget_since(path, progress.epoch, progress.step)
-    recorder = Recorder(path, rank, append=goes_on, tensorboard_dir=more.pop("tensorboard_dir", None))
+    recorder = Recorder(path, rank, goes_on, tensorboard_dir)
     recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
-                             torch=torch.__version__, **more))
+                             torch=torch.__version__))
     return recorder
 
 
