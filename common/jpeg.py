@@ -115,11 +115,11 @@ def grid(head, units):
     return across, -(-head.width // across), -(-head.height // head.mcu_height)
 
 
-def open_rgb(data):
-    """Return the picture of a file's bytes in RGB: a JpegPicture, or a PIL image. Raises Unreadable, at the latest when the picture
-    is asked for pixels."""
+def open_rgb(data, kind=None):
+    """Return the picture of a file's bytes in RGB: a JpegPicture (`kind`: a class that stands in for it), or a PIL image. Raises
+    Unreadable, at the latest when the picture is asked for pixels."""
     head = header(data)
-    return whole(data) if head is None else JpegPicture(data, head)
+    return whole(data) if head is None else (kind or JpegPicture)(data, head)
 
 
 def whole(data):

@@ -61,7 +61,7 @@ class Loader(object):
         self._slots = _shared_array((max(1, self.num_workers) * _SLOTS, batches.batch_size) + sample.shape, sample.dtype)
         self._loader = torch.utils.data.DataLoader(
             _Filler(dataset, self._slots), batch_size=None, sampler=batches, num_workers=self.num_workers,
-            collate_fn=_as_it_is, worker_init_fn=_worker_init, **self._options())
+            collate_fn=lambda batch: batch, worker_init_fn=_worker_init, **self._options())
 
     def _options(self):
         if self.num_workers == 0:
@@ -119,10 +119,6 @@ class _Filler(torch.utils.data.Dataset):
         if pixels.shape != self._slots.shape[2:]:
             raise ValueError("a picture of %s in a batch of pictures of %s" % (pixels.shape, self._slots.shape[2:]))
         self._slots[slot, place] = pixels
-
-
-def _as_it_is(batch):
-    return batch
 
 
 def _worker_init(_):

@@ -123,8 +123,7 @@ class Clock(object):
         """`steps_left`: of the run; where they are few, fewer than `usual_warmup` are left out."""
         self._device = device
         self.warmup_steps = self._left_to_warm_up = max(1, min(usual_warmup, steps_left // 2))
-        self.steps = self.images = 0
-        self.seconds = 0.0
+        self.steps = self.images = self.seconds = 0
         self.lapped = self._is_disturbed = False
 
     def start(self):

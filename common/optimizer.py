@@ -3,7 +3,6 @@ import inspect
 
 import torch
 
-
 # What a parameter group says of how the update is computed, where PyTorch knows it.
 _HOW = ("foreach", "fused")
 
