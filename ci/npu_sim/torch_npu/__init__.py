@@ -25,6 +25,7 @@ _autoload()  # child processes inherit the setting
 from torch_npu import _build, _metadata, _settings
 
 __version__ = torch.__version__.split("+")[0] + "+sim"
+_metadata.refuse_a_real_one()
 _metadata.install(__version__)
 _C = _build.load()
 _C._sim_configure(_settings.device_count(), _settings.memory_bytes(), _settings.strict())

@@ -19,6 +19,7 @@ import tempfile
 import torch
 
 _SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc")
+_PREBUILT = os.path.join(os.path.dirname(_SOURCES), "built")  # in a wheel for one PyTorch (../setup.py)
 # Compiled as one file: reading PyTorch's headers costs more than the code itself.
 _FILES = ("runtime.cpp", "clock.cpp", "report.cpp", "faults.cpp", "fallback.cpp", "half.cpp", "kernels.cpp", "autocast.cpp",
           "hccl.cpp", "module.cpp")
@@ -77,10 +78,10 @@ def _key():
 
 
 def _built_library():
-    directory = os.path.join(cache_root(), _key())
+    prebuilt, directory = os.path.join(_PREBUILT, _key(), "_C.so"), os.path.join(cache_root(), _key())
     library = os.path.join(directory, "_C.so")
-    if os.path.exists(library):
-        return library
+    if os.path.exists(prebuilt) or os.path.exists(library):
+        return prebuilt if os.path.exists(prebuilt) else library
     if shutil.which(_compiler()[0]) is None:
         raise ImportError(f"the simulated NPU needs a C++ compiler to build itself once: {_compiler()[0]} is not there "
                           "(CXX names another)")

@@ -9,6 +9,8 @@ import pathlib
 import re
 import sys
 
+from npu_sim_run import real_torch_npu  # beside this package
+
 
 class _Distribution(importlib.metadata.PathDistribution):
     """The distribution beside this package, with another version."""
@@ -33,6 +35,13 @@ class _Finder(importlib.metadata.DistributionFinder):
     def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):
         asked = context.name is None or re.sub("[-_.]+", "_", context.name).lower() == "torch_npu"
         return [self._found] if asked else []
+
+
+def refuse_a_real_one():
+    """Raises ImportError where a real torch_npu is installed, too: what a test says must be clear."""
+    real = real_torch_npu()
+    if real:
+        raise ImportError(real)
 
 
 def install(version):

@@ -1,0 +1,166 @@
+"""The simulated NPU as an installed package: npu-sim run, pytest --npu-sim, its wheels, and a real torch_npu beside it."""
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+
+import npu_sim
+from npu_sim import launch
+
+pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
+NO_INDEX = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+OUTSIDE = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTHONPATH", "NPU_SIM_REQUIRE")}
+
+
+def run(*command, cwd=None, **environment):
+    """Run a command that finds the simulator only where it is installed; return the finished process."""
+    return subprocess.run([str(part) for part in command], cwd=cwd and str(cwd), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=dict(OUTSIDE, OMP_NUM_THREADS="1", **environment), universal_newlines=True)
+
+
+def sources():
+    """The files of ci/npu_sim, but for what Python compiles on import."""
+    return {os.path.join(folder, name) for folder, _, names in os.walk(npu_sim.HERE) for name in names if "__pycache__" not in folder}
+
+
+class Environment:
+    """A virtual environment with what this one has."""
+
+    def __init__(self, folder):
+        venv.create(str(folder), with_pip=False)
+        self.bin = folder / "bin"
+        (self.site,) = (folder / "lib").glob("python*/site-packages")
+        (self.site / "outer.pth").write_text(sysconfig.get_path("purelib"))
+
+    def python(self, *arguments, **keywords):
+        """Run its Python; return the finished process."""
+        return run(self.bin / "python", *arguments, **keywords)
+
+    def install(self, what):
+        """`pip install` without a network."""
+        done = self.python("-m", "pip", "install", *NO_INDEX, what)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An environment into which ci/npu_sim is installed; the sources are as they were."""
+    made, before = Environment(tmp_path_factory.mktemp("installed") / "venv"), sources()
+    made.install(npu_sim.HERE)
+    assert sources() == before
+    return made
+
+
+CODE = """
+import importlib.metadata, sys, torch
+entries = {entry.value for entry in importlib.metadata.entry_points(group="torch.backends")}
+package = sys.modules["torch_npu"]
+print(torch.ones(2, device="npu").sum().item(), *entries, package.__version__, package.__file__)
+torch.cuda.is_available()
+"""
+
+
+def test_console_script(installed, tmp_path):
+    """`npu-sim run` gives a script the installed simulator by its entry point, in strict mode; without it nothing is changed."""
+    (tmp_path / "train.py").write_text(CODE)
+    done = run(installed.bin / "npu-sim", "run", installed.bin / "python", tmp_path / "train.py")
+    total, entry, version, path = done.stdout.split()
+    assert (total, entry) == ("2.0", "torch_npu:_autoload") and version.endswith("+sim") and path.startswith(str(installed.site))
+    assert done.returncode == 1 and "train.py:6" in done.stderr  # strict
+    alone = installed.python("-c", "import importlib.util, torch; print(importlib.util.find_spec('torch_npu'))")
+    assert alone.stdout.strip() == "None", alone.stderr
+
+
+@pytest.mark.parametrize("arguments, status", [((), 2), (("--help",), 0), (("walk",), 2), (("run",), 2)])
+def test_usage(installed, arguments, status):
+    """Help and misuse of the console script have their statuses."""
+    done = run(installed.bin / "npu-sim", *arguments)
+    assert done.returncode == status and "usage: npu-sim run" in done.stdout
+
+
+TESTS = {
+    "conftest": "import torch\nIMPORTED = torch.ones(1).npu()",
+    "test_passes": "def test_it(npu_report):\n    import torch\n    torch.ones(2, device='npu').sum().item()\n    assert npu_report.host_waits == 1",
+    "test_strict": "import torch\ndef test_it():\n    torch.cuda.is_available()",
+    "test_child": "import subprocess, sys\ndef test_it():\n    subprocess.check_call([sys.executable, '-c', "
+                  "'import torch; torch.ones(1).npu()'])",
+    "test_idle": "def test_it():\n    pass"}
+
+
+@pytest.mark.parametrize("files, options, environment, status, said", [
+    (["conftest", "test_passes"], ["--npu-sim"], {}, 0, "1 passed"),
+    (["conftest", "test_passes"], ["--npu-sim", "-n", "1", "-p", "xdist"], {}, 0, "1 passed"),
+    (["test_passes", "test_strict"], ["--npu-sim"], {}, 1, "NPU_SIM_STRICT=warn or allow lets it pass"),
+    (["test_child"], ["--npu-sim"], {}, 0, "1 passed"),
+    (["test_idle"], ["--npu-sim"], {}, 1, "none of the tests used an NPU"),
+    (["test_idle"], ["--npu-sim"], {"NPU_SIM_REQUIRE": "0"}, 0, "1 passed"),
+    (["test_idle"], [], {}, 0, "1 passed"),
+    (["test_idle"], ["--npu-sim"], {"NPU_SIM_STRICT": "yes"}, 4, "NPU_SIM_STRICT must be error, warn or allow, not 'yes'"),
+], ids=lambda value: None if isinstance(value, (dict, int)) else "".join(value)[:40])
+def test_pytest_plugin(installed, tmp_path, files, options, environment, status, said):
+    """`pytest --npu-sim` gives the tests, their conftest.py, xdist's workers and child processes the NPUs, and fails where none
+    was used; npu_report needs no -p; without the option nothing is changed."""
+    for name in files:
+        (tmp_path / (name + ".py")).write_text(TESTS[name])
+    done = installed.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *options, cwd=tmp_path, **environment)
+    assert done.returncode == status and said in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.fixture
+def beside_a_real_one(installed):
+    """The environment with something that is a torch_npu as pip installs it."""
+    metadata = installed.site / "torch_npu-2.13.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.13.0\n")
+    package = installed.site / "torch_npu" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("real = True")
+    yield installed
+    for path in (metadata, package):
+        path.unlink()
+        path.parent.rmdir()
+
+
+def test_a_real_torch_npu_is_not_shadowed(beside_a_real_one, tmp_path):
+    """Every way to the simulator ends with one line that says where the real one is; without it, the real one is imported."""
+    (tmp_path / "test_it.py").write_text(TESTS["test_idle"])
+    python, line = beside_a_real_one.bin / "python", "torch_npu 2.13.0 is installed in %s" % beside_a_real_one.site
+    done = run(beside_a_real_one.bin / "npu-sim", "run", python, "-c", "print('ran')")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1) and line in done.stderr
+    for done, status in ((run(npu_sim.RUN, python, "-c", "import torch_npu"), 1),
+                         (beside_a_real_one.python("-m", "pytest", "--npu-sim", tmp_path), 4)):
+        assert done.returncode == status and line in done.stderr.splitlines()[-1] + done.stderr.splitlines()[0], done.stderr
+    assert beside_a_real_one.python("-c", "import torch_npu; print(torch_npu.real)").stdout == "True\n"
+
+
+def test_compiled_wheel(tmp_path):
+    """NPU_SIM_COMPILE=1 makes a wheel for the PyTorch, the Python and the platform that are here; it needs neither a compiler
+    nor a cache, and says which PyTorch it is for."""
+    library = launch("-c", "import torch_npu; print(torch_npu._C.__file__)").stdout.strip()
+    compiler = tmp_path / "bin" / "g++"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\nfor last; do :; done\ncp '%s' \"$last\"\n" % library)
+    compiler.chmod(0o755)
+    with_compiler = {"PATH": "%s:%s" % (compiler.parent, OUTSIDE["PATH"]), "NPU_SIM_COMPILE": "1"}
+    before = sources()
+    done = run(sys.executable, "-m", "pip", "wheel", *NO_INDEX, "-w", tmp_path, npu_sim.HERE, **with_compiler)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    _, version, python, _, platform = wheel.stem.split("-")
+    import torch  # not at the top: collecting the tests is to be quick
+
+    release = torch.__version__.split("+")[0]
+    assert version.endswith("+torch" + release) and python == "cp%d%d" % sys.version_info[:2] and platform.startswith("linux")
+    with zipfile.ZipFile(str(wheel)) as content:
+        (metadata,) = [name for name in content.namelist() if name.endswith("/METADATA") and name.count("/") == 1]
+        assert "Requires-Dist: torch==%s\n" % release in content.read(metadata).decode()
+    assert sources() == before
+    made = Environment(tmp_path / "venv")
+    made.install(wheel)
+    done = run(made.bin / "npu-sim", "run", made.bin / "python", "-c", "import torch_npu; print(torch_npu._C.__file__)",
+               NPU_SIM_CACHE="/dev/null/none", PATH="/none")
+    assert done.stdout.startswith(str(made.site)) and "building" not in done.stderr, done.stderr
