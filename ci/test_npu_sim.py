@@ -213,6 +213,20 @@ def test_launcher(tmp_path):
     assert subprocess.run([npu_sim.RUN, "--help"], stdout=subprocess.PIPE).returncode == 0
 
 
+TORCHVISION = """
+import torch, torchvision
+model = torchvision.models.resnet18(num_classes=2).npu()
+model(torch.ones(2, 3, 32, 32, device="npu")).sum().backward()
+print(torch.ops.torchvision.nms)
+"""
+
+
+def test_torchvision():
+    """A script can import torchvision, whether its compiled half loads beside this PyTorch or not (the registry's do not)."""
+    done = launch("-c", TORCHVISION)
+    assert done.stdout.strip() == "torchvision.nms", done.stderr
+
+
 def test_not_there_without_the_launcher():
     """Nothing of the simulator leaks into a process that was not launched with it."""
     code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch_npu') is not None)"

@@ -1,25 +1,16 @@
 """The simulated NPU as an installed package: npu-sim run, pytest --npu-sim, its wheels, and a real torch_npu beside it."""
 import os
-import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 
 import pytest
 
 import npu_sim
+from environments import OUTSIDE, Environment, run
 from npu_sim import launch
 
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
-NO_INDEX = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-OUTSIDE = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTHONPATH", "NPU_SIM_REQUIRE")}
-
-
-def run(*command, cwd=None, **environment):
-    """Run a command that finds the simulator only where it is installed; return the finished process."""
-    return subprocess.run([str(part) for part in command], cwd=cwd and str(cwd), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=dict(OUTSIDE, OMP_NUM_THREADS="1", **environment), universal_newlines=True)
+NO_INDEX = ["--no-index", "--no-deps", "--no-build-isolation"]
 
 
 def sources():
@@ -27,30 +18,11 @@ def sources():
     return {os.path.join(folder, name) for folder, _, names in os.walk(npu_sim.HERE) for name in names if "__pycache__" not in folder}
 
 
-class Environment:
-    """A virtual environment with what this one has."""
-
-    def __init__(self, folder):
-        venv.create(str(folder), with_pip=False)
-        self.bin = folder / "bin"
-        (self.site,) = (folder / "lib").glob("python*/site-packages")
-        (self.site / "outer.pth").write_text(sysconfig.get_path("purelib"))
-
-    def python(self, *arguments, **keywords):
-        """Run its Python; return the finished process."""
-        return run(self.bin / "python", *arguments, **keywords)
-
-    def install(self, what):
-        """`pip install` without a network."""
-        done = self.python("-m", "pip", "install", *NO_INDEX, what)
-        assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """An environment into which ci/npu_sim is installed; the sources are as they were."""
     made, before = Environment(tmp_path_factory.mktemp("installed") / "venv"), sources()
-    made.install(npu_sim.HERE)
+    made.install(*NO_INDEX, npu_sim.HERE)
     assert sources() == before
     return made
 
@@ -60,6 +32,10 @@ import importlib.metadata, sys, torch
 entries = {entry.value for entry in importlib.metadata.entry_points(group="torch.backends")}
 package = sys.modules["torch_npu"]
 print(torch.ones(2, device="npu").sum().item(), *entries, package.__version__, package.__file__)
+try:
+    torch.npu.set_devise(1)
+except AttributeError as error:
+    assert "did you mean 'set_device'" in str(error), error
 torch.cuda.is_available()
 """
 
@@ -70,7 +46,7 @@ def test_console_script(installed, tmp_path):
     done = run(installed.bin / "npu-sim", "run", installed.bin / "python", tmp_path / "train.py")
     total, entry, version, path = done.stdout.split()
     assert (total, entry) == ("2.0", "torch_npu:_autoload") and version.endswith("+sim") and path.startswith(str(installed.site))
-    assert done.returncode == 1 and "train.py:6" in done.stderr  # strict
+    assert done.returncode == 1 and "train.py:10" in done.stderr  # strict
     alone = installed.python("-c", "import importlib.util, torch; print(importlib.util.find_spec('torch_npu'))")
     assert alone.stdout.strip() == "None", alone.stderr
 
@@ -147,7 +123,7 @@ def test_compiled_wheel(tmp_path):
     compiler.chmod(0o755)
     with_compiler = {"PATH": "%s:%s" % (compiler.parent, OUTSIDE["PATH"]), "NPU_SIM_COMPILE": "1"}
     before = sources()
-    done = run(sys.executable, "-m", "pip", "wheel", *NO_INDEX, "-w", tmp_path, npu_sim.HERE, **with_compiler)
+    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", *NO_INDEX, "-w", tmp_path, npu_sim.HERE, **with_compiler)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     _, version, python, _, platform = wheel.stem.split("-")
@@ -160,7 +136,7 @@ def test_compiled_wheel(tmp_path):
         assert "Requires-Dist: torch==%s\n" % release in content.read(metadata).decode()
     assert sources() == before
     made = Environment(tmp_path / "venv")
-    made.install(wheel)
+    made.install(*NO_INDEX, wheel)
     done = run(made.bin / "npu-sim", "run", made.bin / "python", "-c", "import torch_npu; print(torch_npu._C.__file__)",
                NPU_SIM_CACHE="/dev/null/none", PATH="/none")
     assert done.stdout.startswith(str(made.site)) and "building" not in done.stderr, done.stderr

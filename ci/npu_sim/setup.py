@@ -16,15 +16,17 @@ COMPILED = os.environ.get("NPU_SIM_COMPILE", "0") not in ("", "0")
 
 
 class BuildPy(build_py):
-    """Puts the compiled half into the package, where torch_npu/_build.py looks for it."""
+    """Adds what does not lie in this folder: the list of the real package's names, and the compiled half."""
 
     def find_package_modules(self, package, package_dir):
         return [module for module in super().find_package_modules(package, package_dir) if module[1] != "setup"]
 
     def run(self):
         super().run()
+        package = pathlib.Path(self.build_lib, "npu_sim", "torch_npu").absolute()
+        shutil.copy(HERE.parent / "torch_npu_api" / "names-2.13.0.json", package)
         if COMPILED:
-            built = pathlib.Path(self.build_lib, "npu_sim", "torch_npu", "built").absolute()
+            built = package / "built"
             subprocess.run([HERE / "run", "--no-require-npu", sys.executable, "-c", "import torch_npu"], check=True,
                            env=dict(os.environ, NPU_SIM_CACHE=str(built)))
             for lock in built.glob("*/lock"):

@@ -33,7 +33,7 @@ torch.utils.rename_privateuse1_backend("npu")
 
 from torch_npu import npu
 from torch_npu import contrib, distributed, optim, profiler
-from torch_npu import _names, _registration, _tensor_types
+from torch_npu import _names, _registration, _tensor_types, _torchvision
 from torch_npu._formats import Format, get_npu_format, npu_format_cast, npu_format_cast_
 from torch_npu._fused_attention import npu_fusion_attention
 from torch_npu._overflow import npu_alloc_float_status, npu_clear_float_status, npu_get_float_status
@@ -41,6 +41,7 @@ from torch_npu._overflow import npu_alloc_float_status, npu_clear_float_status, 
 _registration.register(npu)
 _tensor_types.install(npu)
 _names.install()
+_torchvision.declare_operators()
 
 if _settings.strict() != "allow":
     from torch_npu import _strict

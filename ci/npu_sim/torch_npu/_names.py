@@ -7,17 +7,17 @@ import os
 import sys
 
 _VERSION = "2.13.0"
-_LISTS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "torch_npu_api")
+_HERE = os.path.dirname(os.path.abspath(__file__))  # where ../setup.py copies the list
+_LISTS = [_HERE, os.path.join(os.path.dirname(os.path.dirname(_HERE)), "torch_npu_api")]
 
 
 @functools.lru_cache(maxsize=None)
 def _real():
-    """The public names of the real package by module; empty where the lists are not beside the simulator."""
-    try:
-        with open(os.path.join(_LISTS, f"names-{_VERSION}.json")) as handle:
+    """The public names of the real package by module; empty where there is no list."""
+    for path in filter(os.path.exists, (os.path.join(folder, f"names-{_VERSION}.json") for folder in _LISTS)):
+        with open(path) as handle:
             return json.load(handle)
-    except OSError:
-        return {}
+    return {}
 
 
 def missing(module, name):
