@@ -85,6 +85,8 @@ def run_and_require(command):
     if ids and outer:
         with open(outer, "a") as handle:
             handle.write(ids)
+    if status < 0:
+        end_by(-status)
     if status == 0 and not ids:
         print("npu_sim: the command ended with 0, but none of its processes used an NPU (--no-require-npu lets that pass)",
               file=sys.stderr)
@@ -93,12 +95,14 @@ def run_and_require(command):
 
 
 def wait_for(process):
-    """Wait for a process, hand on signals to it, and return its status; end by the signal that has ended it."""
+    """Wait for a process, hand on signals to it, and return its status, negative where a signal has ended it."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda received, _: received != signal.SIGINT and process.send_signal(received))
-    status = process.wait()  # Ctrl-C goes to the whole group of processes: the command has had it, too
-    if status < 0:
-        if -status != signal.SIGKILL:  # which nobody can handle
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    return status
+    return process.wait()  # Ctrl-C goes to the whole group of processes: the command has had it, too
+
+
+def end_by(number):
+    """End by a signal, as the command has."""
+    if number != signal.SIGKILL:  # which nobody can handle
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
