@@ -200,9 +200,25 @@ def test_profiled_steps_do_not_count(tmp_path):
         clock.lap(1)
         profiler.after(step, clock)
         lines.append(clock.steps)
+    profiler.close(clock)
     clock.stop()
     assert clock.steps == 8 - 1 - 2
     assert len(os.listdir(str(tmp_path / "profile"))) == 1
+
+
+def test_a_profile_ends_with_its_epoch(tmp_path):
+    """Steps of the epochs that follow count again."""
+    clock = meters.Clock(CPU, 20, usual_warmup=1)
+    profiler = profiling.StepProfiler((2, 9), str(tmp_path / "profile"), ALONE)
+    for _ in range(2):
+        clock.start()
+        for step in range(4):
+            profiler.before(step, clock)
+            clock.lap(1)
+            profiler.after(step, clock)
+        profiler.close(clock)
+        clock.stop()
+    assert clock.steps == 1 + 4
 
 
 def test_made_up_batches():

@@ -27,16 +27,16 @@ class StepProfiler(object):
     def after(self, step, clock):
         """A step has ended, and with it the profile if it is its last one."""
         if self._running is not None and step + 1 >= self._last:
-            self.close()
-            clock.leave_out(False)
+            self.close(clock)
 
-    def close(self):
+    def close(self, clock):
         """End the profile, with the epoch at the latest: write the trace, print the table."""
         profiler, first, self._running, self._first = self._running, self._first, None, None
         if profiler is None:
             self._rank.print(first is not None and "profile: there was no step %d in this epoch" % first)
             return
         profiler.__exit__(None, None, None)
+        clock.leave_out(False)
         if not hasattr(torch, "profiler"):
             profiler.export_chrome_trace(os.path.join(self._folder, "trace.json"))
         self._rank.print("profile: wrote %s (for chrome://tracing, or tensorboard --logdir)" % self._folder)

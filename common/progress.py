@@ -88,7 +88,7 @@ class Progress(object):
             assert clock.lapped, "the body of the loop has not called clock.lap"
             self._end_step(clock)
             clock.wait_for_batch()
-        self._profiler.close()
+        self._profiler.close(clock)
         self._note_training()
         clock.stop()
         self._seed_step()  # for what is drawn between the epochs
