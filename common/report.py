@@ -12,14 +12,6 @@ from common import records
 
 NOT_MEASURED = "not measured"
 
-# kind -> (accuracy's title, duration's title, name of ms per step, of the accuracy, of the duration)
-_NAMES = {
-    "train": ("Final Train Accuracy", "E2E Training Duration sec", "TrainingTime", "TrainAccuracy", "E2ETrainingTime"),
-    "finetune": ("Final Finetune Accuracy", "E2E Finetuning Duration sec",
-                 "FinetuningTime", "FinetuneAccuracy", "E2EFinetuningTime"),
-}
-_NAMES["eval"] = _NAMES["train"]
-
 
 def summary(path):
     """Return (parameters, summary) of the newest run in a record file; the summary is None when it did not reach its end."""
@@ -53,28 +45,33 @@ def write(case, metrics_path, output_path, seconds):
     return _block(case["kind"], measured, seconds)
 
 
+def _names(kind):
+    """Return how names of results call an evaluation or a training, and its course; dashboards read these names."""
+    return ("Finetune", "Finetuning") if kind == "finetune" else ("Train", "Training")
+
+
 def _case_lines(case, name, measured, seconds):
-    _, _, time_name, accuracy_name, duration_name = _NAMES[case["kind"]]
+    what, doing = _names(case["kind"])
     fps = measured.get("train.total_ips")
     loss = measured.get("val.loss" if case["kind"] == "eval" else "train.loss")
     lines = [("Network", case["network"]), ("RankSize", case["ranks"]), ("BatchSize", case["batch_size"]),
              ("DeviceType", platform.machine()), ("CaseName", name)]
     if case["kind"] != "eval":
         lines += [("ActualFPS", _number(fps, "%.3f")),
-                  (time_name, _number(case.get("images_per_step", case["batch_size"]) * 1000.0 / fps if fps else None, "%.2f"))]
-    return lines + [(accuracy_name, _number(measured.get("val.top1"), "%.3f")),
-                    ("ActualLoss", _number(loss, "%.5f")), (duration_name, "%d" % seconds)]
+                  (doing + "Time", _number(case.get("images_per_step", case["batch_size"]) * 1000.0 / fps if fps else None, "%.2f"))]
+    return lines + [(what + "Accuracy", _number(measured.get("val.top1"), "%.3f")),
+                    ("ActualLoss", _number(loss, "%.5f")), ("E2E%sTime" % doing, "%d" % seconds)]
 
 
 def _block(kind, measured, seconds):
-    accuracy_title, duration_title = _NAMES[kind][:2]
+    what, doing = _names(kind)
     lines = ["------------------ Final result ------------------"]
     if kind != "eval":
         lines.append("Final Performance images/sec : " + _number(measured.get("train.total_ips"), "%.3f"))
-    lines.append("%s : %s" % (accuracy_title, _number(measured.get("val.top1"), "%.3f")))
+    lines.append("Final %s Accuracy : %s" % (what, _number(measured.get("val.top1"), "%.3f")))
     if kind != "eval":
-        lines.append("%s : %s" % (accuracy_title.replace("Final", "Best"), _number(measured.get("val.best_top1"), "%.3f")))
-    return lines + ["%s : %d" % (duration_title, seconds)]
+        lines.append("Best %s Accuracy : %s" % (what, _number(measured.get("val.best_top1"), "%.3f")))
+    return lines + ["E2E %s Duration sec : %d" % (doing, seconds)]
 
 
 def _number(value, form):
