@@ -211,7 +211,7 @@ def _scaler(loss_scale, device):
         return StaticScaler(loss_scale)
     own, general = (getattr(getattr(module, "amp", None), "GradScaler", None)
                     for module in (getattr(torch, device.type, None), torch))
-    # On an NPU the plug-in's own: PyTorch's looks for infinities, and the first 910 has none, but a flag of overflow.
+    # On an NPU the plug-in's own: the first 910 has no infinities but a flag of overflow, which it clears before and asks of all ranks.
     if own is not None and (device.type == "npu" or general is None):
         return own()
     if general is not None:
