@@ -15,7 +15,8 @@ NO_INDEX = ["--no-index", "--no-deps", "--no-build-isolation"]
 
 def sources():
     """The files of ci/npu_sim, but for what Python compiles on import."""
-    return {os.path.join(folder, name) for folder, _, names in os.walk(npu_sim.HERE) for name in names if "__pycache__" not in folder}
+    walked = [(folder, names) for folder, _, names in os.walk(npu_sim.HERE) if "__pycache__" not in folder]
+    return {os.path.join(folder, name) for folder, names in walked for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_usage(installed, arguments, status):
 
 TESTS = {
     "conftest": "import torch\nIMPORTED = torch.ones(1).npu()",
-    "test_passes": "def test_it(npu_report):\n    import torch\n    torch.ones(2, device='npu').sum().item()\n    assert npu_report.host_waits == 1",
+    "test_passes": "import torch\ndef test_it(npu_report):\n    torch.ones(2, device='npu').sum().item()\n    assert npu_report.host_waits == 1",
     "test_strict": "import torch\ndef test_it():\n    torch.cuda.is_available()",
     "test_child": "import subprocess, sys\ndef test_it():\n    subprocess.check_call([sys.executable, '-c', "
                   "'import torch; torch.ones(1).npu()'])",

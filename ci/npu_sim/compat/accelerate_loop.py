@@ -68,8 +68,8 @@ def main(folder, precision="no"):
     again = evaluate(accelerator, model, val)[0]
     devices = accelerator.gather(torch.tensor([accelerator.device.index or 0], device=accelerator.device)).tolist()
     accelerator.print("result", json.dumps(dict(
-        type=accelerator.device.type, devices=devices, ranks=accelerator.num_processes, losses=losses, accuracy=accuracy, again=again,
-        counted=counted, backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else None)))
+        type=accelerator.device.type, devices=devices, ranks=accelerator.num_processes, losses=losses, accuracy=accuracy,
+        again=again, counted=counted, backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else None)))
     accelerator.end_training()
 
 

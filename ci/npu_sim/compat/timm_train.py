@@ -1,6 +1,6 @@
 """timm's training loop: its folders, loader with prefetcher, Mixup, optimizer, schedule, scaler, moving average and checkpoints.
 
-usage: timm_train.py FOLDER resnet10t|test_vit [DTYPE]   (FOLDER/train and FOLDER/val hold class folders; DTYPE: float32, float16, bfloat16)
+usage: timm_train.py FOLDER resnet10t|test_vit [float32|float16|bfloat16]   (FOLDER/train and FOLDER/val hold class folders)
 """
 import json
 import sys
@@ -72,10 +72,12 @@ def main(folder, name, dtype="float32"):
         return torch.autocast(DEVICE.type, getattr(torch, dtype), enabled=dtype != "float32")
 
     batches = {split: loader(folder, split, split == "train", config) for split in ("train", "val")}
-    saver = timm.utils.CheckpointSaver(model, optimizer, model_ema=ema, amp_scaler=scaler, checkpoint_dir=folder, recovery_dir=folder)
+    saver = timm.utils.CheckpointSaver(model, optimizer, model_ema=ema, amp_scaler=scaler, checkpoint_dir=folder,
+                                       recovery_dir=folder)
+    loss_of = timm.loss.SoftTargetCrossEntropy().to(DEVICE)
     losses, accuracy = [], 0
     for epoch in range(EPOCHS):
-        losses.append(train(model, ema, batches["train"], optimizer, scaler, timm.loss.SoftTargetCrossEntropy().to(DEVICE), autocast))
+        losses.append(train(model, ema, batches["train"], optimizer, scaler, loss_of, autocast))
         accuracy = validate(ema.module, batches["val"], autocast)
         schedule.step(epoch + 1, accuracy)
         saver.save_checkpoint(epoch, metric=accuracy)

@@ -28,8 +28,8 @@ _LIBRARIES = ("c10", "torch_cpu", "torch", "torch_python")
 
 def load():
     """Imports torch_npu._C, building it first where needed. Raises ImportError with the reason where it cannot."""
-    if _torch_version() < (2, 10):
-        raise ImportError(f"the simulated NPU needs PyTorch 2.10 or newer, not {torch.__version__}")
+    if _torch_version() < (2, 9):
+        raise ImportError(f"the simulated NPU needs PyTorch 2.9 or newer, not {torch.__version__}")
     if torch.version.cuda or torch.version.hip:  # the real package refuses two accelerators in one process, too
         raise ImportError("the simulated NPU needs a CPU build of PyTorch, as torch_npu does")
     path = _built_library()

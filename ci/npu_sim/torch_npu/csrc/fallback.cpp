@@ -468,6 +468,13 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 10
+// PyTorch's own since 2.10: what has no formula for derivatives goes on to the operator itself.
+TORCH_LIBRARY_IMPL(_, AutogradPrivateUse1, m) {
+  m.fallback(torch::CppFunction::makeFallthrough());
+}
+#endif
+
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // Composite kernels win over the fallback, and those of some operators do not do what the CPU's kernels do. Structured
   // operators give their results the strides of the arguments, and check for the dtypes that a CPU takes;

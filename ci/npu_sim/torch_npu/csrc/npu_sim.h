@@ -10,6 +10,7 @@
 #include <ATen/core/stack.h>
 #include <c10/core/Device.h>
 #include <c10/core/Storage.h>
+#include <torch/version.h>
 
 #include <array>
 #include <atomic>

@@ -234,9 +234,11 @@ struct NpuAllocator final : c10::DeviceAllocator {
     }
     return stats;
   }
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 10
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
     return {settings().memory_bytes - memory_use(device).allocated, settings().memory_bytes};
   }
+#endif
 };
 static NpuAllocator g_allocator;
 
