@@ -25,8 +25,8 @@ def skip_reason():
         torch_version = version("torch")
     except PackageNotFoundError:
         return "the simulated NPU needs PyTorch"
-    if tuple(int(part) for part in torch_version.split(".")[:2]) < (2, 9):
-        return "the simulated NPU needs PyTorch 2.9 or newer, not %s" % torch_version
+    if tuple(int(part) for part in torch_version.split(".")[:2]) < (2, 8):
+        return "the simulated NPU needs PyTorch 2.8 or newer, not %s" % torch_version
     torch_directory = os.path.dirname(importlib.util.find_spec("torch").origin)
     if os.path.exists(os.path.join(torch_directory, "lib", "libtorch_cuda.so")):
         return "the simulated NPU needs a CPU build of PyTorch, as torch_npu does"

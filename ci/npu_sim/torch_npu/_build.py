@@ -28,8 +28,8 @@ _LIBRARIES = ("c10", "torch_cpu", "torch", "torch_python")
 
 def load():
     """Imports torch_npu._C, building it first where needed. Raises ImportError with the reason where it cannot."""
-    if _torch_version() < (2, 9):
-        raise ImportError(f"the simulated NPU needs PyTorch 2.9 or newer, not {torch.__version__}")
+    if _torch_version() < (2, 8):
+        raise ImportError(f"the simulated NPU needs PyTorch 2.8 or newer, not {torch.__version__}")
     if torch.version.cuda or torch.version.hip:  # the real package refuses two accelerators in one process, too
         raise ImportError("the simulated NPU needs a CPU build of PyTorch, as torch_npu does")
     path = _built_library()
@@ -59,7 +59,13 @@ def _compiler():
 def _flags():
     standard = "c++20" if _torch_version() >= (2, 12) else "c++17"
     return ["-O1", "-fPIC", f"-std={standard}", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
-            "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+            "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H", *_pybind_flags()]
+
+
+def _pybind_flags():
+    """What makes PyTorch's classes known to pybind11 here, where PyTorch was built with another compiler (before 2.9)."""
+    values = {name: getattr(torch._C, f"_PYBIND11_{name}", None) for name in ("COMPILER_TYPE", "STDLIB", "BUILD_ABI")}
+    return [f'-DPYBIND11_{name}="{value}"' for name, value in values.items() if value is not None]
 
 
 def _include_flags():

@@ -468,7 +468,7 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
-#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 10
+#if !NPU_SIM_TORCH(10)
 // PyTorch's own since 2.10: what has no formula for derivatives goes on to the operator itself.
 TORCH_LIBRARY_IMPL(_, AutogradPrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFallthrough());

@@ -18,6 +18,9 @@
 #include <map>
 #include <string>
 
+// Whether PyTorch is 2.MINOR or newer.
+#define NPU_SIM_TORCH(MINOR) (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= MINOR)
+
 namespace npu_sim {
 
 constexpr c10::DeviceType kNPU = c10::DeviceType::PrivateUse1;

@@ -214,12 +214,18 @@ c10::DataPtr take_over(c10::StorageImpl* host, c10::DeviceIndex index) {
   return {memory, block, &free_block, c10::Device(kNPU, index)};
 }
 
-// A DeviceAllocator, because torch.accelerator.memory_* asserts on anything less.
-struct NpuAllocator final : c10::DeviceAllocator {
+// A DeviceAllocator, because torch.accelerator.memory_*, new in PyTorch 2.9, asserts on anything less.
+#if NPU_SIM_TORCH(9)
+using BaseAllocator = c10::DeviceAllocator;
+#else
+using BaseAllocator = c10::Allocator;
+#endif
+struct NpuAllocator final : BaseAllocator {
   c10::DataPtr allocate(size_t bytes) override { return allocate_on(bytes, t_device); }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
 
+#if NPU_SIM_TORCH(9)
   bool initialized() override { return true; }
   void emptyCache(c10::MempoolId_t = {0, 0}) override {}
   void recordStream(const c10::DataPtr&, c10::Stream) override {}
@@ -234,7 +240,8 @@ struct NpuAllocator final : c10::DeviceAllocator {
     }
     return stats;
   }
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 10
+#endif
+#if NPU_SIM_TORCH(10)
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
     return {settings().memory_bytes - memory_use(device).allocated, settings().memory_bytes};
   }
@@ -391,8 +398,8 @@ at::Generator host_generator(const at::Generator& npu) {
 // ---- hooks ------------------------------------------------------------------------------------------------------
 
 struct NpuHooks final : at::PrivateUse1HooksInterface {
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return settings().device_count > 0; }
+  bool isBuilt() const { return true; }  // not marked "override": PyTorch 2.6 does not ask
+  bool isAvailable() const { return settings().device_count > 0; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   void init() const override { enter_driver(); }
 
