@@ -37,9 +37,21 @@ def command(data_of, script, out, device, *options):
             "--workers=0"] + TINY[model] + list(options)
 
 
+CPU = {}  # a test's own variables for runs on the CPU
+
+
 def where(device, **variables):
     """Return the environment in which the simulated NPU, or the CPU, is used."""
-    return environment(**(dict(NPU, **variables) if device == "npu" else {}))
+    return environment(**dict(NPU if device == "npu" else CPU, **variables))
+
+
+# In a file sitecustomize.py: a CPU whose images and weights lie in memory as an NPU's do. Its kernels round otherwise with channels last.
+CONTIGUOUS = """
+import sys, torch
+sys.path.append(%r)
+from common import device
+device.memory_format = lambda _: torch.contiguous_format
+""" % ROOT
 
 
 def losses(path):
@@ -134,12 +146,15 @@ def larger(model):
 
 
 @each_model
-def test_losses_are_those_of_the_cpu(data_of, tmp_path, model):
+def test_losses_are_those_of_the_cpu(data_of, tmp_path, monkeypatch, model):
     """Six fp32 steps on the simulated NPU have the CPU's losses, and a checkpoint written on either goes on on the other. Nothing in
     one names the device that it was written on: a machine without it can read the file."""
     script = model + "/test/train_full_1p.sh"
     options = ["--batch_size=8", "--max_steps=1", "--train_epochs=6", "--opt_level=O0", "--seed=7", "--learning_rate=0.01",
                "--deterministic"]
+    (tmp_path / "cpu's").mkdir()
+    (tmp_path / "cpu's" / "sitecustomize.py").write_text(CONTIGUOUS)
+    monkeypatch.setitem(CPU, "PYTHONPATH", str(tmp_path / "cpu's"))
     traces = dict((device, run_model(data_of, script, tmp_path / device, device, *options)[1]) for device in ("npu", "cpu"))
     assert np.allclose(traces["npu"], traces["cpu"], rtol=1e-5) and len(set(traces["cpu"])) == 6
     for device, other in (("npu", "cpu"), ("cpu", "npu")):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import device as devices, distributed, flags, meters, network, optimizer, precision, profiling, synthetic, tensors
-from conftest import ROOT, environment, free_port, run_script
+from conftest import ROOT, assert_bad_input, environment, free_port, run_script
 from test_genet_data import write_cifar
 
 CPU = torch.device("cpu")
@@ -245,6 +245,7 @@ def test_compiled_in_training_alone(monkeypatch):
         asked.append(options)
         return real(function, **dict(options, backend="eager"))
     monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch, "__file__", "/anywhere")
     model = normed()
     keys, images = list(model.state_dict()), torch.randn(2, 3, 4, 4)
     eager = model.eval()(images)
@@ -255,10 +256,14 @@ def test_compiled_in_training_alone(monkeypatch):
     assert int(model[1].num_batches_tracked) == 1 and model[0].weight.grad is not None
 
 
+@needs_torch_2
 def test_no_compiler(monkeypatch):
-    """One line where PyTorch has no compiler, or the machine has none."""
+    """One line where the machine has no compiler, or PyTorch lies where its own does not work."""
+    monkeypatch.setattr(torch, "__file__", "/a folder/torch.py")
+    with pytest.raises(flags.UserError, match="--compile: .* /a folder"):
+        network.compile_forward(normed(), CPU)
     monkeypatch.setattr(network.shutil, "which", lambda name: None)
-    with pytest.raises(flags.UserError, match="--compile"):
+    with pytest.raises(flags.UserError, match="--compile: a CPU needs"):
         network.compile_forward(normed(), CPU)
 
 
@@ -269,6 +274,9 @@ def test_a_compiled_training(tmp_path):
     done = run_script("GENet/test/train_performance_1p.sh", "--device=cpu", "--depth=10", "--width=1", "--batch_size=8", "--dummy",
                       "--max_steps=12", "--train_epochs=1", "--compile", "--opt_level=O1", "--profile_steps=6:8",
                       "--output_path=%s" % (tmp_path / "o"))
+    if set(" $") & set(torch.__file__):
+        assert_bad_input(done, "--compile", torch.__file__)
+        return
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Final Performance images/sec : " in done.stdout and "Final Train Accuracy : not measured" in done.stdout
     assert "CompiledFunction" in done.stdout

@@ -28,6 +28,8 @@ def compile_forward(model, device):
         raise UserError("--compile: PyTorch %s has no compiler; PyTorch 2 has" % torch.__version__)
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
         raise UserError("--compile: a CPU needs a C++ compiler, such as g++")
+    if device.type == "cpu" and set(" $") & set(torch.__file__):
+        raise UserError("--compile: on a CPU, PyTorch's compiler does not work where its path has a blank or a $: %s" % torch.__file__)
     eager = model.forward
     backend = {"backend": "npu"} if device.type == "npu" else {}
     compiled = torch.compile(eager, fullgraph=True, dynamic=False, **backend)
