@@ -304,6 +304,7 @@ def test_a_dynamic_scale_where_a_cpu_has_none(monkeypatch):
 
 @pytest.mark.parametrize("message, falls_back", [
     ('"batch_norm" not implemented for \'Half\'', True), ("Could not run 'aten::conv2d' with arguments from the 'NPU' backend.", True),
+    ("Currently, AutocastCPU only support Bfloat16 as the autocast_cpu_dtype", True),
     ("mixed dtype (CPU): expect input to have scalar type of BFloat16", True), ("NPU out of memory. Tried to allocate 2.00 GiB", False),
     ("CUDA error: an illegal memory access was encountered", False), ("ERR00100 PTA call acl api failed", False)])
 def test_only_a_missing_operator_means_o0(monkeypatch, message, falls_back):

@@ -21,7 +21,7 @@ OPT_LEVELS = ("O0", "O1", "O2")
 DTYPES = ("fp16", "bf16")
 
 # How PyTorch and its plug-ins say that they have no operator for a dtype on a device; out of memory, say, is another matter.
-_NO_OPERATOR = "(?i)not implemented|could not run|not support|unsupported|scalar type|mixed dtype"
+_NO_OPERATOR = "(?i)not implemented|could not run|(not|only) support|unsupported|scalar type|mixed dtype"
 
 
 def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device("cpu"), dtype=None):
