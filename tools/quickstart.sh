@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh machine to a trained network: makes .venv, installs the pinned packages, writes the demo data, measures the
-# training speed of ResNet50 on one device, trains it for 15 epochs (about eight minutes on two CPU cores), and draws the curves.
+# training speed of ResNet50 on one device, trains it for 15 epochs (about five minutes on two CPU cores), and draws the curves.
 # Options go to both runs, e.g. --device=npu.
 set -euo pipefail
 

@@ -199,7 +199,7 @@ _C.DATA_LOADER = CfgNode()
 # Processes that read pictures, for each rank
 _C.DATA_LOADER.NUM_WORKERS = 8
 
-# Put batches into page-locked memory, from where they are copied to the device faster
+# Upstream's; nothing reads it: batches for a device always go through page-locked memory
 _C.DATA_LOADER.PIN_MEMORY = True
 
 # Resize pictures in floating point, as upstream, and not in bytes: less than 1 of 255 apart, slower, four times the bytes to the device
