@@ -146,7 +146,7 @@ def _run_rank(worker, args, layout, local_rank):
                                 world_size=rank.world_size, **_bound_to(device))
     worker(args, rank)
     if rank.world_size > 1:
-        if device.type == "cpu":
+        if dist.get_backend() == "gloo":
             _ended_groups.append(dist.group.WORLD)
             atexit.register(cli.leave_at_once)  # or the process aborts now and then, over threads of the group
         dist.destroy_process_group()
