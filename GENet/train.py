@@ -12,7 +12,7 @@ from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
-                    optimizer, precision, profiling, records, synthetic)
+                    optimizer, precision, profiling, ranges, records, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import cifar  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
@@ -30,7 +30,7 @@ def parser():
     add("--DataPath", "--data-path", dest="data_path", metavar="DIR", help="folder that holds cifar-10-batches-py, or that folder")
     add("--dataset", choices=sorted(cifar.LAYOUTS), default="cifar10")
 
-    add("-d", "--depth", type=int, default=16, help="layers of the wide residual network, 6n + 4")
+    add("-d", "--depth", type=cli.positive_int, default=16, help="layers of the wide residual network, 6n + 4")
     add("-w", "--width", type=cli.positive_int, default=8, help="its widening factor")
     add("--extent", type=int, choices=(0, 2, 4, 8), default=0, help="pixels that one gathered value stands for; 0: the whole map")
     add("--extra-params", help="gather with depthwise convolutions (GE-theta) instead of averages", **switch)
@@ -40,16 +40,16 @@ def parser():
     add("-epochs", "--no-epochs", "--epochs", dest="epochs", type=cli.natural_int, default=300, help="epochs in all")
     add("-b", "--batch-size", type=cli.positive_int, default=128, help="images of an update over all ranks of all machines")
     add("-bt", "--test-batch-size", type=cli.positive_int, default=128, help="images per evaluation step of one rank")
-    add("-lr", "--learning-rate", "--lr", type=float, default=0.1, help="not scaled by the number of ranks")
-    add("--lr-decay-ratio", type=float, default=0.2, help="factor on the learning rate at each of --epoch-step")
+    add("-lr", "--learning-rate", "--lr", type=ranges.natural, default=0.1, help="not scaled by the number of ranks")
+    add("--lr-decay-ratio", type=ranges.natural, default=0.2, help="factor on the learning rate at each of --epoch-step")
     add("--epoch-step", type=milestones, default="[60,120,160,200]", help="epochs at which the learning rate decays, a JSON list")
-    add("--momentum", type=float, default=0.9)
+    add("--momentum", type=ranges.fraction, default=0.9, help="of SGD")
     add("--nesterov", help="Nesterov's momentum", **switch)
-    add("--weight-decay", "--wd", type=float, default=0.0005, help="on every parameter, BatchNorm's and biases too")
+    add("--weight-decay", "--wd", type=ranges.natural, default=0.0005, help="on every parameter, BatchNorm's and biases too")
 
     add("--amp", action="store_true", help="mixed precision at --opt-level")
     add("--opt-level", choices=precision.OPT_LEVELS, default="O2", help="counts only with --amp")
-    add("--loss-scale", type=loss_scale, default=128.0, help="constant loss scale, or dynamic")
+    add("--loss-scale", type=flags.loss_scale, default=128.0, help="constant loss scale, or dynamic")
 
     add("-e", "--eval", action="store_true", help="evaluate and stop")
     add("--pth-path", metavar="FILE", help="weights to start from, or to evaluate")
@@ -59,8 +59,8 @@ def parser():
 
     flags.add_run_flags(p, images=False)
     flags.add_machine_flags(p)
-    add("--gpu", type=cli.natural_int, default=0, help="position in --device-list of the device of a run on one")
-    add("-j", "--workers", type=cli.natural_int, default=9,
+    add("--gpu", type=ranges.device, default=0, help="position in --device-list of the device of a run on one")
+    add("-j", "--workers", type=ranges.workers, default=9,
         help="threads of this machine that prepare batches, divided among its ranks; 0: batches are made when they are needed")
 
     flags.add_training_flags(p)
@@ -74,22 +74,11 @@ def milestones(text):
     """argparse type: a JSON list of epochs, such as [60,120,160,200]."""
     try:
         epochs = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         epochs = None
-    if not isinstance(epochs, list) or not all(type(epoch) is int and epoch >= 0 for epoch in epochs):
+    if not isinstance(epochs, list) or not all(epoch in ranges.count for epoch in epochs):
         raise cli.argparse.ArgumentTypeError("%r is not a JSON list of epochs such as [60,120,160,200]" % text)
     return epochs
-
-
-def loss_scale(text):
-    """argparse type: a positive number, or the word dynamic."""
-    try:
-        value = text if text == "dynamic" else float(text)
-    except ValueError:
-        value = 0
-    if value != "dynamic" and not 0 < value < float("inf"):
-        raise cli.argparse.ArgumentTypeError("%r is neither a positive number nor dynamic" % text)
-    return value
 
 
 def main():

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
-                    optimizer, precision, records, synthetic, transforms)
+                    optimizer, precision, ranges, records, synthetic, transforms)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
@@ -31,19 +31,19 @@ def parser():
     add("--epochs", type=cli.natural_int, default=90, help="epochs in all")
     add("--start-epoch", type=cli.natural_int, default=0, help="first epoch, counted from 0")
     add("-b", "--batch-size", type=cli.positive_int, default=256, help="images of an update over all ranks of all machines")
-    add("--lr", "--learning-rate", dest="lr", type=float, help="base learning rate; without it 0.1 x batch size / 256")
+    add("--lr", "--learning-rate", dest="lr", type=ranges.natural, help="base learning rate; without it 0.1 x batch size / 256")
     add("--lr-schedule", choices=recipe.SCHEDULES, default="step30", help="course of the learning rate after the warm-up")
     add("--warmup", type=cli.natural_int, default=0, help="epochs of linear warm-up")
-    add("--momentum", type=float, default=0.9)
+    add("--momentum", type=ranges.fraction, default=0.9, help="of SGD")
     add("--nesterov", action="store_true", help="Nesterov's momentum")
-    add("--wd", "--weight-decay", dest="weight_decay", type=float, default=1e-4)
+    add("--wd", "--weight-decay", dest="weight_decay", type=ranges.natural, default=1e-4, help="L2 penalty")
     add("--no-decay", choices=sorted(recipe.NO_DECAY), default="none",
         help="parameters without weight decay, by name: none, those ending in 'bias', those containing 'bn'")
     add("--bn-weight-decay", action="store_true", help="weight decay on every parameter, whatever --no-decay says")
-    add("--label-smoothing", type=float, default=0.0)
+    add("--label-smoothing", type=ranges.share, default=0.0, help="share of the target that is spread over the classes")
     add("--smoothing-form", choices=("uniform", "off-class"), default="uniform", help="where the smoothed mass goes")
-    add("--mixup", type=float, default=0.0, metavar="ALPHA", help="parameter of mixup's Beta distribution; 0: no mixup")
-    add("--optimizer-batch-size", type=int, default=-1,
+    add("--mixup", type=ranges.natural, default=0.0, metavar="ALPHA", help="parameter of mixup's Beta distribution; 0: no mixup")
+    add("--optimizer-batch-size", type=ranges.whole(-1), default=-1,
         help="images of one rank between two updates, --accumulate counted in: gradients of several batches; -1: every update")
     add("--benchmark", "-bm", type=int, choices=(0, 1), default=0, help="1: --optimizer-batch-size %d" % BENCHMARK_BATCH)
     add("--zero-init-residual", action="store_true", help="start with 0 as the last BatchNorm weight of each block")
@@ -55,7 +55,7 @@ def parser():
     add("--amp", action="store_true", help="mixed precision: --opt-level O2")
     add("--fp16", action="store_true", help="same as --amp")
     add("--precision-mode", choices=("allow_mix_precision", "must_keep_origin_dtype"), help="--opt-level O2 or O0")
-    add("--static-loss-scale", type=float, default=128.0, help="constant loss scale of O1 and O2")
+    add("--static-loss-scale", type=ranges.positive, default=128.0, help="constant loss scale of O1 and O2")
     add("--dynamic-loss-scale", action="store_true", help="loss scale that adapts itself")
     add("--graph-mode", action="store_true", help="npu: run as a graph where the plug-in can")
     add("--bin-mode", action="store_true", help="npu: precompiled operators (always on)")
@@ -71,17 +71,17 @@ def parser():
     flags.add_run_flags(p)
     flags.add_decoder_flag(p)
     flags.add_machine_flags(p)
-    add("--gpu", "--npu", dest="index", type=cli.natural_int, default=0, help="the device of a run on one")
+    add("--gpu", "--npu", dest="index", type=ranges.device, default=0, help="the device of a run on one")
     add("--dist-backend", choices=("hccl", "nccl", "gloo"), help="must be the device's own: hccl npu, nccl gpu, gloo cpu")
 
-    add("-j", "--workers", type=cli.natural_int, default=4, help="loader processes of this machine, divided among its ranks")
+    add("-j", "--workers", type=ranges.workers, default=4, help="loader processes of this machine, divided among its ranks")
     flags.add_training_flags(p)
     flags.add_step_flags(p)
     add("--save-ckpt-path", default="./", metavar="DIR", help="where checkpoints go")
-    add("--checkpoint-nameprefix", default="checkpoint")
+    add("--checkpoint-nameprefix", type=cli.file_name, default="checkpoint", help="how their names begin")
     add("--checkpoint-freq", type=cli.natural_int, default=0, help="keep a numbered copy every so many epochs; 0: none")
     add("--workspace", default="./", metavar="DIR", help="where the DLLogger records go")
-    add("--raport-file", default="experiment_raport.json", help="their file name")
+    add("--raport-file", type=cli.file_name, default="experiment_raport.json", help="their file name")
     return p
 
 
@@ -101,6 +101,8 @@ def checked(args):
         raise cli.UserError("no dataset: give its root, the folder that holds train/ and val/, with --data")
     if args.evaluate and not (args.pth_path or args.resume or args.pretrained):
         raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume)")
+    if args.start_epoch > args.epochs:
+        raise cli.UserError("--start-epoch %d: there are %d epochs" % (args.start_epoch, args.epochs))
     if args.lr is None:
         args.lr = 0.1 * args.batch_size / 256
     if args.opt_level is None:

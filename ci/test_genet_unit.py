@@ -98,9 +98,9 @@ def test_epochs_is_known():
 
 
 @pytest.mark.parametrize("words, complaint", [
-    (["--batch_size", "many"], "not an integer"), (["--batch_size", "0"], "not an integer of at least 1"), (["--extent", "3"], "invalid choice"),
-    (["--epoch_step", "60,120"], "not a JSON list"), (["--epoch_step", '["a"]'], "not a JSON list"), (["--loss_scale", "0"], "positive"),
-    (["--loss_scale", "nan"], "positive"), (["--device_list", "0,0"], "distinct"), (["--dataset", "mnist"], "invalid choice"),
+    (["--batch_size", "many"], "not an integer"), (["--batch_size", "0"], "not an integer from 1"), (["--extent", "3"], "invalid choice"),
+    (["--epoch_step", "60,120"], "not a JSON list"), (["--epoch_step", '["a"]'], "not a JSON list"), (["--loss_scale", "0"], "above 0, nor dynamic"),
+    (["--loss_scale", "nan"], "above 0, nor dynamic"), (["--device_list", "0,0"], "distinct"), (["--dataset", "mnist"], "invalid choice"),
     (["--no_such_flag"], "unrecognized"), (["--workers"], "expected one argument")])
 def test_wrong_values_are_refused_in_one_line(words, complaint, capsys):
     """Wrong and missing values, unknown flags: one line, exit status 2."""

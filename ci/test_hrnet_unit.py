@@ -284,7 +284,7 @@ def test_stop_step_values():
     """--stop_step is a number of steps; the port's TRUE means 200, and FALSE is no stop."""
     stop_step = load_script("HRNet/tools/train.py").stop_step
     assert (stop_step("TRUE"), stop_step("False"), stop_step("17")) == (200, None, 17)
-    with pytest.raises(Exception, match="not an integer of at least 1"):
+    with pytest.raises(Exception, match="not an integer from 1"):
         stop_step("0")
 
 

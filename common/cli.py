@@ -5,6 +5,8 @@ import re
 import signal
 import sys
 
+from common import ranges
+
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
@@ -32,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors, no abbreviations, and `--a_b` the same flag as `--a-b`."""
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(*args, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
@@ -47,23 +49,33 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """End the process with one line and the status of bad input."""
-        self.exit(EXIT_BAD_INPUT, "%s: error: %s (see --help)\n" % (self.prog, message))
+        self.exit(EXIT_BAD_INPUT, "%s: error: %s (see --help)\n" % (self.prog, " ".join(message.split())))
 
 
-def positive_int(text):
-    """argparse type: an integer of at least 1."""
-    return natural_int(text, 1)
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default, and of a number the range."""
+
+    def _get_help_string(self, action):
+        shown = "; %s" % action.type if isinstance(action.type, ranges.Range) else ""
+        return super()._get_help_string(action) + shown
 
 
-def natural_int(text, lowest=0):
-    """argparse type: an integer of at least 0."""
+positive_int, natural_int = ranges.size, ranges.count
+
+
+def from_environment(name, default, allowed=ranges.count):
+    """Return the number that an environment variable says, `default` where it is not set. Raises UserError outside its Range."""
     try:
-        value = int(text)
-    except ValueError:
-        value = lowest - 1
-    if value < lowest:
-        raise argparse.ArgumentTypeError("%r is not an integer of at least %d" % (text, lowest))
-    return value
+        return allowed(os.environ[name]) if name in os.environ else default
+    except argparse.ArgumentTypeError as error:
+        raise UserError("the environment's %s: %s" % (name, error))
+
+
+def file_name(text):
+    """argparse type: a name without a folder, so that what is written stays where it belongs."""
+    if text in ("", ".", "..") or os.path.basename(text) != text or not text.isprintable():
+        raise argparse.ArgumentTypeError("%r is not the name of a file without its folder" % text)
+    return text
 
 
 def boolean(text):
@@ -76,12 +88,9 @@ def boolean(text):
 
 
 def int_list(text):
-    """argparse type: distinct integers >= 0 separated by commas, returned in ascending order."""
-    try:
-        values = sorted(int(word) for word in text.split(","))
-    except ValueError:
-        values = [-1]
-    if values[0] < 0 or len(set(values)) != len(values):
+    """argparse type: distinct device numbers separated by commas, returned in ascending order."""
+    values = sorted(ranges.device(word) for word in text.split(","))
+    if len(set(values)) != len(values):
         raise argparse.ArgumentTypeError("%r is not a list of distinct device numbers such as 0,1,2,3" % text)
     return values
 

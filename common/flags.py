@@ -1,7 +1,5 @@
 """The flags that several programs have, each said once, and what they say together."""
-import os
-
-from common import checkpoint, cli, decoders, device as devices, distributed, precision
+from common import checkpoint, cli, decoders, device as devices, distributed, precision, ranges
 from common.cli import UserError
 
 
@@ -21,7 +19,7 @@ def add_run_flags(p, images=True):
 
 def add_training_flags(p, seed=None):
     """Add what trainings have. `seed`: the default one, None for a random one."""
-    p.add_argument("--seed", type=cli.natural_int, default=seed,
+    p.add_argument("--seed", type=ranges.seed, default=seed,
                    help="of everything random; it changes no algorithm" + ("" if seed is not None else "; without it a random one"))
     p.add_argument("--accumulate", type=cli.positive_int, default=1, help="batches whose gradients make one update")
     p.add_argument("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
@@ -41,9 +39,17 @@ def add_measuring_flags(p):
 def step_range(text):
     """argparse type: two step numbers, as in 10:13."""
     first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise cli.argparse.ArgumentTypeError("%r is not of the form A:B with A below B" % text)
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise cli.argparse.ArgumentTypeError("%.99r is not of the form A:B with A below B" % text)
     return int(first), int(last)
+
+
+def loss_scale(text):
+    """argparse type: a positive number, or the word dynamic."""
+    try:
+        return text if text == "dynamic" else ranges.positive(text)
+    except cli.argparse.ArgumentTypeError as error:
+        raise cli.argparse.ArgumentTypeError("%s, nor dynamic" % error)
 
 
 def add_decoder_flag(p):
@@ -63,10 +69,10 @@ def add_machine_flags(p):
     add = p.add_argument
     add("--device-list", type=cli.int_list, default="0,1,2,3,4,5,6,7", help="devices of this machine")
     add("--multiprocessing-distributed", action="store_true", help="one rank on each device of --device-list")
-    add("--world-size", type=int, default=-1, help="number of machines")
-    add("--rank", type=int, default=-1, help="number of this machine; without it the environment's NODE_RANK, else 0")
+    add("--world-size", type=ranges.whole(-1), default=-1, help="number of machines")
+    add("--rank", type=ranges.whole(-1), default=-1, help="number of this machine; without it the environment's NODE_RANK, else 0")
     add("--addr", help="address of machine 0")
-    add("--master-port", type=cli.positive_int, help="port on machine 0")
+    add("--master-port", type=ranges.port, help="port on machine 0")
     add("--dist-url", help="tcp://ADDRESS:PORT of machine 0; same as --addr with --master-port")
 
 
@@ -76,7 +82,7 @@ def machine_layout(args, index, usual_port):
     addr, port = _meeting_point(args)
     indices = args.device_list if args.multiprocessing_distributed else [index]
     nnodes = max(1, args.world_size)
-    node_rank = args.rank if args.rank >= 0 else int(os.environ.get("NODE_RANK", 0))
+    node_rank = args.rank if args.rank >= 0 else cli.from_environment("NODE_RANK", 0)
     return distributed.layout(args.device, indices, nnodes, node_rank, addr, port or (usual_port if nnodes > 1 else None))
 
 
@@ -85,9 +91,10 @@ def _meeting_point(args):
     if not args.dist_url:
         return args.addr, args.master_port
     addr, _, port = args.dist_url.replace("tcp://", "").partition(":")
-    if not port.isdigit():
+    try:
+        return args.addr or addr, args.master_port or ranges.port(port)
+    except cli.argparse.ArgumentTypeError:
         raise UserError("--dist-url %s is not of the form tcp://ADDRESS:PORT" % args.dist_url)
-    return args.addr or addr, args.master_port or int(port)
 
 
 def divide(args, layout):

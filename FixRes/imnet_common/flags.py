@@ -2,7 +2,7 @@
 import os
 import time
 
-from common import cli, distributed, flags, precision
+from common import cli, distributed, flags, precision, ranges
 from common.cli import UserError
 
 MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
@@ -15,7 +15,7 @@ def parser(description, input_size, batch):
     add("--imnet-path", metavar="DIR", default="/opt/npu/imagenet", help="dataset root with train/ and val/")
     add("--input-size", type=cli.positive_int, default=input_size, help="training crop and evaluation crop")
     add("--batch", type=cli.positive_int, default=batch, help="images of an update on one card")
-    add("--workers", type=cli.positive_int, default=10, help="processes of one card; this one counts, so the loader has one less")
+    add("--workers", type=ranges.whole(1, 4096), default=10, help="processes of one card; this one counts, so the loader has one less")
     add("--num-classes", type=cli.positive_int, default=1000, help="outputs of the network")
     add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32, as upstream")
     add("--resize", choices=("height", "short-side"), default="height",
@@ -28,13 +28,13 @@ def parser(description, input_size, batch):
     p.set_defaults(dummy=False)  # a flag of trainings
     add("--device-list", type=cli.int_list, help="devices of this machine, one task each; without it the first ones")
     add("--num-tasks", type=cli.positive_int, help="tasks (cards) in all; without it what the launcher says, else 1")
-    add("--local-rank", type=cli.natural_int, default=0, help="the device of a run on one card; launchers pass it too")
+    add("--local-rank", type=ranges.device, default=0, help="the device of a run on one card; launchers pass it too")
     add("--global-rank", type=cli.natural_int,
         help="rank of this process when every task is started by hand; without it this process starts all of them")
     add("--node", type=cli.positive_int, default=1, help="number of machines")
     add("--node-rank", type=cli.natural_int, default=0, help="number of this machine, from 0")
     add("--addr", default="127.0.0.1", help="address of machine 0")
-    add("--master-port", type=cli.positive_int,
+    add("--master-port", type=ranges.port,
         help="port on machine 0; without it any free one on a single machine, else %d" % MASTER_PORT)
     return p
 
@@ -43,19 +43,15 @@ def add_training(p, learning_rate, epochs, scaling):
     """Add the flags of the two phases that train."""
     flags.add_training_flags(p, seed=0)
     add = p.add_argument
-    add("--learning-rate", type=float, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
+    add("--learning-rate", type=ranges.natural, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
     add("--epochs", type=cli.natural_int, default=epochs, help="epochs in all")
-    add("--loss-scale", type=_loss_scale, default="dynamic", help="of O1 and O2: dynamic, or a number")
+    add("--loss-scale", type=flags.loss_scale, default="dynamic", help="of O1 and O2: dynamic, or a number")
     add("--eval-freq", type=cli.positive_int, default=10, help="epochs between evaluations; the last epoch is always evaluated")
     add("--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
     add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the jobs' folders are; made when needed")
-    add("--job-id", help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
+    add("--job-id", type=cli.file_name, help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
     add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best and numbered copies go beside it")
     add("--resume", metavar="FILE", help="go on exactly where this checkpoint was written")
-
-
-def _loss_scale(text):
-    return text if text == "dynamic" else float(text)
 
 
 def divide(args):

@@ -8,7 +8,7 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
-from common import checkpoint, cli, data, distributed, flags, network, precision, records  # noqa: E402
+from common import checkpoint, cli, data, distributed, flags, network, precision, ranges, records  # noqa: E402
 from common.optimizer import set_rate  # noqa: E402
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from lib.core import options  # noqa: E402
@@ -25,7 +25,7 @@ def parser():
     options.add_common_flags(p)
     flags.add_training_flags(p)
     add = p.add_argument
-    add("--lr", type=float,
+    add("--lr", type=ranges.natural,
         help="learning rate of one device, multiplied by devices and --accumulate; without it TRAIN.LR, as it is")
     add("--train-epochs", type=cli.positive_int, help="epochs in all (TRAIN.END_EPOCH)")
     add("--stop-step", "--max-steps", dest="stop_step", type=stop_step, metavar="STEPS",
@@ -33,7 +33,7 @@ def parser():
     add("--pretrained", default="", metavar="FILE", help="weights to start from")
     add("--resume", default="", metavar="FILE",
         help="go on exactly where this checkpoint was written (TRAIN.RESUME True: with the output folder's, if there is one)")
-    add("--static-loss-scale", type=float, default=128.0, help="constant loss scale of O1 and O2")
+    add("--static-loss-scale", type=ranges.positive, default=128.0, help="constant loss scale of O1 and O2")
     add("--dynamic-loss-scale", action="store_true", help="loss scale that adapts itself")
     return p
 

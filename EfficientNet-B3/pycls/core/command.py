@@ -1,7 +1,7 @@
 """The command line of the tools, and the ranks that they run in."""
 import os
 
-from common import cli, data, distributed, flags
+from common import cli, data, distributed, flags, ranges
 from common.cli import UserError
 from pycls.core import config
 from pycls.core.config import cfg
@@ -27,9 +27,9 @@ def _parser(description, trains):
     p.set_defaults(compile=False, dummy=False)
     if trains:
         flags.add_measuring_flags(p)
-    add("--device-id", type=cli.natural_int, help="the device of a single rank (without it --rank-id, or 0)")
+    add("--device-id", type=ranges.device, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
-    add("--rank-id", type=cli.natural_int, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
+    add("--rank-id", type=ranges.count, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
         "MASTER_ADDR and MASTER_PORT (%s, %s)" % (_ADDRESS, _PORT))
     add("opts", nargs="...", metavar="KEY VALUE", help="configuration keys to override, such as OUT_DIR result; after the flags")
     return p

@@ -1,7 +1,7 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, distributed, flags, precision
+from common import checkpoint, cli, distributed, flags, precision, ranges
 from lib.config import new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
@@ -23,18 +23,18 @@ def add_common_flags(parser):
     add("--output-path", metavar="DIR", help="the folder to write to, instead of <OUTPUT_DIR>/<DATASET.DATASET>/<experiment>")
 
     add("--bs", type=cli.positive_int, help="images a step of one device (the config's BATCH_SIZE_PER_GPU)")
-    add("--nproc", type=cli.natural_int, help="loader processes of all devices together; each takes NPROC / DN (WORKERS)")
-    add("--workers", type=cli.natural_int, help="loader processes of this process, instead of NPROC / DN")
+    add("--nproc", type=ranges.workers, help="loader processes of all devices together; each takes NPROC / DN (WORKERS)")
+    add("--workers", type=ranges.workers, help="loader processes of this process, instead of NPROC / DN")
     add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32")
 
     flags.add_run_flags(parser)
     flags.add_decoder_flag(parser)
     parser.set_defaults(dummy=False)  # a flag of trainings
-    add("--device-id", type=cli.natural_int, default=0, help="the device; with --dn, also the rank of this process")
+    add("--device-id", type=ranges.device, default=0, help="the device; with --dn, also the rank of this process")
     add("--device-list", type=cli.int_list, help="start one rank on each of these devices, such as 0,1,2,3")
     add("--dn", type=cli.positive_int, help="number of devices, where each one's process is started by hand")
     add("--addr", default="127.0.0.1", help="address of rank 0")
-    add("--master-port", type=cli.positive_int, default=MASTER_PORT, help="port of rank 0, with --dn")
+    add("--master-port", type=ranges.port, default=MASTER_PORT, help="port of rank 0, with --dn")
 
 
 def device_layout(args):

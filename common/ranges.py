@@ -1,0 +1,58 @@
+"""Ranges of numbers: each is said once, by whoever takes the number."""
+import argparse
+import numbers
+
+_MOST = 10 ** 9  # of whatever is counted: more is a slip of the hand, and fits into no memory
+
+
+class Range(object):
+    """The numbers from `low` to `high`; with the `ends` "[)" the second one is left out. `whole`: integers alone. Neither infinity
+    nor NaN is in any range. An argparse type, which --help shows (cli.Parser), and by `complaint` the test of a configuration or of
+    a checkpoint."""
+
+    def __init__(self, low, high=float("inf"), ends="[)", whole=False):
+        self.low, self.high, self.ends, self.whole = low, high, ends, whole
+
+    def __contains__(self, value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
+            return False
+        return (self.low < value < self.high or value == self.low and self.ends[0] == "["
+                or value == self.high and self.ends[1] == "]")
+
+    def __call__(self, text):
+        """Return the number that `text` says."""
+        try:
+            value = int(text) if self.whole else float(text)
+        except ValueError:
+            value = None
+        if value not in self:
+            raise argparse.ArgumentTypeError("%.99r is not %s" % (text, self))
+        return value
+
+    def __str__(self):
+        kind = "an integer" if self.whole else "a number"
+        if self.ends == "[]":
+            return "%s from %s to %s" % (kind, self.low, self.high)
+        low = (" of at least %s" if self.ends[0] == "[" else " above %s") % self.low
+        return kind + low + (" and below %s" % self.high if self.high < float("inf") else "")
+
+
+def whole(low, high=_MOST):
+    """Return the Range of the integers from `low` to `high`."""
+    return Range(low, high, "[]", whole=True)
+
+
+natural, positive = Range(0), Range(0, ends="()")
+fraction, share = Range(0, 1, "[]"), Range(0, 1)
+count, size, seed = whole(0), whole(1), whole(0, 2 ** 32 - 1)  # the seeds that NumPy takes
+device, port, workers = whole(0, 1023), whole(1, 65535), whole(0, 4096)
+
+
+def complaint(values, ranges):
+    """Return a few words on the first number that is outside its range, None where there is none. `values`: numbers or lists of
+    them, by the names in `ranges`; one that is absent or None passes."""
+    for name, allowed in ranges.items():
+        found = values.get(name)
+        if any(value not in allowed for value in (found if isinstance(found, (list, tuple)) else [found]) if found is not None):
+            return "%s %.99r: has to be %s" % (name, found, allowed)
+    return None
