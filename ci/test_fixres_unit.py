@@ -193,7 +193,7 @@ def test_rank_beyond_the_tasks(no_launcher):
 
 def test_launcher_and_num_tasks_have_to_agree(no_launcher, monkeypatch):
     """The learning rate follows the ranks that there are, so a --num_tasks that says otherwise is bad input."""
-    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")):
         monkeypatch.setenv(name, value)
     assert flags.layout(parsed("main_finetune", "--device", "cpu")).indices == (0, 1)
     with pytest.raises(UserError, match="the launcher has started 2"):

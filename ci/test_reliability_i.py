@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from common import checkpoint, cli, ranges
+from common import checkpoint, cli, distributed, ranges
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -91,3 +91,25 @@ def test_numbers_in_the_environment(monkeypatch):
     monkeypatch.setenv("NODE_RANK", "abc")
     with pytest.raises(cli.UserError, match="NODE_RANK: 'abc' is not an integer from 0"):
         cli.from_environment("NODE_RANK", 3)
+
+
+# --- machines and launchers -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changed, complaint", [
+    ({"WORLD_SIZE": "x"}, "WORLD_SIZE: 'x'"), ({"RANK": "2"}, "RANK: '2' is not an integer from 0 to 1"), ({"RANK": "-1"}, "RANK"),
+    ({"LOCAL_RANK": "5"}, "LOCAL_RANK"), ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE"), ({"MASTER_ADDR": ""}, "not MASTER_ADDR"),
+    ({"MASTER_ADDR": "no.such.host.invalid"}, "no.such.host.invalid of the first machine is not known"), ({"MASTER_PORT": "0"}, "MASTER_PORT"),
+    ({"MASTER_ADDR": "x" * 300}, "is not known")])
+def test_a_launcher_s_environment_is_checked(changed, complaint, monkeypatch):
+    """What a launcher says is bad input like any other; defect: tracebacks, or minutes of silence over an unknown address."""
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2"}
+    for name, value in dict(launched, **changed).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(cli.UserError, match=complaint):
+        distributed.layout("cpu", [0, 1])
+
+
+def test_an_unknown_address_is_said_at_once():
+    """--addr of a machine that no name server knows: said before 1800 seconds of waiting."""
+    with pytest.raises(cli.UserError, match="no.such.host.invalid of the first machine is not known"):
+        distributed.layout("cpu", [0], nnodes=2, node_rank=1, addr="no.such.host.invalid", port=29500)

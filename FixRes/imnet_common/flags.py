@@ -113,7 +113,7 @@ def _announce_rank(args):
 
 
 def _layout_of_launched(args):
-    started = int(os.environ["WORLD_SIZE"])
+    started = cli.from_environment("WORLD_SIZE", 1)
     if args.num_tasks not in (None, started):
         raise UserError("--num_tasks %d, but the launcher has started %d" % (args.num_tasks, started))
     return distributed.layout(args.device, args.device_list or [])

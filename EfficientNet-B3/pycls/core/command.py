@@ -48,7 +48,7 @@ def _layout(args):
     """Return the distributed.Layout of NUM_GPUS ranks, all of them here or this one alone."""
     if args.rank_id is not None and cfg.NUM_GPUS > 1:
         return _one_of_many(args)
-    world_size = int(os.environ.get("WORLD_SIZE", cfg.NUM_GPUS)) if "LOCAL_RANK" in os.environ else cfg.NUM_GPUS
+    world_size = cli.from_environment("WORLD_SIZE", cfg.NUM_GPUS) if "LOCAL_RANK" in os.environ else cfg.NUM_GPUS
     if world_size != cfg.NUM_GPUS:
         raise UserError("the launcher has started %d ranks, NUM_GPUS is %d" % (world_size, cfg.NUM_GPUS))
     indices = args.device_list or list(range(cfg.NUM_GPUS))
