@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from common import checkpoint, cli, distributed, ranges
+from common import checkpoint, cli, distributed, environment, ranges
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -85,12 +85,12 @@ def test_a_file_name_has_no_folder():
 def test_numbers_in_the_environment(monkeypatch):
     """NODE_RANK=abc is bad input, not a traceback."""
     monkeypatch.delenv("NODE_RANK", raising=False)
-    assert cli.from_environment("NODE_RANK", 3) == 3
+    assert environment.number("NODE_RANK", 3) == 3
     monkeypatch.setenv("NODE_RANK", "2")
-    assert cli.from_environment("NODE_RANK", 3) == 2
+    assert environment.number("NODE_RANK", 3) == 2
     monkeypatch.setenv("NODE_RANK", "abc")
     with pytest.raises(cli.UserError, match="NODE_RANK: 'abc' is not an integer from 0"):
-        cli.from_environment("NODE_RANK", 3)
+        environment.number("NODE_RANK", 3)
 
 
 # --- machines and launchers -------------------------------------------------------------------------------------------

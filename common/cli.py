@@ -63,14 +63,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 positive_int, natural_int = ranges.size, ranges.count
 
 
-def from_environment(name, default, allowed=ranges.count):
-    """Return the number that an environment variable says, `default` where it is not set. Raises UserError outside its Range."""
-    try:
-        return allowed(os.environ[name]) if name in os.environ else default
-    except argparse.ArgumentTypeError as error:
-        raise UserError("the environment's %s: %s" % (name, error))
-
-
 def file_name(text):
     """argparse type: a name without a folder, so that what is written stays where it belongs."""
     if text in ("", ".", "..") or os.path.basename(text) != text or not text.isprintable():

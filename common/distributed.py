@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from common import cli, device as devices, ranges
+from common import cli, device as devices, environment
 from common.cli import UserError
+from common.environment import is_launched
 
 # How long the death of a rank is waited for when another one crashes, perhaps over the loss of it.
 _SECONDS_FOR_A_DEATH = 2
@@ -80,38 +81,18 @@ def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
     if nnodes > 1 and not (addr and port):
         raise UserError("%d machines need the address and the port of the first one (--addr, --master_port)" % nnodes)
     addr = addr or "127.0.0.1"
-    _resolve(addr)
+    environment.check_address(addr)
     if node_rank == 0 and nnodes * len(indices) > 1:
         port = _listenable(addr, port)
     return Layout(device_type, tuple(sorted(indices)), nnodes, node_rank, "tcp://%s:%s" % (addr, port))
 
 
-def is_launched():
-    """Return whether torchrun or torch.distributed.launch has started this process as one rank."""
-    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-
-
 def _launched_layout(device_type, indices):
-    world_size = cli.from_environment("WORLD_SIZE", 1, ranges.size)
-    local_size = cli.from_environment("LOCAL_WORLD_SIZE", world_size, ranges.whole(1, world_size))  # PyTorch 1.5's launcher does not tell
-    rank = cli.from_environment("RANK", 0, ranges.whole(0, world_size - 1))
-    cli.from_environment("LOCAL_RANK", 0, ranges.whole(0, local_size - 1))
-    if world_size > 1:
-        if not os.environ.get("MASTER_ADDR") or cli.from_environment("MASTER_PORT", None, ranges.port) is None:
-            raise UserError("the environment has WORLD_SIZE %d, but not MASTER_ADDR and MASTER_PORT: where rank 0 is" % world_size)
-        _resolve(os.environ["MASTER_ADDR"])
-    if len(indices) != local_size:
-        indices = range(local_size)
+    here = environment.launched()
+    if len(indices) != here.local_size:
+        indices = range(here.local_size)
     devices.require(device_type, indices)
-    return Layout(device_type, tuple(sorted(indices)), world_size // local_size, rank // local_size, "env://")
-
-
-def _resolve(addr):
-    """Raise UserError for an address that no name server knows: PyTorch would look for it for minutes."""
-    try:
-        socket.getaddrinfo(addr, None)
-    except (OSError, UnicodeError) as error:
-        raise UserError("the address %s of the first machine is not known here (%s)" % (addr, error))
+    return Layout(device_type, tuple(sorted(indices)), here.world_size // here.local_size, here.rank // here.local_size, "env://")
 
 
 def announce_rank(rank, world_size, local_rank, local_size, master):

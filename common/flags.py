@@ -1,5 +1,5 @@
 """The flags that several programs have, each said once, and what they say together."""
-from common import checkpoint, cli, decoders, device as devices, distributed, precision, ranges
+from common import checkpoint, cli, decoders, device as devices, distributed, environment, precision, ranges
 from common.cli import UserError
 
 
@@ -82,7 +82,7 @@ def machine_layout(args, index, usual_port):
     addr, port = _meeting_point(args)
     indices = args.device_list if args.multiprocessing_distributed else [index]
     nnodes = max(1, args.world_size)
-    node_rank = args.rank if args.rank >= 0 else cli.from_environment("NODE_RANK", 0)
+    node_rank = args.rank if args.rank >= 0 else environment.number("NODE_RANK", 0)
     return distributed.layout(args.device, indices, nnodes, node_rank, addr, port or (usual_port if nnodes > 1 else None))
 
 

@@ -2,7 +2,7 @@
 import os
 import time
 
-from common import cli, distributed, flags, precision, ranges
+from common import cli, distributed, environment, flags, precision, ranges
 from common.cli import UserError
 
 MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
@@ -113,7 +113,7 @@ def _announce_rank(args):
 
 
 def _layout_of_launched(args):
-    started = cli.from_environment("WORLD_SIZE", 1)
+    started = environment.number("WORLD_SIZE", 1)
     if args.num_tasks not in (None, started):
         raise UserError("--num_tasks %d, but the launcher has started %d" % (args.num_tasks, started))
     return distributed.layout(args.device, args.device_list or [])

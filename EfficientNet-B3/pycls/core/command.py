@@ -1,7 +1,7 @@
 """The command line of the tools, and the ranks that they run in."""
 import os
 
-from common import cli, data, distributed, flags, ranges
+from common import cli, data, distributed, environment, flags, ranges
 from common.cli import UserError
 from pycls.core import config
 from pycls.core.config import cfg
@@ -48,7 +48,7 @@ def _layout(args):
     """Return the distributed.Layout of NUM_GPUS ranks, all of them here or this one alone."""
     if args.rank_id is not None and cfg.NUM_GPUS > 1:
         return _one_of_many(args)
-    world_size = cli.from_environment("WORLD_SIZE", cfg.NUM_GPUS) if "LOCAL_RANK" in os.environ else cfg.NUM_GPUS
+    world_size = environment.number("WORLD_SIZE", cfg.NUM_GPUS) if "LOCAL_RANK" in os.environ else cfg.NUM_GPUS
     if world_size != cfg.NUM_GPUS:
         raise UserError("the launcher has started %d ranks, NUM_GPUS is %d" % (world_size, cfg.NUM_GPUS))
     indices = args.device_list or list(range(cfg.NUM_GPUS))
