@@ -326,7 +326,7 @@ def test_mistakes_that_the_program_finds(model, tmp_path):
 
 def values(complaint):
     """Return values that an option takes, from what it says to a wrong one."""
-    known = {"integer": ["2", "16", "96"], "positive number": ["0.125"], "device numbers": ["0,1"], "no value": [None], "step numbers": ["3:5"]}
+    known = {"integer": ["2", "16", "96"], "number of at least": ["0.125"], "device numbers": ["0,1"], "no value": [None], "step numbers": ["3:5"]}
     found = [values for words, values in known.items() if words in complaint]
     return found[0] if found else complaint.strip().partition("one of ")[2].split(", ")
 

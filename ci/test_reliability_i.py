@@ -1,8 +1,13 @@
 """Bad input of every kind ends in one line and status 2: numbers, checkpoints, the environment, files that mean harm."""
 import argparse
+import contextlib
 import importlib
 import os
+import shlex
+import shutil
+import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -113,3 +118,79 @@ def test_an_unknown_address_is_said_at_once():
     """--addr of a machine that no name server knows: said before 1800 seconds of waiting."""
     with pytest.raises(cli.UserError, match="no.such.host.invalid of the first machine is not known"):
         distributed.layout("cpu", [0], nnodes=2, node_rank=1, addr="no.such.host.invalid", port=29500)
+
+
+# --- the shell --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def parsed_by_shell(tmp_path_factory):
+    """f([words of a command, ...], script, environment): a list of (status, stderr, VARIABLE=value lines) of test.sh's parser, all in one
+    Bash; what follows the parsing is left out."""
+    folder = tmp_path_factory.mktemp("shell")
+    (folder / "test").mkdir()
+    script = folder / "test" / "case.sh"
+    script.write_text("""source %s/common/test.sh
+on_one_device "a case"
+defaults batch_size=8 workers=1
+while IFS= read -r -d '' count; do
+    words=()
+    for ((i = 0; i < count; i++)); do IFS= read -r -d '' word; words+=("$word"); done
+    status=0
+    (parse "${words[@]}"; printf '%%s\\n' "$batch_size" "$image_size" "$data_path" "$device_id") >out 2>err || status=$?
+    printf '%%s\\0' "$status" "$(<err)" "$(<out)"
+done
+""" % shlex.quote(ROOT))
+
+    def parse(commands, **environment):
+        words = b"".join(b"%d\0" % len(command) + b"".join(os.fsencode(word) + b"\0" for word in command) for command in commands)
+        done = subprocess.run(["bash", str(script)], input=words, cwd=str(folder), stdout=subprocess.PIPE, check=True,
+                              env=dict(os.environ, LC_ALL="C.UTF-8", **environment))
+        fields = done.stdout.split(b"\0")[:-1]
+        assert len(fields) == 3 * len(commands)
+        assert not (folder / "harm").exists(), "a word was run"
+        return [(int(status), os.fsdecode(err), os.fsdecode(out)) for status, err, out in zip(*[iter(fields)] * 3)]
+    return parse
+
+
+def test_the_shell_reads_decimal_numbers(parsed_by_shell):
+    """Defect: Bash's arithmetic took 048 for an octal number, and 08 for none."""
+    odd = os.fsdecode(b"/data/\xff $HOME 'a\"b'")
+    status, err, out = parsed_by_shell([["--batch_size=08", "--image-size=048", "--data_path=" + odd, "--device_id=007"]])[0]
+    assert (status, err) == (0, "") and out == "8\n48\n%s\n7" % odd
+
+
+HARM = "$(touch harm)"
+BAD_WORDS = ["--", "--=5", "-", "--batch_size", "--batch_size=", "--batch_size=0", "--batch_size=-1", "--batch_size=1e3", "--batch_size=1\n2",
+             "--batch_size=" + "9" * 40, "--seed=1" + "0" * 30, "--seed=4294967296", "--learning_rate=-1", "--learning_rate=1e999",
+             "--learning_rate=nan", "--data_path=a\nb", "--data_path=a\x1b[2J", "--device_id=../x", "--device_id=1024", "--workers=99999",
+             "--profile_steps=a:b", "--a[%s]=1" % HARM, "--batch_size=a[%s]" % HARM, "--image_size=%s" % HARM, "--`touch harm`=1",
+             "--device_id=x[%s]" % HARM, "--resume=2", "--device=npu|gpu", "--opt_level=.*", "--accumulate=0x10", "--=", "---", "--_x=1"]
+
+
+def test_the_shell_refuses_in_one_line(parsed_by_shell):
+    """Every bad word is status 2 and one line; nothing in a word is run."""
+    for word, (status, err, out) in zip(BAD_WORDS, parsed_by_shell([[word] for word in BAD_WORDS])):
+        assert status == 2 and len(err.splitlines()) == 1 and "error: " in err and "line " not in err, (word, err)
+
+
+def test_the_shell_checks_its_environment(parsed_by_shell, tmp_path):
+    """Security: ASCEND_DEVICE_ID becomes the name of a folder. Defect: a path in it was taken."""
+    for value in ("../../tmp/x", "a[%s]" % HARM, "-1", ""):
+        status, err, _ = parsed_by_shell([[]], ASCEND_DEVICE_ID=value)[0]
+        assert (status == 0 and not value) or (status == 2 and "ASCEND_DEVICE_ID=" in err and len(err.splitlines()) == 1), (value, err)
+    assert parsed_by_shell([[]], ASCEND_DEVICE_ID="07")[0][2].endswith("\n7")
+    for name in ("bash", "dirname", "basename"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    assert parsed_by_shell([[]], PATH=str(tmp_path))[0][:2] == (2, "case.sh: error: there is no python3 on the PATH")
+
+
+@pytest.mark.parametrize("version, complaint", [(None, "has no package torch; install what .*requirements.txt lists"), ("1.4.0a0", "older than 1.5"),
+                                                ("1.5.0", ""), ("1.10.2", ""), ("2.13.0+cpu", "")])
+def test_a_python_that_lacks_something_is_named(version, complaint, tmp_path, monkeypatch):
+    """A python3 without PyTorch, or with one that is too old, is said before anything is started. Defect: a traceback."""
+    (tmp_path / "requirements.txt").write_text("# of a model\ntorch>=1.5,<3\ntensorboard>=2\n")
+    (tmp_path / "version.py").write_text("__all__ = ['__version__']\n__version__ = %r\n" % version)
+    spec = version and types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec if name == "torch" else None)
+    with pytest.raises(cli.UserError, match=complaint) if complaint else contextlib.suppress():
+        environment.check_packages(str(tmp_path / "requirements.txt"))

@@ -15,7 +15,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common import cli, report  # noqa: E402
+from common import cli, environment, report  # noqa: E402
 
 _LAST_LINES = 20
 # What a run leaves in its output path, so what a new run sets aside. An evaluation leaves no weights: those there are its input.
@@ -26,6 +26,7 @@ _WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 def main():
     """Run the case that the command line describes."""
     args = _parser().parse_args()
+    environment.check_packages("2.x_requirements.txt")
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
     products = _REPORTS if args.kind == "eval" else _REPORTS + _WEIGHTS

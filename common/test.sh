@@ -26,14 +26,15 @@ option_names=() flags=()
 declare -A option_default=() option_check=() option_help=()
 
 fail() {
-    printf '%s: error: %s\n' "$(basename "$0")" "$1" >&2
+    printf '%s: error: %s\n' "${0##*/}" "${1//[[:cntrl:]]/ }" >&2
     exit 2
 }
 
-# option NAME DEFAULT CHECK HELP. CHECK: text, natural, positive, number, list, switch or a|b|c.
+# option NAME DEFAULT CHECK HELP. CHECK: text, LOW..HIGH (integers), natural, positive (more of them), number, list, switch or a|b|c.
 option() {
     [[ -n ${option_check[$1]:-} ]] || option_names+=("$1")
     option_default[$1]=$2 option_check[$1]=$3 option_help[$1]=$4
+    case $3 in natural) option_check[$1]=0..1000000000 ;; positive) option_check[$1]=1..1000000000 ;; esac
 }
 
 # without_options NAME…: options that would do nothing here.
@@ -67,16 +68,16 @@ defaults() {
 common_options() {
     option data_path "" text "dataset root"
     option device auto "auto|npu|gpu|cuda|cpu" "where to run; auto: npu, else gpu, else cpu"
-    option device_id "${ASCEND_DEVICE_ID:-0}" natural "the device of a 1p run; names the log and the output folder"
+    option device_id "${ASCEND_DEVICE_ID:-0}" 0..1023 "the device of a 1p run; names the log and the output folder"
     option device_list 0,1,2,3,4,5,6,7 list "the devices of an 8p or multi-node run, one rank each"
     option batch_size "" positive "images of an update over all ranks"
     option train_epochs "" positive "epochs"
-    option workers "" natural "loader processes of this machine, divided among its ranks"
+    option workers "" 0..4096 "loader processes of this machine, divided among its ranks"
     option learning_rate "" number "learning rate (empty: the recipe's)"
     option opt_level "" "O0|O1|O2" "mixed precision level; same as precision_mode"
     option precision_mode "" "O0|O1|O2|allow_mix_precision|must_keep_origin_dtype" "mixed precision; must_keep_origin_dtype is O0"
     option pth_path "" text "weights to start from, or to evaluate"
-    option seed "" natural "of everything random (empty: a random one)"
+    option seed "" 0..4294967295 "of everything random (empty: a random one)"
     option accumulate "" positive "batches that an update is computed in, one after the other (empty: 1)"
     option max_steps "" positive "end each epoch, and each evaluation, after this many steps"
     option image_size "" positive "input resolution instead of the recipe's"
@@ -101,10 +102,11 @@ at_most_cores() {
 }
 
 usage() {
-    local name
+    local name range
     printf '%s\n\nUsage: bash test/%s [--name=value ...]\n\nOptions:\n' "$case_about" "$(basename "$0")"
     for name in "${option_names[@]}"; do
-        printf '  --%-18s %s%s\n' "$name" "${option_help[$name]}" "${option_default[$name]:+ [${option_default[$name]}]}"
+        case ${option_check[$name]} in *..* | number) range="; $(describe_check "${option_check[$name]}")" ;; *) range="" ;; esac
+        printf '  --%-18s %s%s%s\n' "$name" "${option_help[$name]}" "$range" "${option_default[$name]:+ [${option_default[$name]}]}"
     done
     printf '  --%-18s %s\n\nExample:\n  bash test/%s %s\n' help "this text" "$(basename "$0")" "${case_example:---data_path=/data/imagenet}"
 }
@@ -115,14 +117,18 @@ parse() {
     for name in "${option_names[@]}"; do printf -v "$name" %s "${option_default[$name]}"; done
     for word in "$@"; do
         [[ $word != --help && $word != -h ]] || { usage; exit 0; }
-        [[ $word == --* ]] || fail "$word is no option; options have the form --name=value (see --help)"
         name=${word%%=*} && name=${name#--} && name=${name//-/_}
+        [[ $word == --[a-z]* && $name != *[^a-z0-9_]* ]] || fail "$word is no option; options have the form --name=value (see --help)"
         [[ -n ${option_check[$name]:-} ]] || fail "unknown option --$name (see --help)"
         if [[ $word == *=* ]]; then value=${word#*=}; elif [[ ${option_check[$name]} == switch ]]; then value=1
         else fail "--$name has no value; write --$name=..."; fi
-        check_value "$name" "${option_check[$name]}" "$value"
+        check_value "--$name=$value" "${option_check[$name]}" "$value"
+        [[ ${option_check[$name]} != *..* ]] || value=$((10#$value)) # or Bash would read 08 as octal
         printf -v "$name" %s "$value"
     done
+    command -v python3 >/dev/null || fail "there is no python3 on the PATH"
+    check_value "ASCEND_DEVICE_ID=$device_id, in the environment," 0..1023 "$device_id"
+    device_id=$((10#$device_id))
     resolve_options
 }
 
@@ -135,30 +141,31 @@ parse_case() {
     elif [[ $1 == perf && -z $nnodes ]]; then demo_data_unless_given "$2"; else require data_path; fi
 }
 
+# check_value SAID CHECK VALUE
 check_value() {
-    local pattern
+    local pattern is_right=1
     case $2 in
-        natural) pattern='^[0-9]+$' ;;
-        positive) pattern='^0*[1-9][0-9]*$' ;;
-        number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$' ;;
+        *..*) pattern='^[0-9]{1,18}$' ;;
+        number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,2})?$' ;;
         list) pattern='^[0-9]+(,[0-9]+)*$' ;;
         switch) pattern='^[01]$' ;;
         range) pattern='^[0-9]+:[0-9]+$' ;;
         text) pattern='.' ;;
         *) pattern="^(${2//|/|})\$" ;;
     esac
-    [[ $3 =~ $pattern ]] || fail "--$1=$3 is not right: it takes $(describe_check "$2")"
+    if [[ $3 == *[[:cntrl:]]* || ! $3 =~ $pattern ]]; then is_right=""
+    elif [[ $2 == *..* ]]; then ((10#$3 >= ${2%..*} && 10#$3 <= ${2#*..})) || is_right=""; fi
+    [[ -n $is_right ]] || fail "$1 is not right: it takes $(describe_check "$2")"
 }
 
 describe_check() {
     case $1 in
-        natural) echo "an integer of at least 0" ;;
-        positive) echo "an integer of at least 1" ;;
-        number) echo "a positive number" ;;
+        *..*) echo "an integer from ${1%..*} to ${1#*..}" ;;
+        number) echo "a number of at least 0" ;;
         list) echo "device numbers separated by commas, such as 0,1,2,3" ;;
         switch) echo "no value" ;;
         range) echo "two step numbers A:B, such as 10:13" ;;
-        text) echo "a value" ;;
+        text) echo "a value of printable characters" ;;
         *) echo "one of ${1//|/, }" ;;
     esac
 }

@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 without_options decoder # OpenCV resizes
-option seed "" natural "of everything random (empty: the configuration's, 1)"
+option seed "" 0..4294967295 "of everything random (empty: the configuration's, 1)"
 option max_steps "" positive "end each training epoch, or the evaluation, after this many steps"
 test_image_size="" workers_per_rank="" auto_resume=""
 
@@ -23,7 +23,8 @@ forward_common() {
 train() { # SUFFIX RECIPE OPTION…
     parse_case "$1" imagenet "${@:3}"
     # The rate goes with the batch, and has a point: the configuration takes no integer for it.
-    learning_rate=$(awk "BEGIN { printf \"%.8f\", ${learning_rate:-0.2 * $batch_size / 128} }")
+    learning_rate=$(awk -v rate="$learning_rate" -v batch="$batch_size" \
+        'BEGIN { rate = sprintf("%.17g", rate == "" ? 0.2 * batch / 128 : rate); print rate (rate ~ /[.e]/ ? "" : ".0") }')
     auto_resume=$([[ -n $resume ]] && echo True || echo False)
     forward_common
     forward "OPTIM.MAX_EPOCH =train_epochs" "OPTIM.BASE_LR =learning_rate" "TRAIN.ACCUMULATE =accumulate" \

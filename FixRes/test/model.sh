@@ -8,7 +8,7 @@ option num_classes 1000 positive "outputs of the network"
 option resize height "height|short-side" "what evaluation's resize sets; height: as upstream"
 
 training() { # NAME=DEFAULT…
-    option seed 0 natural "of the first weights, the order and the augmentation"
+    option seed 0 0..4294967295 "of the first weights, the order and the augmentation"
     option eval_freq 10 positive "epochs between evaluations; the last epoch is always evaluated"
     defaults "$@"
 }

@@ -51,7 +51,7 @@ machines() { # NAME=DEFAULT…
     option node_rank 0 natural "number of this machine, from 0"
     option local_addr 127.0.0.1 text "address of this machine, in the network of master_addr"
     option master_addr 127.0.0.1 text "address of machine 0"
-    option master_port 29501 positive "free port on machine 0"
+    option master_port 29501 1..65535 "free port on machine 0"
     defaults "$@"
 }
 
