@@ -597,8 +597,7 @@ def test_an_unreadable_image_is_named(model, unreadable, tmp_path):
     if model.tiny.layout != "imagenet":
         pytest.skip("no image files")
     done = model.run(FULL[1], tmp_path / "o", "--workers=1", data=unreadable)
-    assert_bad_input(done, ".JPEG", "--skip_bad_images")
-    assert "Final" not in done.stdout
+    assert_stopped(done, tmp_path / "o", r"\.JPEG \(.*--skip_bad_images")
 
 
 @pytest.mark.parametrize("spoil, words", [

@@ -332,7 +332,7 @@ def test_unreadable_images(tmp_path, how):
     dataset = data.ImageFolder(str(tmp_path / "d"), small, 2)
     break_image(dataset.path(2), how)
     batches = data.EvalBatches(8, 4, ALONE)
-    with pytest.raises(cli.UserError, match="n00000000_2.JPEG.*--skip_bad_images"):
+    with pytest.raises(cli.TrainingStopped, match="n00000000_2.JPEG.*--skip_bad_images"):
         list(data.DeviceBatches(data.Loader(dataset, batches, 0), CPU))
     for replace, images in ((False, 7), (True, 8)):
         dataset = data.ImageFolder(str(tmp_path / "d"), small, 2, skip_bad_images=True, replace=replace)

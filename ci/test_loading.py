@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import npu_sim
-from common import cli, data, device as devices, distributed, loading, meters, records
+from common import cli, data, device as devices, distributed, loading, meters, records, workers
 from conftest import CI, ROOT, environment, write_images
 
 CPU = torch.device("cpu")
 ALONE = distributed.Rank(0, 1, 0, CPU)
+TRAINER = os.getpid()
 
 
 class Numbered(torch.utils.data.Dataset):
@@ -32,26 +33,26 @@ class Numbered(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         pixels = self.sample()
-        pixels[...] = key[1] % 256, key[0], multiprocessing.current_process().name != "MainProcess"
+        pixels[...] = key[1] % 256, key[0], os.getpid() != TRAINER
         return (pixels, np.full(3, key[1], np.float32)) if self._shifts else pixels, key[1], []
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_batch_stays_until_the_next_one_is_asked_for(workers):
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_batch_stays_until_the_next_one_is_asked_for(count):
     """The memory of batches is used again and again, and never while the trainer looks at it, in several epochs, with a smaller
     last batch. Made in the processes that were asked for."""
-    source = loading.Loader(Numbered(250), data.EvalBatches(250, 8, ALONE), workers)
+    source = loading.Loader(Numbered(250), data.EvalBatches(250, 8, ALONE), count)
     addresses = set()
     for _ in range(2):
         seen = []
         for images, labels, bad in source:
             time.sleep(0.002)  # the workers run ahead as far as they may
             assert (images[:, 0] == labels[:, None, None]).all() and images.shape == (len(labels), 3, 4, 5) and not bad
-            assert (images[:, 2] == (workers > 0)).all()
+            assert (images[:, 2] == (count > 0)).all()
             seen += labels.tolist()
             addresses.add(images.data_ptr())
         assert seen == list(range(250))
-    assert len(addresses) == 3 * max(1, workers)
+    assert len(addresses) == 3 * max(1, count)
 
 
 def mapped_from(address):
@@ -63,14 +64,15 @@ def mapped_from(address):
                 return " ".join(line.split()[5:])
 
 
-def test_pictures_cross_without_being_pickled():
+def test_pictures_cross_without_being_pickled(monkeypatch):
     """What the workers send is a few numbers a picture, no array and no tensor, and the shared memory is none of /dev/shm's, of
     which containers have little."""
-    source = loading.Loader(Numbered(64), data.EvalBatches(64, 32, ALONE), 1)
-    for batch in source._loader:
-        assert not any(isinstance(part, (torch.Tensor, np.ndarray)) for part in batch)
-        assert len(multiprocessing.reduction.ForkingPickler.dumps(batch)) < 32 * 8
-    assert mapped_from(next(iter(source))[0].data_ptr()).startswith("/dev/zero")
+    received, receive = [], workers.Worker.receive
+    monkeypatch.setattr(workers.Worker, "receive", lambda worker: received.append(receive(worker)) or received[-1])
+    images = next(iter(loading.Loader(Numbered(64), data.EvalBatches(64, 32, ALONE), 1)))[0]
+    assert not any(isinstance(part, (torch.Tensor, np.ndarray)) for part in received[0])
+    assert len(multiprocessing.reduction.ForkingPickler.dumps(received[0])) < 32 * 8
+    assert mapped_from(images.data_ptr()).startswith("/dev/zero")
 
 
 def test_a_picture_of_another_size_is_refused():
@@ -134,7 +136,7 @@ def test_batches_travel_pinned_contiguous_and_ahead():
 def test_unreadable_pictures_stop_the_batches():
     """As everywhere: the name of the file, and what to do."""
     source = [(torch.zeros(1, 3, 2, 2), torch.zeros(1), ["a.jpg (truncated)"])]
-    with pytest.raises(cli.UserError, match="a.jpg .truncated.; --skip_bad_images"):
+    with pytest.raises(cli.TrainingStopped, match="a.jpg .truncated.; --skip_bad_images"):
         list(loading.DeviceBatches(source, CPU))
 
 
@@ -150,14 +152,14 @@ def test_cpus_of_a_container(monkeypatch, tmp_path, quota, ranks, cpus):
     assert loading._cpus() == cpus
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_what_the_input_reaches_is_said_once(workers, capsys):
+@pytest.mark.parametrize("count", [0, 2])
+def test_what_the_input_reaches_is_said_once(count, capsys):
     """A training says after its first batches how many images a second its loader processes can make; an evaluation does not."""
-    batches = loading.device_batches(Numbered(400), data.TrainBatches(400, 10, ALONE), workers, ALONE)
+    batches = loading.device_batches(Numbered(400), data.TrainBatches(400, 10, ALONE), count, ALONE)
     for _ in range(2):
         list(batches)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("input: up to ")]
-    assert len(told) == 1 and told[0].endswith(" images/s, loader processes: %d" % workers) and float(told[0].split()[3]) > 0
+    assert len(told) == 1 and told[0].endswith(" images/s, loader processes: %d" % count) and float(told[0].split()[3]) > 0
     list(loading.device_batches(Numbered(400), data.EvalBatches(400, 10, ALONE), 0, ALONE))
     assert "input:" not in capsys.readouterr().out
 

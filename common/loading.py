@@ -4,11 +4,11 @@ Loader processes write pictures where the trainer reads them: into slots of memo
 copied once and nothing is pickled. From there a batch goes as bytes, in the order in which it lies in memory, over pinned memory
 to the device, which arranges and normalises it.
 """
+import collections
 import inspect
 import itertools
 import mmap
 import os
-import signal
 import time
 from operator import attrgetter
 
@@ -17,6 +17,7 @@ import torch
 
 from common import cli, device as devices, distributed
 from common.cli import UserError
+from common.workers import start as start_workers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,14 +38,11 @@ _QUOTA = "/sys/fs/cgroup/cpu.max"  # microseconds of CPU time in so many microse
 _CPUS = _cpus()  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
 _MEASURED = 10  # batches of the start, from which it is said what the loader processes can do
 
-_LOADER_OPTIONS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
-
-# PyTorch gives each process two batches to do, and a third when the first is asked for: until then the first is in use.
-_SLOTS = 3
+_SLOTS = 3  # batches of each loader process: one that is in the making, one that is ready, one that is in use or is the next to do
 
 
 class Loader(object):
-    """Iterates (images, labels, unreadable files) over the batches of keys of a batch sampler.
+    """Iterates (images, labels, unreadable files) over the batches of keys, pairs of integers, of a batch sampler.
 
     images: (N, 3, H, W), in memory (N, H, W, 3), of what `dataset.sample()` says each is; they are overwritten when the next
     batch is asked for. labels: int64 (N,). Where the data set's pictures come with a shift (a pair, as of EfficientNet-B3), a
@@ -53,59 +51,48 @@ class Loader(object):
 
     def __init__(self, dataset, batches, workers, tell=None):
         """Where this process may use fewer CPUs than the machine has, it has no more `workers` than those, and they stay there.
-        `tell(line)` is called once, in trainings, with the images/s that they can reach."""
-        self.batch_sampler, self._rates = batches, []
+        `tell(line)` is called once, in trainings, with the images/s that they can reach. Raises UserError where there are no memory,
+        processes or open files for them."""
+        self.batch_sampler, self._dataset, self._rates = batches, dataset, []
         self._tell = tell if hasattr(batches, "global_batch") else None
         self.num_workers = min(workers, _CPUS) if _CPUS < (os.cpu_count() or 1) else workers
-        sample = dataset.sample()
-        self._slots = _shared_array((max(1, self.num_workers) * _SLOTS, batches.batch_size) + sample.shape, sample.dtype)
-        self._loader = torch.utils.data.DataLoader(
-            _Filler(dataset, self._slots), batch_size=None, sampler=batches, num_workers=self.num_workers,
-            collate_fn=lambda batch: batch, worker_init_fn=_worker_init, **self._options())
-
-    def _options(self):
-        if self.num_workers == 0:
-            return {}
-        # A spawned rank would spawn its workers too: slow to start, and the memory of the data set in each.
-        return dict({"persistent_workers": True} if "persistent_workers" in _LOADER_OPTIONS else {}, multiprocessing_context="fork")
+        sample, place = dataset.sample(), (max(1, self.num_workers) * _SLOTS, batches.batch_size)
+        self._slots, self._keys = _shared_array(place + sample.shape, sample.dtype), _shared_array(place + (2,), np.dtype(np.int64))
+        self._workers, self._waiting = start_workers(self.num_workers, self._fill), collections.deque()
 
     def __len__(self):
         return len(self.batch_sampler)
 
     def __iter__(self):
-        for slot, labels, bad, shifts, seconds in self._loader:
+        for slot, labels, bad, shifts, seconds in self._filled():
             self._measure(len(labels) / seconds)
             images = torch.from_numpy(self._slots[slot, :len(labels)]).permute(0, 3, 1, 2)
             batch = images, torch.tensor(labels, dtype=torch.int64), bad
             yield batch + (torch.from_numpy(np.array(shifts)),) if shifts else batch
 
-    def _measure(self, rate):
-        if self._tell and len(self._rates) < _MEASURED:
-            self._rates.append(rate * max(1, self.num_workers))
-            if len(self._rates) == _MEASURED:
-                self._tell("input: up to %.0f images/s, loader processes: %d" % (sum(self._rates) / _MEASURED, self.num_workers))
+    def _filled(self):
+        while self._waiting:  # of an iteration that was broken off
+            self._waiting.popleft().receive()
+        for number, keys in enumerate(self.batch_sampler):
+            slot = number % len(self._slots)
+            self._keys[slot, :len(keys)] = keys
+            if self._workers:
+                self._waiting.append(self._workers[number % self.num_workers])
+                self._waiting[-1].send((slot, len(keys)))
+            else:
+                yield self._fill((slot, len(keys)))
+            if len(self._waiting) == len(self._slots):
+                yield self._waiting.popleft().receive()
+        while self._waiting:
+            yield self._waiting.popleft().receive()
 
-
-def _shared_array(shape, dtype):
-    # Anonymous memory, which forked processes share: /dev/shm, of which Docker gives 64 MiB, has nothing to do with it.
-    size = int(np.prod(shape)) * dtype.itemsize
-    return np.frombuffer(mmap.mmap(-1, max(1, size)), dtype, int(np.prod(shape))).reshape(shape)
-
-
-class _Filler(torch.utils.data.Dataset):
-    """Takes the keys of a batch, and gives the slot that holds its pictures now, labels, unreadable files, shifts, seconds."""
-
-    def __init__(self, dataset, slots):
-        self._dataset, self._slots, self._filled = dataset, slots, 0
-
-    def __getitem__(self, keys):
-        worker = torch.utils.data.get_worker_info()
-        slot = (worker.id if worker else 0) * _SLOTS + self._filled % _SLOTS
-        self._filled += 1
+    def _fill(self, task):
+        """Return the slot that holds the pictures of its first so many keys now, labels, unreadable files, shifts, seconds."""
+        slot, count = task
         start = time.perf_counter()
         labels, bad, shifts = [], [], []
-        for key in keys:
-            picture, label, messages = self._dataset[key]
+        for key in self._keys[slot, :count].tolist():
+            picture, label, messages = self._dataset[tuple(key)]
             bad += messages
             if picture is None:
                 continue
@@ -120,12 +107,22 @@ class _Filler(torch.utils.data.Dataset):
             raise ValueError("a picture of %s in a batch of pictures of %s" % (pixels.shape, self._slots.shape[2:]))
         self._slots[slot, place] = pixels
 
+    def _measure(self, rate):
+        if self._tell and len(self._rates) < _MEASURED:
+            self._rates.append(rate * max(1, self.num_workers))
+            if len(self._rates) == _MEASURED:
+                self._tell("input: up to %.0f images/s, loader processes: %d" % (sum(self._rates) / _MEASURED, self.num_workers))
 
-def _worker_init(_):
-    # Workers inherit the trainer's handlers: they must not wait for a step that they do not take, and the trainer
-    # alone answers Ctrl-C (it then ends them).
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def _shared_array(shape, dtype):
+    # Anonymous memory, which forked processes share: /dev/shm, of which Docker gives 64 MiB, has nothing to do with it.
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    try:
+        memory = mmap.mmap(-1, max(1, size))
+    except (OSError, OverflowError, ValueError):
+        raise UserError("no memory for %.1f GB of batches, %d in the making; take a smaller --batch_size, or fewer --workers"
+                        % (size / 1e9, shape[0]))
+    return np.frombuffer(memory, dtype, size // dtype.itemsize).reshape(shape)
 
 
 def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
@@ -136,7 +133,7 @@ def device_batches(dataset, batches, workers, rank, mean=IMAGENET_MEAN, std=IMAG
 class DeviceBatches(object):
     """Iterates a loader and gives (normalised (N, 3, H, W), int64 (N,)) on the device.
 
-    Raises UserError at an unreadable image, unless `skip_bad_images`; then `bad_images` collects their names.
+    Raises TrainingStopped at an unreadable image, unless `skip_bad_images`; then `bad_images` collects their names.
     """
 
     def __init__(self, source, device, mean=IMAGENET_MEAN, std=IMAGENET_STD, skip_bad_images=False):
@@ -167,7 +164,7 @@ class DeviceBatches(object):
     def _readable(self):
         for images, labels, bad, *shift in self.source:
             if bad and not self._skip_bad_images:
-                raise UserError("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
+                raise cli.TrainingStopped("cannot read %s; --skip_bad_images goes on without such files" % bad[0])
             for message in set(bad) - self.bad_images:
                 cli.print_line("skipped unreadable image " + message)
             self.bad_images.update(bad)
@@ -230,6 +227,9 @@ def _sent(tensor, device):
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     copy = _pinned(tensor.permute(*order).contiguous(), device).to(device, non_blocking=True)
     return copy.permute(*[order.index(axis) for axis in range(len(order))])
+
+
+_LOADER_OPTIONS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
 
 
 def _pinned(tensor, device):
