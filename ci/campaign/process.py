@@ -31,10 +31,14 @@ class Run(object):
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
+    def now(self):
+        """Return the seconds since the start."""
+        return time.time() - self.started
+
     def sleep(self, seconds):
         """Wait so long after the start, or until the script has ended; return whether it still runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(max(0, self.started + seconds - time.time()))
+            self.process.wait(max(0, seconds - self.now()))
         return self.process.poll() is None
 
     def processes(self):
@@ -48,7 +52,7 @@ class Run(object):
             self.process.wait(limit_s or self.limit_s)
         except subprocess.TimeoutExpired:
             hung = True
-        seconds = time.time() - self.started
+        seconds = self.now()
         left = self._left()
         for pid in list(left) + ([self.process.pid] if hung else []):
             with contextlib.suppress(ProcessLookupError):
