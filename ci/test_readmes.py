@@ -1,4 +1,6 @@
-"""The commands in the READMEs: every script in them exists and takes the options that it is shown with."""
+"""The pages: every script in their commands exists and takes the options that it is shown with, links lead somewhere, and a
+Chinese page says what the English one says."""
+import collections
 import glob
 import os
 import re
@@ -8,50 +10,143 @@ import pytest
 
 from conftest import MODELS, ROOT, environment
 
-PAGES = ["README.md", "README.zh-CN.md"] + [model + "/README.md" for model in MODELS]
+ENGLISH = ["README.md"] + [model + "/README.md" for model in MODELS] + sorted(
+    "docs/" + os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "docs", "*.md")) if ".zh-CN." not in path)
+# What users of the vendor's model zoo look for in a model's page.
+SECTIONS = ["概述", "准备训练环境", "准备数据集", "开始训练", "模型训练脚本参数说明", "训练结果展示", "版本说明", "FAQ"]
+FENCE = re.compile(r"^```[a-z]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+Section = collections.namedtuple("Section", "level title prose tables")
+
+
+def in_chinese(page):
+    """Return the name of the page's Chinese twin."""
+    return page[:-len(".md")] + ".zh-CN.md"
+
+
+def read(page):
+    """Return a page's text."""
+    with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
+        return stream.read()
 
 
 def commands(page):
     """Return the `bash …sh` and `python …py` commands in the page's code blocks, after the variables that the blocks set;
     continued lines are joined, comments left out."""
-    with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
-        blocks = re.findall(r"^```[a-z]*\n(.*?)^```", stream.read(), re.DOTALL | re.MULTILINE)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "\n".join(FENCE.findall(read(page))).replace("\\\n", " ").splitlines()
     variables = "".join(line + "; " for line in lines if re.match(r"\w+=\S+$", line))
     return [variables + line.split(" #")[0].strip() for line in lines if re.match(r"(bash \S+\.sh|python3? \S+\.py)", line)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if os.path.exists(os.path.join(ROOT, page))])
+def sections(page):
+    """Return the page's Sections in order: `prose` without code blocks and tables, each table as a list of rows of cells."""
+    text = FENCE.sub("", read(page))
+    places = [match.start() for match in HEADING.finditer(text)] + [len(text)]
+    return [section(text[start:end]) for start, end in zip(places, places[1:])]
+
+
+def section(text):
+    """Return one Section: a heading's line and what is under it."""
+    marks, title = HEADING.match(text).groups()
+    body = text.split("\n", 1)[1]
+    tables = [[re.split(r"(?<!\\)\|", row)[1:-1] for row in table.strip().splitlines()]
+              for table in re.findall(r"(?:^\|.*\n)+", body + "\n", re.MULTILINE)]
+    return Section(len(marks), title, re.sub(r"^\|.*$", "", body, flags=re.MULTILINE), tables)
+
+
+def facts(text):
+    """Return what has no language: code, numbers of two digits or more, targets of links without the mark of the language."""
+    code = re.findall(r"`([^`]+)`", text)
+    text = re.sub(r"`[^`]+`", " ", text)
+    links = [target.split("#")[0].replace(".zh-CN.", ".") for target in LINK.findall(text)]
+    numbers = re.findall(r"\d+(?:[.,]\d+)+|\d{2,}", LINK.sub(" ", text))
+    return set(code) | set(links) | {number.replace(",", "") for number in numbers}
+
+
+def anchors(page):
+    """Return the anchors that a forge makes of the page's headings."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for _, title in HEADING.findall(FENCE.sub("", read(page)))}
+
+
+@pytest.mark.parametrize("page", ENGLISH)
 def test_commands_of_a_page_exist(page):
-    """Each command answers --help, a script after it has checked the options shown (every script also runs in a smoke test)."""
+    """Each command answers --help, a script after it has checked the options shown (every script also runs in a smoke test).
+    The commands of docs/ are those of someone who stands in the repository's root; Chinese pages have the same ones (below)."""
     found = commands(page)
     assert found
+    below = "" if page.startswith("docs/") else os.path.dirname(page)
     for command in found:
         if not re.search(r"(quickstart|run_tests|version_matrix)\.sh", command):
             command = re.sub(r"(--pth_path)=\S+", r"\1=README.md", command)
             asked = command + " --help" if "bash" in command else command.replace(".py", ".py --help", 1)
-            done = subprocess.run(["bash", "-c", asked],
-                                  cwd=os.path.dirname(os.path.join(ROOT, page)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  universal_newlines=True, env=environment())
+            done = subprocess.run(["bash", "-c", asked], cwd=os.path.join(ROOT, below), stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, universal_newlines=True, env=environment())
             assert done.returncode == 0, command + "\n" + done.stderr
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if os.path.exists(os.path.join(ROOT, page))])
+@pytest.mark.parametrize("page", ENGLISH + [in_chinese(page) for page in ENGLISH])
 def test_links_of_a_page_lead_somewhere(page):
-    """Relative links and the tools that a page names are there."""
-    with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
-        text = stream.read()
-    for target in re.findall(r"\]\((?!http)([^)#]+)", text) + re.findall(r"`(tools/\w+\.(?:py|sh))", text):
-        below = os.path.dirname(page) if not target.startswith("tools/") else ""
-        places = [os.path.join(ROOT, below, target), os.path.join(ROOT, os.path.dirname(page), target)]
-        assert any(os.path.exists(place) for place in places), target
+    """Relative links, their anchors and the tools that a page names are there."""
+    text = read(page)
+    for target in LINK.findall(text) + re.findall(r"`(tools/\w+\.(?:py|sh))", text):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        below = os.path.dirname(page)
+        places = [os.path.normpath(os.path.join(place, path)) if path else page for place in ([below] if "#" in target else [below, ""])]
+        found = [place for place in places if os.path.exists(os.path.join(ROOT, place))]
+        assert found, target
+        assert not anchor or anchor in anchors(found[0]), target
 
 
 def test_every_script_is_shown():
     """No script of a model is missing from its page."""
-    for page in PAGES[2:]:
-        if os.path.exists(os.path.join(ROOT, page)):
-            with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
-                text = stream.read()
-            for script in glob.glob(os.path.join(ROOT, os.path.dirname(page), "test", "*_*.sh")):
-                assert os.path.basename(script) in text, script
+    for model in MODELS:
+        text = read(model + "/README.md")
+        for script in glob.glob(os.path.join(ROOT, model, "test", "*_*.sh")):
+            assert os.path.basename(script) in text, script
+
+
+@pytest.mark.parametrize("page", ENGLISH)
+def test_a_chinese_page_says_what_the_english_says(page):
+    """The two have the same headings, commands and tables, and in each section, in each row of a table, the same options, file
+    names, numbers and links: whoever changes one page has to change the other."""
+    english, chinese = sections(page), sections(in_chinese(page))
+    pairs = list(zip(english, chinese))
+    assert [[(one.level, one.title), (other.level, other.title)] for one, other in pairs if one.level != other.level] == []
+    assert len(english) == len(chinese)
+    assert bare_blocks(page) == bare_blocks(in_chinese(page))
+    for one, other in pairs:
+        assert facts(one.prose) ^ facts(other.prose) == set(), one.title
+        assert [[len(row) for row in table] for table in one.tables] == [[len(row) for row in table] for table in other.tables], one.title
+        for row, translated in zip(sum(one.tables, []), sum(other.tables, [])):
+            assert [facts(cell) for cell in row] == [facts(cell) for cell in translated], one.title
+
+
+def bare_blocks(page):
+    """Return the page's code blocks without comments."""
+    return [re.sub(r"\s+#.*", "", block) for block in FENCE.findall(read(page))]
+
+
+@pytest.mark.parametrize("page", ENGLISH)
+def test_a_reader_finds_the_page_in_the_other_language(page):
+    """Each page leads to its twin, and whoever reads Chinese is led to Chinese pages."""
+    below, name = os.path.split(page)
+    assert os.path.basename(in_chinese(page)) in LINK.findall(read(page))
+    targets = [target.split("#")[0] for target in LINK.findall(read(in_chinese(page)))]
+    assert name in targets
+    twins = [target for target in targets if target != name and os.path.exists(os.path.join(ROOT, below, in_chinese(target)))]
+    assert twins == []
+
+
+def test_a_heading_has_one_translation():
+    """The same section has the same name on every page, and a model's page has those that users of the vendor's pages look for."""
+    names = collections.defaultdict(set)
+    for page in ENGLISH:
+        for one, other in zip(sections(page)[1:], sections(in_chinese(page))[1:]):
+            names[one.title].add(other.title)
+    assert {title: found for title, found in names.items() if len(found) > 1} == {}
+    for model in MODELS:
+        assert set(SECTIONS) <= {part.title for part in sections(model + "/README.zh-CN.md")}, model
