@@ -48,11 +48,16 @@ count, size, seed = whole(0), whole(1), whole(0, 2 ** 32 - 1)  # the seeds that 
 device, port, workers = whole(0, 1023), whole(1, 65535), whole(0, 4096)
 
 
-def complaint(values, ranges):
-    """Return a few words on the first number that is outside its range, None where there is none. `values`: numbers or lists of
-    them, by the names in `ranges`; one that is absent or None passes."""
+def shown(ranges):
+    """Return a table of ranges, by name, as a phrase."""
+    return "; ".join("%s %s" % pair for pair in ranges.items())
+
+
+def complaint(values, ranges, lists=False):
+    """Return a few words on the first of `values` that is outside its range, None where there is none; names that it lacks are passed
+    over. `lists`: a value may be a list of numbers."""
     for name, allowed in ranges.items():
         found = values.get(name)
-        if any(value not in allowed for value in (found if isinstance(found, (list, tuple)) else [found]) if found is not None):
+        if name in values and not all(number in allowed for number in (found if lists and isinstance(found, (list, tuple)) else [found])):
             return "%s %.99r: has to be %s" % (name, found, allowed)
     return None

@@ -3,10 +3,13 @@
 `cfg` is one global tree, as in upstream. The keys and defaults are upstream's; a value has to have the type of its
 default (a list and a tuple count as the same), so a float is written with a point: `OPTIM.BASE_LR 1.0`.
 """
+import functools
 import os
 
+import yaml
 from yacs.config import CfgNode
 
+from common import ranges
 from common.cli import UserError
 from pycls.datasets.augment import parse_spec
 
@@ -243,6 +246,24 @@ _C.LOG_DEST = "stdout"
 # Log every so many steps
 _C.LOG_PERIOD = 10
 
+# What a number may be; of a list, each of its numbers.
+RANGES = {
+    "MODEL.NUM_CLASSES": ranges.size, "EN.STEM_W": ranges.size, "EN.DEPTHS": ranges.size, "EN.WIDTHS": ranges.size,
+    "EN.EXP_RATIOS": ranges.positive, "EN.STRIDES": ranges.size, "EN.KERNELS": ranges.size, "EN.SE_R": ranges.positive,
+    "EN.HEAD_W": ranges.size, "EN.DC_RATIO": ranges.share, "EN.DROPOUT_RATIO": ranges.share,
+    "BN.EPS": ranges.positive, "BN.MOM": ranges.fraction, "BN.NUM_SAMPLES_PRECISE": ranges.size, "BN.CUSTOM_WEIGHT_DECAY": ranges.natural,
+    "OPTIM.BASE_LR": ranges.natural, "OPTIM.MIN_LR": ranges.natural, "OPTIM.STEPS": ranges.count, "OPTIM.LR_MULT": ranges.natural,
+    "OPTIM.MAX_EPOCH": ranges.size, "OPTIM.MOMENTUM": ranges.fraction, "OPTIM.DAMPENING": ranges.fraction,
+    "OPTIM.WEIGHT_DECAY": ranges.natural, "OPTIM.WARMUP_FACTOR": ranges.natural, "OPTIM.WARMUP_EPOCHS": ranges.count,
+    "OPTIM.EMA_UPDATE_PERIOD": ranges.count, "OPTIM.EMA_ALPHA": ranges.natural,
+    "TRAIN.BATCH_SIZE": ranges.size, "TRAIN.ACCUMULATE": ranges.size, "TRAIN.IM_SIZE": ranges.size, "TRAIN.LOSS_SCALE": ranges.natural,
+    "TRAIN.LABEL_SMOOTHING": ranges.share, "TRAIN.MIXUP_ALPHA": ranges.natural, "TRAIN.PCA_STD": ranges.natural,
+    "TRAIN.MAX_STEPS": ranges.count, "TRAIN.SAVE_STEPS": ranges.count,
+    "TEST.BATCH_SIZE": ranges.size, "TEST.IM_SIZE": ranges.size, "TEST.MAX_STEPS": ranges.count, "DATA_LOADER.NUM_WORKERS": ranges.workers,
+    "PREC_TIME.WARMUP_ITER": ranges.count, "PREC_TIME.NUM_ITER": ranges.count, "NUM_GPUS": ranges.whole(1, 1024), "RNG_SEED": ranges.seed,
+    "LOG_PERIOD": ranges.size,
+}
+
 # Keys that configuration files of pycls hold and that mean nothing here: taken with a note, and ignored. The collective
 # library follows the device, its address MASTER_ADDR and MASTER_PORT; weights are local files; EfficientNet needs no
 # key of another family; the rest pycls itself had retired.
@@ -279,7 +300,7 @@ def load_cfg(path, opts=()):
     if not path.endswith((".yaml", ".yml")):
         raise UserError("--cfg %s: has to be a YAML file, with the ending .yaml" % path)  # yacs would run a .py
     reset_cfg()
-    _merge(path, lambda: cfg.merge_from_file(path))
+    _merge(path, lambda: _merge_file(path))
     late = [word for word in opts if word.startswith("--")]
     if late:
         raise UserError("%s stands after KEY VALUE pairs; options come before them" % late[0])
@@ -288,6 +309,14 @@ def load_cfg(path, opts=()):
     _merge("command line", lambda: cfg.merge_from_list(list(opts)))
     check_cfg()
     cfg.freeze()
+
+
+def _merge_file(path):
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ValueError("aliases (*name) are not taken: a short file could stand for any size")
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
 
 
 def as_text():
@@ -309,26 +338,18 @@ def _merge(source, merge):
         words = " ".join(str(error).strip("'\"").split())
         if "Type mismatch" in words:
             words += "; write a value of the type of the default: floats with a point, booleans as True or False"
-        raise UserError("%s: %s" % (source, words or "not a configuration"))
+        raise UserError("%s: %.500s" % (source, words or "not a configuration"))
 
 
 def check_cfg():
     """Raise UserError when keys contradict one another or ask for something that there is not."""
-    for holds, complaint in _checks():
-        if not holds:
-            raise UserError(complaint)
-
-
-def _checks():
-    _check_types_that_yacs_lets_pass()
-    return _model_checks() + _optimizer_checks() + _data_checks() + _run_checks()
-
-
-def _check_types_that_yacs_lets_pass():
-    """Lists hold any type for yacs; a word inside EN.DEPTHS would otherwise fail deep in the model."""
-    for key in ("DEPTHS", "WIDTHS", "STRIDES", "KERNELS", "EXP_RATIOS"):
-        if not all(isinstance(number, (int, float)) and number > 0 for number in cfg.EN[key]):
-            raise UserError("EN.%s %s: has to be a list of positive numbers" % (key, cfg.EN[key]))
+    complaint = ranges.complaint({key: functools.reduce(getattr, key.split("."), cfg) for key in RANGES}, RANGES, lists=True)
+    if complaint:
+        raise UserError(complaint)
+    for checks in (_model_checks, _optimizer_checks, _data_checks, _run_checks):
+        for holds, complaint in checks():
+            if not holds:
+                raise UserError(complaint)
 
 
 def _model_checks():
@@ -338,12 +359,11 @@ def _model_checks():
         (cfg.MODEL.LOSS_FUN == "cross_entropy", "MODEL.LOSS_FUN %r: has to be cross_entropy" % cfg.MODEL.LOSS_FUN),
         (cfg.MODEL.ACTIVATION_FUN.lower() in ("relu", "silu", "swish"),
          "MODEL.ACTIVATION_FUN %r: choose relu, silu or swish" % cfg.MODEL.ACTIVATION_FUN),
-        (cfg.MODEL.NUM_CLASSES > 0, "MODEL.NUM_CLASSES %d: has to be at least 1" % cfg.MODEL.NUM_CLASSES),
         (lengths != {0} and len(lengths) == 1,
          "EN.DEPTHS, WIDTHS, EXP_RATIOS, STRIDES and KERNELS have to hold one entry for each stage"),
         (all(kernel % 2 for kernel in cfg.EN.KERNELS), "EN.KERNELS %s: kernel sizes have to be odd" % cfg.EN.KERNELS),
-        (0 <= cfg.EN.DC_RATIO < 1, "EN.DC_RATIO %s: has to be in [0, 1)" % cfg.EN.DC_RATIO),
-        (0 <= cfg.EN.DROPOUT_RATIO < 1, "EN.DROPOUT_RATIO %s: has to be in [0, 1)" % cfg.EN.DROPOUT_RATIO),
+        (min([cfg.EN.STEM_W] + list(cfg.EN.WIDTHS[:-1])) * cfg.EN.SE_R >= 1,
+         "EN.SE_R %s: has to leave at least 1 channel of EN.STEM_W and EN.WIDTHS" % cfg.EN.SE_R),
     ]
 
 
@@ -355,10 +375,8 @@ def _optimizer_checks():
         (not optim.STEPS or optim.STEPS[0] == 0, "OPTIM.STEPS %s: the first has to be 0" % optim.STEPS),
         (optim.LR_POLICY != "steps" or optim.STEPS, "OPTIM.LR_POLICY steps: OPTIM.STEPS is empty"),
         (optim.LR_POLICY != "exp" or optim.MIN_LR > 0, "OPTIM.LR_POLICY exp: OPTIM.MIN_LR has to be above 0"),
-        (optim.MAX_EPOCH > 0, "OPTIM.MAX_EPOCH %d: has to be at least 1" % optim.MAX_EPOCH),
         (not optim.NESTEROV or (optim.MOMENTUM > 0 and optim.DAMPENING == 0),
          "OPTIM.NESTEROV True: OPTIM.MOMENTUM has to be above 0 and OPTIM.DAMPENING 0.0"),
-        (optim.EMA_UPDATE_PERIOD >= 0, "OPTIM.EMA_UPDATE_PERIOD %d: has to be 0 or more" % optim.EMA_UPDATE_PERIOD),
     ]
 
 
@@ -370,41 +388,28 @@ def _data_checks():
         (cfg.TEST.SPLIT in splits, "TEST.SPLIT %r: choose train or val" % cfg.TEST.SPLIT),
         (cfg.TRAIN.DATASET == "imagenet", "TRAIN.DATASET %r: has to be imagenet" % cfg.TRAIN.DATASET),
         (cfg.TEST.DATASET == "imagenet", "TEST.DATASET %r: has to be imagenet" % cfg.TEST.DATASET),
-        (0 < cfg.TRAIN.IM_SIZE <= cfg.TEST.IM_SIZE,
-         "TRAIN.IM_SIZE %d, TEST.IM_SIZE %d: the evaluation crop (TRAIN.IM_SIZE) has to be at least 1 and cannot be "
+        (cfg.TRAIN.IM_SIZE <= cfg.TEST.IM_SIZE, "TRAIN.IM_SIZE %d, TEST.IM_SIZE %d: the evaluation crop (TRAIN.IM_SIZE) cannot be "
          "larger than the resized picture (TEST.IM_SIZE)" % (cfg.TRAIN.IM_SIZE, cfg.TEST.IM_SIZE)),
-        (0 <= cfg.TRAIN.LABEL_SMOOTHING < 1,
-         "TRAIN.LABEL_SMOOTHING %s: has to be in [0, 1)" % cfg.TRAIN.LABEL_SMOOTHING),
-        (cfg.TRAIN.MIXUP_ALPHA >= 0, "TRAIN.MIXUP_ALPHA %s: has to be 0 or more" % cfg.TRAIN.MIXUP_ALPHA),
-        (cfg.TRAIN.PCA_STD >= 0, "TRAIN.PCA_STD %s: has to be 0 or more" % cfg.TRAIN.PCA_STD),
-        (cfg.DATA_LOADER.NUM_WORKERS >= 0,
-         "DATA_LOADER.NUM_WORKERS %d: has to be 0 or more" % cfg.DATA_LOADER.NUM_WORKERS),
     ]
 
 
 def _run_checks():
     return [
-        (cfg.NUM_GPUS > 0, "NUM_GPUS %d: has to be at least 1" % cfg.NUM_GPUS),
-        (cfg.TRAIN.ACCUMULATE > 0, "TRAIN.ACCUMULATE %d: has to be at least 1" % cfg.TRAIN.ACCUMULATE),
-        (_divides(cfg.TRAIN.BATCH_SIZE, cfg.NUM_GPUS * cfg.TRAIN.ACCUMULATE), "TRAIN.BATCH_SIZE %d: is the total of NUM_GPUS %d "
+        (cfg.TRAIN.BATCH_SIZE % (cfg.NUM_GPUS * cfg.TRAIN.ACCUMULATE) == 0, "TRAIN.BATCH_SIZE %d: is the total of NUM_GPUS %d "
          "ranks times TRAIN.ACCUMULATE %d, so it has to be a multiple of that"
          % (cfg.TRAIN.BATCH_SIZE, cfg.NUM_GPUS, cfg.TRAIN.ACCUMULATE)),
-        (_divides(cfg.TEST.BATCH_SIZE, cfg.NUM_GPUS), "TEST.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
+        (cfg.TEST.BATCH_SIZE % cfg.NUM_GPUS == 0, "TEST.BATCH_SIZE %d: is the total of NUM_GPUS %d ranks, so it has to be a "
          "multiple of that" % (cfg.TEST.BATCH_SIZE, cfg.NUM_GPUS)),
         (cfg.TRAIN.OPT_LEVEL in ("O0", "O1", "O2"), "TRAIN.OPT_LEVEL %r: choose O0, O1 or O2" % cfg.TRAIN.OPT_LEVEL),
         (not (cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.OPT_LEVEL != "O0"),
          "TRAIN.MIXED_PRECISION True and TRAIN.OPT_LEVEL %s: give one of the two" % cfg.TRAIN.OPT_LEVEL),
         (cfg.LOG_DEST in ("stdout", "file"), "LOG_DEST %r: choose stdout or file" % cfg.LOG_DEST),
-        (cfg.LOG_PERIOD > 0, "LOG_PERIOD %d: has to be at least 1" % cfg.LOG_PERIOD),
-        (min(cfg.TRAIN.MAX_STEPS, cfg.TRAIN.SAVE_STEPS, cfg.TEST.MAX_STEPS) >= 0,
-         "TRAIN.MAX_STEPS, TRAIN.SAVE_STEPS and TEST.MAX_STEPS have to be 0 or more"),
-        (min(cfg.PREC_TIME.NUM_ITER, cfg.PREC_TIME.WARMUP_ITER) >= 0,
-         "PREC_TIME.NUM_ITER and PREC_TIME.WARMUP_ITER have to be 0 or more"),
+        (_is_file_name(cfg.CFG_DEST), "CFG_DEST %r: has to be the name of a file without its folder" % cfg.CFG_DEST),
     ]
 
 
-def _divides(batch_size, parts):
-    return batch_size > 0 and batch_size % max(parts, 1) == 0
+def _is_file_name(text):
+    return bool(text) and os.path.basename(text) == text not in (".", "..")
 
 
 def step_batch_size():

@@ -10,6 +10,7 @@ import os
 import yaml
 from yacs.config import CfgNode as CN
 
+from common import ranges
 from common.cli import UserError
 
 _C = CN()
@@ -116,6 +117,14 @@ _C.DEBUG.SAVE_BATCH_IMAGES_PRED = False  # not read
 _C.DEBUG.SAVE_HEATMAPS_GT = False  # not read
 _C.DEBUG.SAVE_HEATMAPS_PRED = False  # not read
 
+# What a number may be; of a list, each of its numbers.
+RANGES = {
+    "WORKERS": ranges.workers, "PRINT_FREQ": ranges.size, "MODEL.NUM_CLASSES": ranges.size, "MODEL.IMAGE_SIZE": ranges.size,
+    "TRAIN.LR_FACTOR": ranges.natural, "TRAIN.LR_STEP": ranges.count, "TRAIN.LR": ranges.natural, "TRAIN.MOMENTUM": ranges.fraction,
+    "TRAIN.WD": ranges.natural, "TRAIN.RMSPROP_ALPHA": ranges.fraction, "TRAIN.BEGIN_EPOCH": ranges.count, "TRAIN.END_EPOCH": ranges.count,
+    "TRAIN.BATCH_SIZE_PER_GPU": ranges.size, "TEST.BATCH_SIZE_PER_GPU": ranges.size,
+}
+
 UNREAD = (
     "AUTO_RESUME", "PIN_MEMORY", "RANK", "MODEL.INIT_WEIGHTS", "MODEL.PRETRAINED", "MODEL.NUM_JOINTS", "MODEL.TAG_PER_JOINT",
     "MODEL.TARGET_TYPE", "MODEL.HEATMAP_SIZE", "MODEL.SIGMA", "LOSS", "DATASET.DATA_FORMAT", "DATASET.HYBRID_JOINTS_TYPE",
@@ -146,19 +155,35 @@ def update_config(config, args):
     _merge_options(config, opts)
     if "DATASET.ROOT" not in opts[::2]:
         config.DATASET.ROOT = os.path.join(config.DATA_DIR, config.DATASET.DATASET, "images")
+    _check(config)
     config.freeze()
+
+
+def _check(config):
+    complaint = ranges.complaint(_flat(config), RANGES, lists=True)
+    if not config.MODEL.IMAGE_SIZE:
+        complaint = "MODEL.IMAGE_SIZE is empty"
+    if config.TRAIN.BEGIN_EPOCH > config.TRAIN.END_EPOCH:
+        complaint = "TRAIN.BEGIN_EPOCH %d: there are %d epochs (TRAIN.END_EPOCH)" % (config.TRAIN.BEGIN_EPOCH, config.TRAIN.END_EPOCH)
+    if os.path.basename(config.DATASET.DATASET) != config.DATASET.DATASET or config.DATASET.DATASET == "..":
+        complaint = "DATASET.DATASET %r: has to be a name without a folder" % config.DATASET.DATASET
+    if complaint:
+        raise UserError(complaint)
 
 
 def _merge_file(config, path):
     try:
         with open(path, encoding="utf-8") as stream:
-            loaded = yaml.safe_load(stream)
+            text = stream.read()
+        # An alias could make any size of a short file.
+        is_plain = not any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+        loaded = yaml.safe_load(text) if is_plain else None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("--cfg %s cannot be read: %s" % (path, getattr(error, "strerror", None) or error))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError("%s is not a YAML file: %s" % (path, error))
     if not isinstance(loaded, dict):
-        raise UserError("%s holds no configuration tree (KEY: value)" % path)
+        raise UserError("%s holds no configuration tree (KEY: value, without aliases)" % path)
     _merge(config, path, lambda: config.merge_from_other_cfg(CN(loaded)))
 
 
@@ -187,8 +212,8 @@ def _merge(config, source, merge):
         raise UserError(_unknown_key(source, str(error.args[0]).split(": ")[-1], known))
     except ValueError as error:  # "Type mismatch (...) with values (0.1 vs. 1) for config key: A.B"
         raise UserError(_wrong_type(source, str(error)))
-    except (AttributeError, AssertionError) as error:
-        raise UserError("%s: %s" % (source, error))
+    except (AttributeError, AssertionError, TypeError, RecursionError, MemoryError) as error:
+        raise UserError("%s: %s" % (source, str(error) or "a value is nested too deeply"))
     _refuse_empty(config, source)
 
 

@@ -2,7 +2,7 @@
 import os
 
 from common import checkpoint, cli, distributed, flags, precision, ranges
-from lib.config import new_config, unread_settings, update_config
+from lib.config import RANGES, new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
 
@@ -12,6 +12,7 @@ MASTER_PORT = 29988  # where ranks that are started one by one meet, as in the A
 def add_common_flags(parser):
     """Add the flags of both programs to a parser."""
     parser.usage = "%(prog)s [DATA_PATH] --cfg FILE [options] [KEY VALUE ...]"
+    parser.epilog = "What the numbers of a configuration may be: %s." % ranges.shown(RANGES)
     add = parser.add_argument
     add("positional", nargs="*", metavar="DATA_PATH KEY VALUE",
         help="data set root with train/ and val/ (without it DATASET.ROOT of the config), then config keys and their values")
