@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
+from common import (checkpoint, cli, data, device as devices, distributed, entries, evaluation, flags, network,  # noqa: E402
                     optimizer, precision, profiling, ranges, records, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import cifar  # noqa: E402
@@ -297,7 +297,7 @@ def start_from_weights(model, args):
 def check_network(content, args, source):
     """Raise UserError where a checkpoint says that it is of another variant. (Without parameters in the gather, all
     extents have the same keys and shapes, so that loading alone would not notice.)"""
-    trained = content.get("network") if isinstance(content, dict) else None
+    trained = content.get("network")
     if isinstance(trained, dict) and trained != network_of(args):
         different = ["--%s %s" % (flag.replace("_", "-"), trained.get(flag)) for flag, value in network_of(args).items()
                      if trained.get(flag) != value]
@@ -308,8 +308,8 @@ def resume(progress, content, args):
     """Continue where the loaded checkpoint was written: ours, the Ascend port's, or upstream's own."""
     check_network(content, args, args.resume)
     progress.resume(content, args.resume)
-    if progress.best is None and content.get("error_history"):  # upstream's: the error of each epoch
-        progress.best = 100.0 - min(float(error) for error in content["error_history"])
+    if progress.best is None and isinstance(content.get("error_history"), (list, tuple)) and content["error_history"]:  # upstream's: the error of each epoch
+        progress.best = 100.0 - min(entries.percentage(error, args.resume) for error in content["error_history"])
 
 
 def make_batches(split, args, rank):

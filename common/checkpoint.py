@@ -7,9 +7,11 @@ import os
 import pickle
 import types
 import warnings
+import zipfile
 
 import torch
 
+from common import entries, ranges
 from common.cli import UserError
 
 # What a checkpoint may consist of where PyTorch's own weights_only loading is not there (before 1.13), or knows less.
@@ -84,19 +86,38 @@ def _rename(source, target):
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 def load(path):
-    """Return what the checkpoint file holds, on the CPU. Raises UserError for a file that is missing, incomplete, or not
-    plain data (a pickle that names anything else than tensors and containers is refused, and none of it is run)."""
+    """Return the dictionary that the checkpoint file holds, on the CPU. Raises UserError for a file that is missing, incomplete, or
+    not plain data (a pickle that names anything else than tensors and containers is refused, and none of it is run)."""
     if not os.path.isfile(path):
         raise UserError("no weights file %s" % path)
+    content = _content(path)
+    if not isinstance(content, dict):
+        raise UserError("%s holds no model weights: it is of the type %s, not a dictionary" % (path, type(content).__name__))
+    return content
+
+
+def _content(path):
     try:
+        _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats, which are fine
             return _load(path)
+    except PermissionError as error:
+        raise UserError("%s cannot be read: %s" % (path, error.strerror))
     except Exception as error:  # a damaged file can lead an unpickler anywhere
         # "global" is what PyTorch and _SafeUnpickler call a name that they refuse.
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             raise UserError("%s is not a checkpoint of tensors: it holds code or objects that are not plain data, and was not run" % path)
         raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))
+
+
+def _check_size(path):
+    """Raise ValueError where a file would grow when it is read. PyTorch compresses nothing; a small file that does may fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > os.path.getsize(path):
+            raise ValueError("its parts are said to hold %d bytes, the file has %d" % (claimed, os.path.getsize(path)))
 
 
 def _load(path):
@@ -140,8 +161,9 @@ def weights(content, source="the file", use_ema="auto"):
     """
     key = weights_key(content, source, use_ema)
     content = content if key is None else content[key]
-    if not isinstance(content, dict) or not any(torch.is_tensor(value) for value in content.values()):
+    if not any(torch.is_tensor(value) for value in content.values()):
         raise UserError("%s holds no model weights (wanted: a state_dict, or one under the key state_dict)" % source)
+    entries.check_weights(content, source)
     return dict((key[len("module."):] if key.startswith("module.") else key, value) for key, value in content.items())
 
 
@@ -151,19 +173,20 @@ def weights_key(content, source="the file", use_ema="auto"):
     Where a moving average of the weights lies beside them, `use_ema` true or false says which; auto takes the one with the smaller
     recorded error (pycls' test_err and ema_err; one that is not there counts as 100), on a tie the network's own.
     """
-    own, average = (next((key for key in keys if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
+    own, average = (next((key for key in keys if isinstance(content.get(key), dict)), None)
                     for keys in (_OWN_KEYS, _EMA_KEYS))
     if use_ema == "true" and average is None:
         raise UserError("%s holds no moving average of the weights (--use_ema)" % source)
     if use_ema == "auto" and own and average:
-        use_ema = "true" if content.get("ema_err", 100) < content.get("test_err", 100) else "false"
+        ema_err, test_err = (content[key] if content.get(key) in ranges.natural else 100 for key in ("ema_err", "test_err"))
+        use_ema = "true" if ema_err < test_err else "false"
     return average if use_ema == "true" or own is None else own
 
 
 def describe(content, source, use_ema="auto"):
     """Return a line for the log that says which weights of a loaded checkpoint are taken, '' where there is no choice."""
     key = weights_key(content, source, use_ema)
-    choice = sum(isinstance(content.get(name), dict) for name in _OWN_KEYS + _EMA_KEYS) if isinstance(content, dict) else 0
+    choice = sum(isinstance(content.get(name), dict) for name in _OWN_KEYS + _EMA_KEYS)
     return "the weights are those under the key %s of %s" % (key, source) if choice > 1 else ""
 
 
@@ -192,11 +215,12 @@ def _misfit(own, state):
         if keys:
             parts.append("%d keys %s (first: %s)" % (len(keys), what, keys[0]))
     for key in own:
-        if key in state and tuple(own[key].shape) != tuple(state[key].shape):
-            parts.append("%s is %s in the file and %s in the network" % (key, _shape(state[key]), _shape(own[key])))
+        if key in state and (own[key].shape != state[key].shape or own[key].is_floating_point() > state[key].is_floating_point()):
+            parts.append("%s is %s in the file and %s in the network" % (key, _described(state[key]), _described(own[key])))
             break
     return "; ".join(parts) or None
 
 
-def _shape(tensor):
-    return "x".join(str(size) for size in tensor.shape) or "a scalar"
+def _described(tensor):
+    shape = "x".join(str(size) for size in tensor.shape) or "a scalar"
+    return shape if tensor.is_floating_point() else "%s of %s" % (shape, tensor.dtype)

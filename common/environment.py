@@ -1,5 +1,6 @@
 """What the environment says of this process: numbers, and which rank a launcher has made it."""
 import argparse
+import contextlib
 import importlib.util
 import os
 import re
@@ -10,9 +11,6 @@ from collections import namedtuple
 from common import ranges
 from common.cli import UserError
 
-# The packages without which no program starts, and what is imported of each.
-_PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "pillow": "PIL", "pyyaml": "yaml", "yacs": "yacs",
-             "opencv": "cv2"}
 _OLDEST_TORCH = (1, 5)
 
 Launched = namedtuple("Launched", "rank world_size local_rank local_size")
@@ -51,24 +49,12 @@ def check_address(address):
         raise UserError("the address %s of the first machine is not known here (%s)" % (address, error))
 
 
-def check_packages(requirements):
-    """Raise UserError where this Python lacks a package of a requirements file, or its PyTorch is too old. None is imported: that takes
-    a second."""
-    with open(requirements) as stream:
-        names = [re.split("[^a-z]", line)[0] for line in stream]
-    for name in names:
-        found = importlib.util.find_spec(_PACKAGES[name]) if name in _PACKAGES else True
-        if not found:
-            raise UserError("%s has no package %s; install what %s lists" % (sys.executable, name, os.path.abspath(requirements)))
-        if name == "torch" and _version_of(found.origin) < _OLDEST_TORCH:
-            raise UserError("the PyTorch of %s is older than 1.5, the oldest that the models run on" % sys.executable)
-
-
-def _version_of(module):
-    """Return (major, minor) as a package says it in its version.py; where it does not, newer than anything."""
-    try:
-        with open(os.path.join(os.path.dirname(module), "version.py")) as stream:
-            said = re.search(r"""__version__[^'"]*['"](\d+)\.(\d+)""", stream.read())
-    except (OSError, TypeError):
-        said = None
-    return tuple(int(part) for part in said.groups()) if said else (sys.maxsize,)
+def check_torch():
+    """Raise UserError where this Python has no PyTorch, or too old a one. It is not imported: that takes a second."""
+    found = importlib.util.find_spec("torch")
+    if found is None:
+        raise UserError("%s has no PyTorch; install what the model's requirements file lists" % sys.executable)
+    with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(found.origin), "version.py")) as stream:
+        version = re.search(r"""__version__ = ['"](\d+)\.(\d+)""", stream.read())
+        if version and tuple(map(int, version.groups())) < _OLDEST_TORCH:
+            raise UserError("the PyTorch of %s is older than %d.%d, the oldest that the models run on" % ((sys.executable,) + _OLDEST_TORCH))

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common import tensors
+from common import ranges, tensors
 
 OPT_LEVELS = ("O0", "O1", "O2")
 DTYPES = ("fp16", "bf16")
@@ -193,9 +193,11 @@ class ApexAmp(object):
 
 def _native_scale(state):
     """Return the state of a loss scale, {} for none, with GradScaler's names, whether it is GradScaler's or apex's."""
-    if "loss_scaler0" not in state:
-        return state
-    return {"scale": float(state["loss_scaler0"]["loss_scale"]), "_growth_tracker": state["loss_scaler0"]["unskipped"]}
+    if "loss_scaler0" in state:
+        state = {"scale": float(state["loss_scaler0"]["loss_scale"]), "_growth_tracker": state["loss_scaler0"]["unskipped"]}
+    if state.get("scale", 1) not in ranges.positive or state.get("_growth_tracker", 0) not in ranges.count:
+        raise ValueError("a loss scale of %.99r" % (state,))
+    return state
 
 
 def _apex_amp():

@@ -9,7 +9,7 @@ import random
 import signal
 from collections import namedtuple
 
-from common import checkpoint, cli, device as devices, distributed, meters
+from common import checkpoint, cli, device as devices, distributed, entries, meters
 from common.profiling import StepProfiler
 
 # What takes training steps: the network (in DistributedDataParallel where there are several ranks), its loss, the optimizer, and
@@ -59,8 +59,14 @@ class Progress(object):
         for key, value in zip(("global_batch", "train_images"), (batches.global_batch, batches.images)):
             if self.constants.setdefault(key, value) != value:
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]))
+        if self.epoch > epochs:
+            raise cli.UserError("this run has %d epochs, the run to resume has trained %d" % (epochs, self.epoch))
         # Where an update is now divided into more or fewer steps, the same images have been seen after another number of them.
-        self.step = self.step * self.constants.get("step_images", batches.step_images) // batches.step_images
+        images = self.step * self.constants.get("step_images", batches.step_images)
+        if images % batches.step_images or images > len(batches) * batches.step_images:
+            raise cli.UserError("the run to resume has taken %d steps of its epoch, %d images; this run has %d steps of %d images"
+                                % (self.step, images, len(batches), batches.step_images))
+        self.step = images // batches.step_images
         self.constants["step_images"] = batches.step_images
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
 
@@ -176,26 +182,28 @@ class Progress(object):
 
         Weights and epoch suffice: checkpoints of upstream hold no more; the log says what is not there and starts anew.
         """
+        entries.check_run(content, source)
         checkpoint.load_weights(self._parts[self._model_key], content, source, use_ema="false")
         self.resumed = True
         self.epoch, self.step = int(content.get("epoch", 0)), int(content.get("step", 0))
         self.results = dict(content.get("results", {}))
-        stored = self._accuracy_or_error(content.get(self._best_key))
+        stored = self._accuracy_or_error(entries.percentage(content.get(self._best_key), source))
         self.best = self.results.get("val.best_top1", stored)  # an error need not give the very same accuracy
         self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images"] if key in content)
-        if "tally" in content:
-            self.tally.load_state_dict(content["tally"])
-        absent = [key for key in self._parts if key != self._model_key and not self._restore(key, content, source)]
+        self._restore("tally", self.tally, content, source)
+        absent = [key for key, part in self._parts.items() if key != self._model_key and not self._restore(key, part, content, source)]
         self._rank.print("%s holds no %s: starting anew with that" % (source, ", ".join(absent)) if absent else "")
         return absent
 
-    def _restore(self, key, content, source):
+    def _restore(self, key, part, content, source):
         """Give a part its state; return whether there is one."""
         if key not in content:
             return False
         try:
-            self._parts[key].load_state_dict(content[key])
-        except (ValueError, KeyError) as error:
+            part.load_state_dict(content[key])
+            if hasattr(part, "param_groups"):
+                entries.check_optimizer(part)
+        except Exception as error:  # what is no state of such a part can fail anywhere
             raise cli.UserError("%s was written by another kind of run: its %s does not fit (%s)" % (source, key, error))
         return True
 
@@ -206,7 +214,8 @@ def choose_seed(asked, resumed, rank):
 
     Raises UserError where another one was asked for than the run to resume has.
     """
-    stored = resumed.get("seed") if isinstance(resumed, dict) else None
+    entries.check_run(resumed, "the run to resume (--resume)")
+    stored = resumed.get("seed")
     if None not in (asked, stored) and asked != stored:
         raise cli.UserError("this run has seed %d, the run to resume has %d" % (asked, stored))
     seed = stored if asked is None else asked

@@ -26,7 +26,7 @@ _WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 def main():
     """Run the case that the command line describes."""
     args = _parser().parse_args()
-    environment.check_packages("2.x_requirements.txt")
+    environment.check_torch()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
     products = _REPORTS if args.kind == "eval" else _REPORTS + _WEIGHTS

@@ -210,4 +210,4 @@ class PNASNet5Large(nn.Module):
 def without_background(state_dict):
     """Return the 1000-class form of the original 1001-class weights, whose class 0 is "background"."""
     heads = ("last_linear.weight", "last_linear.bias")
-    return OrderedDict((key, value[1:] if key in heads else value) for key, value in state_dict.items())
+    return OrderedDict((key, value[1:] if key in heads and value.dim() else value) for key, value in state_dict.items())

@@ -32,10 +32,10 @@ def load(model, path, num_classes, use_ema="auto"):
     path = file_of(path)
     content = checkpoint.load(path)
     state = checkpoint.weights(content, path, use_ema)
-    if "last_linear.weight" in state and len(state["last_linear.weight"]) == 1001:
+    if "last_linear.weight" in state and state["last_linear.weight"].shape[:1] == (1001,):
         state = without_background(state)
     for head in HEADS:
-        if head in model.state_dict() and head in state and len(state[head]) != num_classes:
+        if head in model.state_dict() and head in state and state[head].dim() == 2 and len(state[head]) != num_classes:
             raise UserError("%s was trained on %d classes, this run has %d: give weights of the same classes, or --num_classes"
                             % (path, len(state[head]), num_classes))
     checkpoint.load_weights(model, state, path)

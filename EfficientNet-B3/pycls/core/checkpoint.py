@@ -2,7 +2,7 @@
 import glob
 import os
 
-from common import checkpoint
+from common import checkpoint, entries
 from common.cli import UserError
 from common.distributed import unwrapped
 from common.meters import Tally
@@ -75,7 +75,8 @@ def newest_checkpoint():
 def load(source):
     """Return what a file of `newest_checkpoint` holds. Upstream's `epoch` is the one that has ended, ours is the next."""
     content = checkpoint.load(source)
-    if os.path.basename(source) != _NEWEST and isinstance(content, dict):
+    entries.check_run(content, source)
+    if os.path.basename(source) != _NEWEST:
         content = dict(content, epoch=int(content.get("epoch", -1)) + 1, step=0)
     return content
 

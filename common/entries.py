@@ -1,0 +1,47 @@
+"""Whether the entries of a checkpoint are what they have to be, whoever wrote the file: its weights, its numbers, the states in it."""
+import torch
+
+from common import ranges
+from common.cli import UserError
+
+# Where a run is, what it must not change, and what an optimizer's group of parameters goes by.
+_NUMBERS = {"epoch": ranges.count, "step": ranges.count, "seed": ranges.seed, "global_batch": ranges.size, "train_images": ranges.size,
+            "step_images": ranges.size}
+_RATES = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay"), ranges.natural)
+
+
+def check_weights(state, source):
+    """Raise UserError unless a state_dict holds dense tensors alone, by their names."""
+    for name, value in state.items():
+        if not isinstance(name, str) or not torch.is_tensor(value) or value.layout is not torch.strided:
+            kind = value.layout if torch.is_tensor(value) else type(value).__name__
+            raise UserError("%s: %.99r among its weights is no name of a dense tensor (%s)" % (source, name, kind))
+
+
+def check_run(content, source):
+    """Raise UserError unless a training can go on with the numbers in a loaded checkpoint; those that are not there do no harm."""
+    results = content.get("results", {})
+    if not isinstance(results, dict):
+        raise UserError("%s: its results are no dictionary" % source)
+    measured = [name for name, value in results.items() if value is not None]
+    complaint = ranges.complaint(content, _NUMBERS) or ranges.complaint(results, dict.fromkeys(measured, ranges.natural))
+    if complaint:
+        raise UserError("%s: %s" % (source, complaint))
+
+
+def percentage(value, source):
+    """Return an accuracy or an error in a checkpoint, a number or a tensor of one, as a float; None for None. Raises UserError."""
+    number = value.item() if torch.is_tensor(value) and value.numel() == 1 else value
+    if number is not None and number not in ranges.Range(0, 100, "[]"):
+        raise UserError("%s: its best result is %.99r, not a number of per cent" % (source, value))
+    return number if number is None else float(number)
+
+
+def check_optimizer(optimizer):
+    """Raise ValueError where what an optimizer has just loaded does not fit its parameters: PyTorch notices in a step, or never."""
+    complaints = [ranges.complaint(group, _RATES) for group in optimizer.param_groups]
+    complaints += ["%s for a parameter of %s" % (name, list(parameter.shape))
+                   for parameter, state in optimizer.state.items() for name, value in state.items()
+                   if not (value is None or value in ranges.natural or value.layout is torch.strided and value.shape in (parameter.shape, ()))]
+    if any(complaints):
+        raise ValueError(next(filter(None, complaints)))
