@@ -1,4 +1,6 @@
 """What becomes of a training whose data, or whose loader processes, are not as they should be."""
+import errno
+import io
 import os
 import re
 import resource
@@ -9,9 +11,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from common import cli, data, distributed, loading, workers
-from conftest import ROOT, block, environment, running_in, script_command, wait_until
+from common import cli, data, distributed, folders, jpeg, loading, transforms, workers
+from conftest import ROOT, block, environment, load_script, running_in, script_command, wait_until, write_images
 
 CPU = torch.device("cpu")
 ALONE = distributed.Rank(0, 1, 0, CPU)
@@ -226,3 +229,173 @@ def test_a_container_with_next_to_no_shared_memory(tiny_imagenet, tmp_path):
     done = subprocess.run(["unshare", "-m", "bash", "-c", CONTAINER, "-"] + command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, env=environment(), timeout=300)
     assert block(done) and not done.stderr, done.stderr
+
+
+# --- what stands where a picture should -------------------------------------------------------------------------------
+
+check = load_script("tools/datasets/check.py")
+
+
+def lzw_without_its_codes(path):
+    content = io.BytesIO()
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 50, 3)).astype(np.uint8)).save(content, "TIFF", compression="tiff_lzw")
+    data = bytearray(content.getvalue())
+    data[2000:2400] = bytes(400)
+    write(path, bytes(data))
+
+
+def write(path, content):
+    with open(path, "wb") as stream:
+        stream.write(content)
+
+
+# What it is called, as a line says it; how it is made; what is said of it.
+ODD = [("pipe.JPEG", os.mkfifo, "a pipe or a device, not a file"),
+       ("device.png", lambda path: os.symlink("/dev/zero", path), "a pipe or a device, not a file"),
+       ("self.JPEG", lambda path: os.symlink("self.JPEG", path), "Too many levels of symbolic links"),
+       ("nowhere.JPEG", lambda path: os.symlink("nowhere", path), "No such file or directory"),
+       (r"line\nfeed 100%s %.JPEG", lambda path: write(path.replace(r"\n", "\n"), b"no picture"), "cannot identify image file"),
+       (r"\udcff%d.webp", lambda path: write(os.fsencode(path.replace(r"\udcff", "\udcff")), b"no picture"), "cannot identify image file"),
+       ("._x.JPEG", lambda path: write(path, b"\0\5\x16\7\0\2\0\0Mac OS X        "), "macOS's notes on another file, no picture"),
+       ("codes.tif", lzw_without_its_codes, "decoder error|truncated|-2")]
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """A data set with all of them in one class."""
+    for split in ("train", "val"):
+        write_images(tmp_path / split, classes=2, per_class=2)
+    for name, make, _ in ODD:
+        make(str(tmp_path / "train" / "n00000000" / name))
+    (tmp_path / "train" / "n00000000" / "folder.JPEG").mkdir()  # of which nothing is thought
+    return tmp_path
+
+
+def lines_on_odd_files(lines, between):
+    """Each odd file has its line, and there are no others."""
+    assert len(lines) == len(ODD), lines
+    for name, _, words in ODD:
+        assert any(re.search("/n00000000/" + re.escape(name) + between + ".*(" + words + ")", line) for line in lines), (name, lines)
+
+
+def test_the_check_finds_what_is_no_picture(odd, capfd):
+    """Without waiting for a pipe, and without a word of a library on stderr."""
+    problems = check.check(str(odd), None, None, 2)
+    check.print_verdict(problems)
+    printed = capfd.readouterr()
+    lines_on_odd_files([line for line in printed.out.splitlines() if line.startswith("PROBLEM: ")], " cannot be read: ")
+    assert "BAD: %d problems" % len(ODD) in printed.out and printed.err == ""
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_training_stops_at_or_skips_what_is_no_picture(odd, count, capfd):
+    """The same in a training, in the trainer itself and in loader processes: each in one line, and then counted."""
+    def batches(skip):
+        dataset = data.ImageFolder(str(odd / "train"), transforms.eval_transform(16, 16), 2, skip_bad_images=skip)
+        return data.device_batches(dataset, data.EvalBatches(len(dataset), 3, ALONE), count, ALONE, skip_bad_images=skip)
+
+    with pytest.raises(cli.TrainingStopped, match=r"^cannot read \S+/._x.JPEG \(macOS's notes[^\n]*\); --skip_bad_images[^\n]*$"):
+        list(batches(False))
+    source = batches(True)
+    assert sum(len(labels) for _, labels in source) == 4 and len(source.bad_images) == len(ODD)
+    printed = capfd.readouterr()
+    lines_on_odd_files(printed.out.splitlines(), r" \(")
+    assert printed.err == ""
+
+
+def test_a_limit_is_no_fault_of_a_picture(odd, monkeypatch):
+    """With too few open files nothing is skipped: the training stops, and can be resumed."""
+    def none_left(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.setattr(folders, "read", none_left)
+    dataset = data.ImageFolder(str(odd / "train"), transforms.eval_transform(16, 16), 2, skip_bad_images=True)
+    with pytest.raises(cli.TrainingStopped, match="cannot read pictures: Too many open files; .*ulimit -n"):
+        list(data.device_batches(dataset, data.EvalBatches(4, 2, ALONE), 1, ALONE, skip_bad_images=True))
+
+
+@pytest.mark.parametrize("links", [{"n00000000/up": ".."}, {"n00000000/same": "."}, {"all": "."}, {"n00000001/root": "../.."},
+                                   {"n00000000/a": "../n00000001", "n00000001/b": "../n00000000"}])
+def test_folders_that_lead_back(tmp_path, links):
+    """They have no end: refused before anything is trained, and found by the check. A link to a folder elsewhere is a folder."""
+    for split in ("train", "val"):
+        write_images(tmp_path / split, classes=2, per_class=2)
+    assert len(data.Files(str(tmp_path / "train")).targets) == 4
+    for name, target in links.items():
+        (tmp_path / "train" / name).symlink_to(target)
+    with pytest.raises(cli.UserError, match=r"/%s\S* leads back to a folder that it is in; remove the link$" % list(links)[0]):
+        data.Files(str(tmp_path / "train"))
+    problems = check.check(str(tmp_path), None, None, 1)
+    assert any(re.search(r"/%s\S* leads back" % list(links)[0], line) for line in problems), problems
+
+
+def test_pictures_are_in_the_order_of_folders_and_names(tmp_path):
+    """The order in which trainings draw: by the paths of the folders, deeper ones and links among them, then by name."""
+    write_images(tmp_path / "train", classes=1, per_class=2)
+    top = tmp_path / "train" / "n00000000"
+    for name in ("b", "a-b", "a/b", "Z"):
+        write_images(top / name, classes=1, per_class=2)
+    write_images(tmp_path / "elsewhere", classes=1, per_class=1)
+    (top / "link").symlink_to(tmp_path / "elsewhere" / "n00000000")
+    walked = [os.path.join(folder, name) for folder, _, names in sorted(os.walk(str(top), followlinks=True)) for name in sorted(names)]
+    files = data.Files(str(tmp_path / "train"))
+    assert [files.path(number) for number in range(len(files.targets))] == walked and len(walked) == 11
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    """Its pictures are not left out without a word."""
+    write_images(tmp_path / "train" / "c", classes=2, per_class=1)
+    scandir = os.scandir
+
+    def refused(path):
+        if os.path.basename(path) == "n00000001":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(cli.UserError, match="/train/c/n00000001 cannot be listed: Permission denied$"):
+        data.Files(str(tmp_path / "train"))
+
+
+FORMATS = [("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}), ("TIFF", {"compression": "tiff_adobe_deflate"}),
+           ("TIFF", {}), ("PNG", {}), ("WEBP", {}), ("BMP", {}), ("PPM", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("DDS", {})]
+
+
+def test_damaged_pictures_are_unreadable():
+    """Whatever is done to a picture: pixels, or one error; no other, and nothing on stderr (of which pytest would take a part)."""
+    code = "import sys; sys.path[:0] = %r; import test_reliability_d; test_reliability_d.damage()" % sys.path
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), timeout=300)
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
+    assert int(done.stdout) > 100
+
+
+def damage():
+    rng = np.random.RandomState(0)
+    picture = Image.fromarray(rng.randint(0, 255, (60, 50, 3)).astype(np.uint8))
+    unreadable = 0
+    for kind, options in FORMATS:
+        content = io.BytesIO()
+        picture.save(content, kind, **options)
+        for _ in range(100):
+            changed = np.frombuffer(content.getvalue(), np.uint8).copy()
+            changed[rng.randint(0, min(len(changed), rng.choice([40, 300, 20000])), 5)] = rng.randint(0, 256, 5)
+            changed = changed[:rng.randint(len(changed)) if rng.randint(4) == 0 else None]
+            try:
+                assert jpeg.open_rgb(changed.tobytes()).crop((0, 0, 1, 1)).size == (1, 1)
+            except jpeg.Unreadable as error:
+                unreadable += 1
+                assert str(error)
+    print(unreadable)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_notes_in_a_picture():
+    """EfficientNet-B3 turns pictures as their EXIF block says, unless that is damaged."""
+    from pycls.datasets import loader as pycls_loader
+    rng, content, notes = np.random.RandomState(0), io.BytesIO(), Image.Exif()
+    notes[274], notes[271], notes[282], notes[306] = 6, "maker", 1.5, "2020"
+    Image.new("RGB", (20, 10)).save(content, "WEBP", exif=notes)
+    start = content.getvalue().index(b"MM\0*")
+    for _ in range(1500):
+        changed = bytearray(content.getvalue())
+        for place in start + rng.randint(0, 100, 5):
+            changed[min(place, len(changed) - 1)] = rng.randint(256)
+        assert pycls_loader.upright(jpeg.open_rgb(bytes(changed))).size in ((20, 10), (10, 20))

@@ -260,8 +260,8 @@ def test_every_bad_file_is_named(copy_of):
     done = run_tool("dataset.py", "check", train.parent)
     problems = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM: ")]
     assert done.returncode == 1 and "BAD: 4 problems" in done.stdout
-    for line, words in zip(problems, ["_3.JPEG cannot be read: image file is truncated", "page.jpg is not a picture",
-                                      "empty.png is an empty file", "link.jpeg is not a file"]):
+    for line, words in zip(problems, ["_3.JPEG cannot be read: image file is truncated", "page.jpg cannot be read: cannot identify image file",
+                                      "empty.png is an empty file", "link.jpeg cannot be read: No such file"]):
         assert words in line
 
 
@@ -283,9 +283,13 @@ def test_layout_problems(tmp_path):
     assert "no folder %s" % (tmp_path / "val") in done.stdout and "... and 12 more" in done.stdout and "BAD: 32" in done.stdout
 
 
-def test_the_check_reads_what_training_reads():
-    """The suffixes are those of common.data: no file that training opens goes unchecked."""
-    assert check_dataset.SUFFIXES == data._EXTENSIONS
+def test_the_check_reads_what_training_reads(demo):
+    """No file that training opens goes unchecked."""
+    root, problems = str(demo / "imagenet" / "train"), []
+    files = data.Files(root)
+    found = check_dataset.find_pictures(root, problems)
+    assert [path for paths in found.values() for path in paths] == [files.path(number) for number in range(len(files.targets))]
+    assert list(found) == files.classes and not problems
 
 
 def test_check_of_no_data_set(tmp_path):

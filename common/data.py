@@ -1,9 +1,10 @@
-"""Images from class folders, and their order. (Their way to the device is in common/loading.py.)
+"""Images from class folders (common/folders.py), and their order. (Their way to the device is in common/loading.py.)
 
 The host only decodes, crops and resizes (common/jpeg.py, common/transforms.py). The augmentation of a sample is a pure function
 of (seed, epoch, index), so results do not depend on the number of workers, and a resumed run sees exactly what the interrupted
 one would have seen.
 """
+import errno
 import os
 import random
 import time
@@ -12,12 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import cli, decoders, jpeg, packed
+from common import cli, decoders, folders, jpeg, packed
 from common.cli import UserError
+from common.folders import class_names
 from common.loading import (IMAGENET_MEAN, IMAGENET_STD, DeviceBatches, Loader, device_batches)  # noqa: F401  (data.Loader …)
 
 _SLOW_SCAN = 5  # seconds: a local disk has 256,000 files listed in 0.3
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what reading fails for, without any fault of what is read
 
 
 # --- the data set on disk ---------------------------------------------------------------------------------------------
@@ -37,16 +39,6 @@ def check_layout(root, splits=("train", "val")):
         raise UserError("%s: %s/ and %s/ have different classes (%s is only in one)" % ((root,) + tuple(splits) + (odd[0],)))
 
 
-def class_names(folder):
-    """Return the names of the class folders in ascending order, or of a packed folder's: the position is the class number."""
-    if packed.is_packed(folder):
-        return packed.read_index(folder)["classes"].tolist()
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    if not names:
-        raise UserError("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder))
-    return names
-
-
 class Files(object):
     """The pictures below `root`/<class>/, in the order of class and file names: `classes` (names), `targets` int64 (n,)."""
 
@@ -55,10 +47,8 @@ class Files(object):
         self._root, self.classes = root, class_names(root)
         paths, targets, start = [], [], time.monotonic()
         for number, name in enumerate(self.classes):
-            found = _image_paths(root, name)
-            if not found:
-                raise UserError("class folder %s has no image" % os.path.join(root, name))
-            paths += found
+            found = folders.pictures(root, name) or folders.refuse("class folder %s has no image" % os.path.join(root, name))
+            paths += [os.fsencode(path) for path in found]
             targets += [number] * len(found)
         # Arrays, not lists: a million Python objects would be copied page by page into every worker.
         self.keys = np.array(paths)
@@ -74,16 +64,7 @@ class Files(object):
 
     def read(self, index):
         """Return the bytes of a picture's file. Raises OSError."""
-        with open(self.path(index), "rb") as stream:
-            return stream.read()
-
-
-def _image_paths(root, class_name):
-    found = []
-    for folder, _, names in sorted(os.walk(os.path.join(root, class_name), followlinks=True)):
-        below = os.path.relpath(folder, root)
-        found += [os.fsencode(os.path.join(below, name)) for name in sorted(names) if name.lower().endswith(_EXTENSIONS)]
-    return found
+        return folders.read(self.path(index))
 
 
 class ImageFolder(torch.utils.data.Dataset):
@@ -118,7 +99,10 @@ class ImageFolder(torch.utils.data.Dataset):
             try:
                 picture = self._transform(self._open(self._files.read(index)), sample_rng(self._seed, epoch, index))
             except (OSError, jpeg.Unreadable) as error:
-                bad.append("%s (%s)" % (self.path(index), error))
+                if getattr(error, "errno", None) in _NOT_THE_FILE:
+                    raise cli.TrainingStopped("cannot read pictures: %s; raise the limit (ulimit -n, memory), or take fewer --workers"
+                                              % error.strerror)
+                bad.append("%s (%s)" % (folders.shown(self.path(index)), folders.why(error)))
                 continue
             return picture, int(self.targets[index]), bad
         return None, -1, bad

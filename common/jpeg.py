@@ -8,13 +8,18 @@ below it: the file is therefore cut so that the row below the crop is still ther
 A file with restart markers is a grid of intervals that can be decoded alone. Where an APP11 segment of our own (INDEX) says
 where they are, a file of those that the crop touches is put together, and neither what is above nor what is beside it is decoded.
 """
+import contextlib
 import io
+import os
 import struct
+import warnings
 from collections import namedtuple
 
 from PIL import Image
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises
+from common import folders
+
+warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data and the like do no harm
 
 # Of a plain baseline JPEG: size in pixels, bands (1 or 3), size of a minimum coded unit (MCU), whether there is an EXIF block, where
 # the frame header is, where the entropy-coded data begin, and the first byte and the number of the index's entries (None: no index).
@@ -25,6 +30,7 @@ _FRAME, _SCAN, _APP1, APP11 = (0xC0, 0xC1), 0xDA, 0xE1, 0xEB  # baseline and ext
 _TABLES = set(range(0xE0, 0xF0)) | {0xC4, 0xDB, 0xDD, 0xFE}  # APPn, DHT, DQT, DRI, COM
 INDEX = b"RSTI\0"  # then, as little-endian uint32: MCUs of an interval, and where each interval begins in the scan, and the last ends
 _RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
+_TIFF, _MACOS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\0\5\x16"  # how such files begin
 _LUMA = {0x11, 0x21, 0x12, 0x22, 0x41}  # horizontal and vertical sampling, of 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1
 
 
@@ -124,12 +130,30 @@ def open_rgb(data, kind=None):
 
 def whole(data):
     """Return the PIL image in RGB of a file's bytes. Raises Unreadable."""
+    if data.startswith(_MACOS):
+        raise Unreadable("macOS's notes on another file, no picture: remove the files named ._*")
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        with _quiet() if data.startswith(_TIFF) else contextlib.nullcontext():
+            image = Image.open(io.BytesIO(data))
+            image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
-    except UNREADABLE as error:
-        raise Unreadable(str(error).split(" <")[0])  # without the address of what was opened
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever it likes at damaged files
+        raise Unreadable(folders.why(error))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """libtiff writes to the process's stderr, whatever Pillow raises besides."""
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class JpegPicture(object):
@@ -148,7 +172,7 @@ class JpegPicture(object):
         image = Image.new(mode, size, None)  # None: its memory need not be cleared
         try:
             image.frombytes(data, "jpeg", mode, "")
-        except UNREADABLE:
+        except Exception:
             return self.whole().crop(box)
         image = image.crop((box[0] - left, box[1] - top, box[2] - left, box[3] - top))
         return image if mode == "RGB" else image.convert("RGB")

@@ -11,25 +11,20 @@ Exit status: 0 good, 1 problems were found, 2 wrong usage.
 Example: dataset.py check /data/imagenet --classes 1000
 """
 import functools
-import io
 import os
 import signal
 import sys
-import warnings
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from GENet import cifar
-from common import packed
+from common import folders, jpeg, packed
 from common.cli import UserError, positive_int
 
 SPLITS = ("train", "val")
-# Those that training reads (common.data, which this program does not import because it needs no torch).
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 LISTED_PROBLEMS = 20
 CHUNK = 32  # pictures that a process is given at a time
 
@@ -51,15 +46,12 @@ def check_imagenet(root, wanted_classes, workers):
 
 
 def find_pictures(folder, problems):
-    """Return {class name: paths of its pictures}; add to `problems` what cannot be listed."""
-    def cannot_list(error):
-        problems.append("%s cannot be listed: %s" % (error.filename, error.strerror))
-
+    """Return {class name: paths of its pictures}; add to `problems` what cannot be listed, and links that lead nowhere."""
     found = {}
-    for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
-        found[name] = [os.path.join(below, file)
-                       for below, _, files in os.walk(os.path.join(folder, name), onerror=cannot_list, followlinks=True)
-                       for file in sorted(files) if file.lower().endswith(SUFFIXES)]
+    for name in folders.class_folders(folder, problems.append):
+        found[name] = [os.path.join(folder, path) for path in folders.pictures(folder, name, problems.append)]
+    problems += ["%s is a link to nowhere, or to itself" % entry.path for entry in os.scandir(folder)
+                 if entry.is_symlink() and not os.path.exists(entry.path)]
     return found
 
 
@@ -69,7 +61,7 @@ def check_classes(root, split, found, wanted_classes):
     print_counts(split, sizes)
     folder = os.path.join(root, split)
     problems = ["class folder %s holds no picture" % os.path.join(folder, name) for name in found if not found[name]]
-    loose = sum(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder))
+    loose = sum(entry.name.lower().endswith(folders.EXTENSIONS) for entry in os.scandir(folder))
     if loose:
         problems.append("%s: %s directly in it; training reads %s/<class>/<picture> only" % (folder, pictures(loose), split))
     if not found:
@@ -117,22 +109,18 @@ def leave_interrupts_to_the_parent():
 
 def decode(path):
     """Return None for a picture that training can read, otherwise what is wrong with it."""
-    if not os.path.isfile(path):
-        return "is not a file, or a link to nowhere"
     try:
-        with open(path, "rb") as file:
-            return decode_stream(file)
-    except UnidentifiedImageError:
-        return "is not a picture" if os.path.getsize(path) else "is an empty file"
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        return "cannot be read: %s" % (getattr(error, "strerror", None) or error or type(error).__name__)
+        return decode_bytes(folders.read(path))
+    except (OSError, MemoryError) as error:
+        return "cannot be read: %s" % folders.why(error)
 
 
-def decode_stream(file):
-    """Decode the picture in an open file to its last pixel, as RGB."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
-        Image.open(file).convert("RGB")
+def decode_bytes(content):
+    """Return None for the bytes of a picture that training can read, to its last pixel, otherwise what is wrong with them."""
+    try:
+        jpeg.whole(content)
+    except jpeg.Unreadable as error:
+        return "cannot be read: %s" % error if content else "is an empty file"
 
 
 # --- packed -----------------------------------------------------------------------------------------------------------
@@ -170,9 +158,9 @@ def decode_packed(folder, number):
         content = shards.read(number)
         if zlib.crc32(content) != checksums[number]:
             return shards.path(number), "is not what was packed: its checksum differs"
-        return shards.path(number), decode_stream(io.BytesIO(content))
-    except Exception as error:  # as above
-        return shards.path(number), "cannot be read: %s" % (str(error).split(" <")[0] or type(error).__name__)
+        return shards.path(number), decode_bytes(content)
+    except (OSError, MemoryError) as error:
+        return shards.path(number), "cannot be read: %s" % folders.why(error)
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
@@ -270,7 +258,7 @@ def pictures(count):
 def print_verdict(problems):
     """Print the first problems, how many more there are, and the verdict."""
     for problem in problems[:LISTED_PROBLEMS]:
-        print("PROBLEM: %s" % problem)
+        print("PROBLEM: %s" % folders.shown(problem))
     if len(problems) > LISTED_PROBLEMS:
         print("... and %d more" % (len(problems) - LISTED_PROBLEMS))
     print("BAD: %d problem%s" % (len(problems), "" if len(problems) == 1 else "s") if problems else "GOOD: no problems found")

@@ -93,6 +93,6 @@ def upright(image):
     if "exif" in image.info:
         try:
             return ImageOps.exif_transpose(image)
-        except (SyntaxError, ValueError, TypeError, KeyError, OSError):
+        except Exception:
             pass  # a broken EXIF block says nothing of the orientation
     return image

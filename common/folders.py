@@ -1,0 +1,79 @@
+"""The pictures of class folders, DIR/<class>/<picture>, and what stands there instead of one. Takes no torch."""
+import os
+import stat
+
+from common import packed
+from common.cli import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def refuse(problem):
+    """Raise a UserError: what listing does at a problem, unless it is told otherwise."""
+    raise UserError(problem)
+
+
+def class_names(folder):
+    """Return the names of the class folders in ascending order, or of a packed folder's: the position is the class number."""
+    if packed.is_packed(folder):
+        return packed.read_index(folder)["classes"].tolist()
+    return class_folders(folder) or refuse("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder))
+
+
+def class_folders(folder, tell=refuse):
+    """Return the names of the folders in a folder, in ascending order. `tell(problem)` is called where it cannot be listed."""
+    return sorted(os.path.basename(path) for path in _listed(folder, tell)[1])
+
+
+def pictures(root, class_name, tell=refuse):
+    """Return the paths, from `root`, of a class's pictures, in the order of the folders' paths and then of their names. `tell(problem)`
+    is called for a folder that cannot be listed or leads back to itself."""
+    found = sorted(_walk(os.path.join(root, class_name), [_identity(root)], tell))
+    return [os.path.join(os.path.relpath(folder, root), name) for folder, names in found for name in names]
+
+
+def _walk(folder, above, tell):
+    names, below = _listed(folder, tell)
+    identity = _identity(folder)
+    if identity in above:
+        return tell("%s leads back to a folder that it is in; remove the link" % folder)
+    yield folder, sorted(names)
+    for path in below:
+        yield from _walk(path, above + [identity], tell)
+
+
+def _listed(folder, tell):
+    """Return the names of a folder's pictures, and the paths of the folders in it, links among them."""
+    names, below = [], []
+    try:
+        for entry in os.scandir(folder):
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                below.append(entry.path)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                names.append(entry.name)
+    except OSError as error:
+        tell("%s cannot be listed: %s" % (folder, error.strerror))
+    return names, below
+
+
+def _identity(folder):
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
+
+
+def read(path):
+    """Return the bytes of a file. Raises OSError, also for what is no file: a pipe would be waited for, and a device may have no end."""
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError("a pipe or a device, not a file")
+        return stream.read()
+
+
+def why(error):
+    """Return what an exception of reading or decoding says, without the path that it was about."""
+    return getattr(error, "strerror", None) or str(error).split(" <")[0] or type(error).__name__
+
+
+def shown(path):
+    """Return a path in characters that a line can be printed with: line feeds and bytes that are no UTF-8 are escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in path)
