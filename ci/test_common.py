@@ -655,7 +655,8 @@ def test_upstreams_checkpoints_resume(tmp_path, capsys):
 
 def test_sigterm_saves_between_updates_only(tmp_path):
     """SIGTERM writes the checkpoint after the current step and raises Terminated; not in the middle of an update."""
-    ours, clock = make_progress(tmp_path, small_network()), meters.Clock(CPU, 6)
+    ours = make_progress(tmp_path, small_network())
+    clock = ours.start_clock(MadeUpBatches(), 1)
     steps = ours.steps(MadeUpBatches(), NOBODY, clock, accumulate=2)
     next(steps)
     os.kill(os.getpid(), cli.signal.SIGTERM)

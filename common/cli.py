@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class Terminated(Exception):
-    """SIGTERM came, and everything that has to be saved is saved."""
+    """SIGTERM has ended the run; what a training had to save is saved."""
 
 
 class TrainingStopped(Exception):
@@ -93,8 +93,8 @@ _status = None
 def run(main):
     """Call `main()` and end the process with the exit status that its outcome deserves.
 
-    0 done; 1 a rank failed; 2 bad input (UserError); 3 stopped in the middle (TrainingStopped); 130 Ctrl-C; 143 SIGTERM after
-    saving. Any other exception keeps its traceback.
+    0 done; 1 a rank failed; 2 bad input (UserError); 3 stopped in the middle (TrainingStopped); 130 Ctrl-C; 143 SIGTERM.
+    Any other exception keeps its traceback.
     """
     global _status
     _status = status_of(main, complain)

@@ -233,7 +233,7 @@ def _raise_for(layout, ending):
     rank, status = layout.rank(ending.local_rank), ending.status
     if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED):
         raise (UserError if status == cli.EXIT_BAD_INPUT else cli.TrainingStopped)(ending.text)
-    if status == cli.EXIT_TERMINATED:
+    if status in (cli.EXIT_TERMINATED, -signal.SIGTERM):  # the latter before the first step, and in what does not train
         raise cli.Terminated()
     if status == cli.EXIT_INTERRUPTED:
         raise KeyboardInterrupt()
@@ -245,13 +245,18 @@ def _raise_for(layout, ending):
 
 def sum_over_ranks(values, rank):
     """Return the list of numbers `values` with each one summed over all ranks."""
+    return begin_sum(values, rank)()
+
+
+def begin_sum(values, rank):
+    """Begin what `sum_over_ranks` does; return a function that waits for the list and returns it."""
     if rank.world_size == 1:
-        return list(values)
+        return lambda: list(values)
     # An NPU has no float64; float32 still counts to 16 million exactly.
     dtype = torch.float32 if rank.device.type == "npu" else torch.float64
     tensor = torch.tensor(values, dtype=dtype, device=rank.device)
-    dist.all_reduce(tensor)
-    return tensor.tolist()
+    work = dist.all_reduce(tensor, async_op=True)
+    return lambda: (work.wait(), tensor.tolist())[1]
 
 
 def broadcast_buffers(model, rank):

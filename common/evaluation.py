@@ -3,6 +3,7 @@ import torch
 
 from common import distributed
 from common.meters import Clock, Tally
+from common.progress import Preemption
 
 
 def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
@@ -10,8 +11,10 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
     statistics of rank 0, which are those that a checkpoint holds.
 
     `show(step, tally, clock)` is called after every `every`-th batch of this rank from `first` on, to print a line. `clock`: the
-    meters.Clock to measure with. Raises UserError where there is no image, TrainingStopped for a loss that is not finite.
+    meters.Clock to measure with. Raises UserError where there is no image, TrainingStopped for a loss that is not finite, and in a
+    training Terminated, after saving, when SIGTERM has come: a resumed run evaluates anew.
     """
+    preemption = Preemption.listening
     tally, clock = Tally("the evaluation"), clock or Clock(rank.device, len(batches))
     distributed.broadcast_buffers(learner.model, rank)
     network = distributed.unwrapped(learner.model).eval()
@@ -28,6 +31,10 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
                 clock.split()
                 show(step, tally, clock)
                 tally.end_window()
+            if preemption and preemption.seen:
+                break
             clock.wait_for_batch()
         clock.stop()
+    if preemption:
+        preemption.leave_if_asked()
     return tally.result(rank)

@@ -7,6 +7,7 @@ functions of (seed, rank, epoch, step), and everything else that a step depends 
 import os
 import random
 import signal
+import time
 from collections import namedtuple
 
 from common import checkpoint, cli, device as devices, distributed, entries, meters
@@ -19,8 +20,9 @@ Learner = namedtuple("Learner", "model criterion optimizer amp")
 # What a training is in: this process's distributed.Rank, its Progress, its meters.Clock, its records.Recorder.
 Run = namedtuple("Run", "rank progress clock recorder")
 
-# How often the ranks tell each other of a SIGTERM: a collective each step would cost as much as the logging of a loss.
-_STEPS_BETWEEN_AGREEMENTS = 10
+# How often the ranks tell each other of a SIGTERM. With a step before and one after, they leave within 10 s. However short the steps
+# are, so many at the most: the next ones may be longer.
+_SECONDS_BETWEEN_SUMS, _STEPS_BETWEEN_SUMS = 3, 100
 
 # What the checkpoint says of the order of the images; another value would leave images out or show them twice.
 _ORDER = {"global_batch": "images in an update", "train_images": "training images"}
@@ -48,7 +50,7 @@ class Progress(object):
         self._best_key, self._best_is_error = best_key, best_is_error
         self._is_best = False
         self._profiler = StepProfiler(None, "", rank)
-        self._preemption = _Preemption(rank)
+        self._preemption = Preemption(rank, self.save)
 
     # --- the steps of an epoch ---
 
@@ -68,6 +70,7 @@ class Progress(object):
                                 % (self.step, images, len(batches), batches.step_images))
         self.step = images // batches.step_images
         self.constants["step_images"] = batches.step_images
+        self._preemption.listen()
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
 
     def steps(self, batches, learner, clock, accumulate=1):
@@ -119,16 +122,11 @@ class Progress(object):
 
     def _end_step(self, clock):
         self.step += 1
-        stop = self._preemption.agreed() and self.update_is_complete
-        if stop or (self.update_is_complete and self._every_steps and self.step % self._every_steps == 0):
+        if self._preemption.agreed() and self.update_is_complete:
+            self._preemption.leave()
+        if self.update_is_complete and self._every_steps and self.step % self._every_steps == 0:
             with clock.paused():
                 self.save()
-        if stop:
-            self._leave()
-
-    def _leave(self):
-        distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
-        raise cli.Terminated()
 
     def _note_training(self):
         self.tally.fetch()
@@ -150,15 +148,12 @@ class Progress(object):
         self.results.update({"val.top1": result.top1, "val.top5": result.top5, "val.loss": result.loss, "val.best_top1": self.best})
 
     def end_epoch(self, copy_to=()):
-        """Count an epoch, and save, with further copies of the checkpoint at the paths `copy_to`. Raises Terminated as `steps`
-        does."""
+        """Count an epoch, and save, with further copies of the checkpoint at the paths `copy_to`."""
         self.epoch, self.step = self.epoch + 1, 0
         self.tally.reset()
         copies = list(copy_to) + ([self._best_path] if self._is_best and self._best_path else [])
         self._is_best = False
         self.save(copies)
-        if self._preemption.agreed(at_once=True):
-            self._leave()
 
     # --- the checkpoint ---
 
@@ -226,23 +221,46 @@ def choose_seed(asked, resumed, rank):
     return seed
 
 
-class _Preemption(object):
-    """Notices SIGTERM, so that all ranks can stop after the same step."""
+class Preemption(object):
+    """Whether SIGTERM has come to a rank. Where none `listens`, before a training and in what is none, it ends a process at once."""
 
-    def __init__(self, rank):
-        self._rank, self._seen, self._agreed, self._asked = rank, False, False, 0
-        signal.signal(signal.SIGTERM, self._note)
+    listening = None  # that of this process
 
-    def _note(self, *_):
-        self._seen = True
+    def __init__(self, rank, save):
+        """`save()` writes the checkpoint; every rank calls it."""
+        self._rank, self._save, self.seen, self._agreed = rank, save, False, False
+        self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
 
-    def agreed(self, at_once=False):
-        """Return whether to save and stop; every rank must ask at every step, and all get the same answer.
+    def listen(self):
+        """From now on, SIGTERM is noted: `seen`."""
+        Preemption.listening = self
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
 
-        Several ranks talk about it at every tenth step, or `at_once`."""
-        self._asked += 1
+    def agreed(self):
+        """Return whether to leave after this step; every rank asks after each, and all get the same answer.
+
+        A sum over the ranks, under way while they take a step and read after it, says who has seen the signal; and in how many steps
+        the next sum begins, by rank 0's clock alone: a collective is begun by all or by none.
+        """
         if self._rank.world_size == 1:
-            return self._seen
-        if at_once or self._asked % _STEPS_BETWEEN_AGREEMENTS == 0:
-            self._agreed = self._agreed or distributed.sum_over_ranks([float(self._seen)], self._rank)[0] > 0
+            return self.seen
+        if self._answer:
+            seen, self._steps = self._answer()
+            self._answer, self._agreed, self._left = None, self._agreed or seen > 0, self._steps
+        self._left -= 1
+        if self._left <= 0:
+            steps = _SECONDS_BETWEEN_SUMS * self._steps / max(time.monotonic() - self._since, 1e-9)
+            self._since = time.monotonic()
+            self._answer = distributed.begin_sum([self.seen, self._rank.is_main * min(max(int(steps), 1), _STEPS_BETWEEN_SUMS)], self._rank)
         return self._agreed
+
+    def leave_if_asked(self):
+        """`leave` where a rank has seen the signal; every rank has to call."""
+        if distributed.sum_over_ranks([self.seen], self._rank)[0]:
+            self.leave()
+
+    def leave(self):
+        """Save, and raise Terminated; every rank has to call."""
+        self._save()
+        distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
+        raise cli.Terminated()

@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from common import cli, environment, report  # noqa: E402
 
 _LAST_LINES = 20
+_STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 # What a run leaves in its output path, so what a new run sets aside. An evaluation leaves no weights: those there are its input.
 _REPORTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.png", "config.yaml", "profile")
 _WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
@@ -25,6 +26,7 @@ _WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 
 def main():
     """Run the case that the command line describes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until there is a training that can be told
     args = _parser().parse_args()
     environment.check_torch()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
@@ -33,21 +35,27 @@ def main():
     undo = _prepare(args.output_path, () if args.resume else products, log_path)
     records_before = _size(metrics_path)
     started = time.time()
-    status = _run(args.command, log_path)
+    training = _Training(args)
+    status = training.wait(log_path)
     if status == cli.EXIT_BAD_INPUT and _size(metrics_path) == records_before:
         undo()
-    if status != 0:
-        _say_why(status, log_path)
-        sys.exit(status)
+    if status == 0:
+        _write(1, "\n".join(_report(args, metrics_path, log_path, time.time() - started) + [""]).encode())
+    status, why = training.verdict(status, log_path)
+    _write(2, why.encode(errors="surrogateescape"))
+    sys.exit(status)
+
+
+def _report(args, metrics_path, log_path, seconds):
+    """Write the report; return what the screen shows of it."""
     if args.no_report:
-        print("this machine is done; the result is reported only on machine 0", flush=True)
-        return
+        return ["this machine is done; the result is reported only on machine 0"]
     if report.summary(metrics_path)[1] is None:
         raise cli.UserError("the run left no summary in %s; its log: %s" % (metrics_path, log_path))
     images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
     case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,
             "suffix": args.suffix, "kind": args.kind}
-    print("\n".join(report.write(case, metrics_path, args.output_path, time.time() - started)), flush=True)
+    return report.write(case, metrics_path, args.output_path, seconds)
 
 
 def _parser():
@@ -62,6 +70,7 @@ def _parser():
     parser.add_argument("--output-path", required=True)
     parser.add_argument("--resume", action="store_true", help="go on with what the output path holds")
     parser.add_argument("--no-report", action="store_true", help="the run's records are on another machine")
+    parser.add_argument("--term-grace", type=cli.positive_int, default=25, help="seconds from SIGTERM to the kill of what has not left")
     parser.add_argument("command", nargs="+", help="the training, after --")
     return parser
 
@@ -124,48 +133,101 @@ def _size(path):
 
 # --- the training process ---------------------------------------------------------------------------------------------
 
-def _run(command, log_path):
-    """Run the command with its output on ours and in the log; pass SIGINT and SIGTERM on to it once; return its status."""
-    with open(log_path, "ab") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                                   preexec_fn=_die_with_parent)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: process.send_signal(number))
-        copies = [threading.Thread(target=_copy_lines, args=(source, (target, log)))
-                  for source, target in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))]
-        for copy in copies:
-            copy.start()
-        status = process.wait()
+class _Training(object):
+    """The process that trains, and its own. SIGINT kills them all, wherever they are: what lies on disk is whole after any kill. SIGTERM,
+    and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave, and kills them --term-grace seconds later."""
+
+    def __init__(self, args):
+        self._args, self._stopped_by, self._log_error = args, None, None
+        self._checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
+        self._saved = _written_at(self._checkpoint)
+        self._process = subprocess.Popen(args.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                         preexec_fn=_begin)
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN if signal.getsignal(number) == signal.SIG_IGN else self._stop)
+        signal.signal(signal.SIGALRM, self._kill)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+    def _stop(self, number, _):
+        self._stopped_by, self._saved = number, _written_at(self._checkpoint)
+        if number == signal.SIGINT:
+            self._kill()
+        elif self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            signal.alarm(self._args.term_grace)
+
+    def _kill(self, *_):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # workers that a crashed rank has left behind
-        for copy in copies:
-            copy.join()
-    return status if status >= 0 else 128 - status
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self, log_path):
+        """Return its status (negative: the signal that killed it) when its output is on ours and in the log."""
+        with open(log_path, "ab") as log:
+            copies = [threading.Thread(target=self._copy_lines, args=(source, [log.fileno(), screen]))
+                      for source, screen in ((self._process.stdout, 1), (self._process.stderr, 2))]
+            for copy in copies:
+                copy.start()
+            status = self._process.wait()
+            self._kill()  # workers that a crashed rank has left behind
+            for copy in copies:
+                copy.join()
+        return status
+
+    def _copy_lines(self, source, targets):
+        for line in source:
+            for target in list(targets):
+                error = _write(target, line)
+                if error and target > 2:
+                    self._log_error = error
+                    self._kill()
+                if error:
+                    targets.remove(target)
+
+    def verdict(self, status, log_path):
+        """Return the exit status and what to say about it: nothing where one line has said it."""
+        if self._log_error and status != cli.EXIT_STOPPED:
+            return cli.EXIT_STOPPED, "cannot write %s (%s); the last checkpoint is kept\n" % (log_path, self._log_error.strerror)
+        number = self._stopped_by or (signal.SIGTERM if status == cli.EXIT_TERMINATED else None)
+        if number and (status <= 0 or status == cli.EXIT_TERMINATED):
+            return 128 + number, "%s%s; log: %s\n" % (_STOPS[number], self._what_is_saved(status), log_path)
+        if status < 0:
+            return 128 - status, "the training was killed by signal %d%s; log: %s\n" % (
+                -status, ", often for want of memory (see dmesg)" * (status == -signal.SIGKILL), log_path)
+        if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED) or status > 128:
+            return status, ""
+        with open(log_path, errors="replace") as log:
+            last = log.readlines()[-_LAST_LINES:]
+        return status, "training failed with status %d; the last lines of %s:\n%s" % (status, log_path, "".join(last))
+
+    def _what_is_saved(self, status):
+        late = self._stopped_by != signal.SIGINT and status == -signal.SIGKILL
+        when = " when all was done" if status == 0 else " after --term_grace=%d s" % self._args.term_grace if late else ""
+        if self._args.kind == "eval" or self._args.no_report:
+            return when
+        written = _written_at(self._checkpoint)
+        if written > self._saved:
+            return when + " after saving; go on with --resume"
+        there = "--resume goes on from %s, saved %d s ago" % (self._checkpoint, time.time() - written)
+        return when + " without saving; " + (there if written else "there is no checkpoint")
 
 
-def _copy_lines(source, targets):
-    for line in source:
-        for target in targets:
-            target.write(line)
-            target.flush()
+def _written_at(path):
+    return os.stat(path).st_mtime if os.path.exists(path) else 0
 
 
-def _die_with_parent():
-    """Ask the kernel to end the training when this process is killed outright (the ranks follow their parent)."""
+def _begin():
+    """In the process that trains: let signals in, and end when this one is killed outright (its ranks follow it)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _say_why(status, log_path):
-    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED):
-        return  # one line has said it
-    if status == cli.EXIT_INTERRUPTED:
-        sys.stderr.write("interrupted; log: %s\n" % log_path)
-    elif status == cli.EXIT_TERMINATED:
-        sys.stderr.write("terminated after saving; go on with --resume; log: %s\n" % log_path)
-    else:
-        with open(log_path, errors="replace") as log:
-            last = log.readlines()[-_LAST_LINES:]
-        sys.stderr.write("training failed with status %d; the last lines of %s:\n%s" % (status, log_path, "".join(last)))
+def _write(descriptor, content):
+    """Write bytes past any buffer, which would keep what cannot be written; return the OSError, or None."""
+    try:
+        while content:
+            content = content[os.write(descriptor, content):]
+    except OSError as error:
+        return error
 
 
 if __name__ == "__main__":

@@ -11,10 +11,32 @@
 # Where a model's --batch_size counts the images of one rank, its model.sh sets batch_per_rank=1.
 set -euo pipefail
 
+# Signals, from here to common/run.py, which answers them from then on. A background job of a script starts with SIGINT ignored, and
+# no trap changes that.
+if [[ $(trap -p INT) && ${SIGINT_WAS_IGNORED:-} != "$$" ]] && env --default-signal=INT true 2>/dev/null; then
+    SIGINT_WAS_IGNORED=$$ exec env --default-signal=INT "$BASH" "$0" "$@"
+fi
+trap 'stop 130 interrupted' INT
+trap 'stop 143 terminated' TERM
+trap 'stop 129 "hung up"' HUP
+child=""
+stop() {
+    trap '' INT TERM HUP
+    [[ -z $child ]] || { kill -TERM "$child" && wait "$child"; } 2>/dev/null || true
+    printf '%s: %s before the start; nothing was done\n' "$(basename "$0")" "$2" >&2
+    exit "$1"
+}
+
+# A descriptor that is closed would become that of a file.
+[[ -e /dev/fd/0 ]] || exec </dev/null
+[[ -e /dev/fd/1 ]] || exec >/dev/null
+[[ -e /dev/fd/2 ]] || exec 2>/dev/null
+
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" amp_dtype="" compile="" dummy="" profile_steps=""
+term_grace=""
 resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
@@ -83,6 +105,7 @@ common_options() {
     option image_size "" positive "input resolution instead of the recipe's"
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
     option checkpoint_steps 0 natural "also write the checkpoint every so many steps; 0: after each epoch only"
+    option term_grace 25 positive "seconds from SIGTERM to the kill of a training that has not left, in a step that takes longer"
     option resume "" switch "continue from the newest checkpoint of the output path"
     option deterministic "" switch "only algorithms that give the same bits at each call; slower on gpu and npu"
     option allow_tf32 "" switch "fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)"
@@ -218,7 +241,10 @@ require_whole_batches() {
 demo_data_unless_given() {
     [[ -z $data_path ]] || return 0
     echo "no --data_path: using the demo data set" >&2
-    python3 "$common_path/../tools/dataset.py" demo --what "$1" >&2 || fail "no --data_path, and the demo data could not be made"
+    python3 "$common_path/../tools/dataset.py" demo --what "$1" >&2 & # a trap does not wait for it
+    child=$!
+    wait "$child" || fail "no --data_path, and the demo data could not be made"
+    child=""
     data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
     [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((batch_per_rank ? 32 : 32 * case_ranks))
@@ -266,9 +292,12 @@ run_case() {
     # The programs import torch_npu themselves where an NPU is wanted: a broken one then costs a line, and not `import torch`.
     export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
     cd "$model_path"
-    exec python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
+    # From a trap to run.py's handlers, signals wait; before coreutils 8.31 they end the process.
+    local hold=""
+    ! env --block-signal=INT,TERM,HUP true 2>/dev/null || hold=1
+    exec ${hold:+env --block-signal=INT,TERM,HUP} python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
         --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
-        ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} -- "$@"
+        --term-grace="$term_grace" ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} -- "$@"
 }
 
 common_options
