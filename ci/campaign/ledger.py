@@ -1,4 +1,5 @@
 """The results file of a campaign: a line for each trial, so that an interrupted campaign goes on and a finished one is a table."""
+import contextlib
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ class Ledger(object):
     def __init__(self, path, seed, code, again=False):
         self._path, self._seed, self._code = path, seed, code
         self._lock = threading.Lock()
+        self._half_a_line = os.path.exists(path) and not again
         self._entries = {}
         if again and os.path.exists(path):
             os.remove(path)
@@ -27,7 +29,8 @@ class Ledger(object):
         with self._lock:
             self._entries[verb, number] = entry
             with open(self._path, "a") as stream:
-                stream.write(json.dumps(entry) + "\n")
+                stream.write("\n" * self._half_a_line + json.dumps(entry) + "\n")
+            self._half_a_line = False
 
     def tried(self, verb):
         """Return how often it was tried."""
@@ -59,5 +62,5 @@ def _read(path):
         return
     with open(path) as stream:
         for line in stream:
-            if line.endswith("\n"):  # a campaign that was killed may have left half a line
+            with contextlib.suppress(ValueError):  # a campaign that was killed may have left half a line
                 yield json.loads(line)
