@@ -67,7 +67,7 @@ def facts(text):
 
 def anchors(page):
     """Return the anchors that a forge makes of the page's headings."""
-    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for _, title in HEADING.findall(FENCE.sub("", read(page)))}
+    return {re.sub(r"[^\w\- ]", "", part.title.lower()).strip().replace(" ", "-") for part in sections(page)}
 
 
 @pytest.mark.parametrize("page", ENGLISH)
@@ -89,13 +89,12 @@ def test_commands_of_a_page_exist(page):
 @pytest.mark.parametrize("page", ENGLISH + [in_chinese(page) for page in ENGLISH])
 def test_links_of_a_page_lead_somewhere(page):
     """Relative links, their anchors and the tools that a page names are there."""
-    text = read(page)
-    for target in LINK.findall(text) + re.findall(r"`(tools/\w+\.(?:py|sh))", text):
-        if re.match(r"https?:", target):
-            continue
+    text, here = read(page), os.path.dirname(page)
+    targets = [(target, (here,)) for target in LINK.findall(text) if not re.match(r"https?:", target)]
+    targets += [(tool, (here, "")) for tool in re.findall(r"`(tools/\w+\.(?:py|sh))", text)]
+    for target, folders in targets:
         path, _, anchor = target.partition("#")
-        below = os.path.dirname(page)
-        places = [os.path.normpath(os.path.join(place, path)) if path else page for place in ([below] if "#" in target else [below, ""])]
+        places = [os.path.normpath(os.path.join(folder, path)) if path else page for folder in folders]
         found = [place for place in places if os.path.exists(os.path.join(ROOT, place))]
         assert found, target
         assert not anchor or anchor in anchors(found[0]), target
@@ -120,7 +119,8 @@ def test_a_chinese_page_says_what_the_english_says(page):
     assert bare_blocks(page) == bare_blocks(in_chinese(page))
     for one, other in pairs:
         assert facts(one.prose) ^ facts(other.prose) == set(), one.title
-        assert [[len(row) for row in table] for table in one.tables] == [[len(row) for row in table] for table in other.tables], one.title
+        shapes = [[[len(row) for row in table] for table in part.tables] for part in (one, other)]
+        assert shapes[0] == shapes[1], one.title
         for row, translated in zip(sum(one.tables, []), sum(other.tables, [])):
             assert [facts(cell) for cell in row] == [facts(cell) for cell in translated], one.title
 
@@ -150,3 +150,46 @@ def test_a_heading_has_one_translation():
     assert {title: found for title, found in names.items() if len(found) > 1} == {}
     for model in MODELS:
         assert set(SECTIONS) <= {part.title for part in sections(model + "/README.zh-CN.md")}, model
+
+
+# --- docs/migration.md ------------------------------------------------------------------------------------------------
+
+def accepted(program):
+    """Return the flags that a program's or a script's --help names, with underscores."""
+    run = ["bash" if program.endswith(".sh") else "python", os.path.join(ROOT, program), "--help"]
+    done = subprocess.run(run, stdout=subprocess.PIPE, universal_newlines=True, env=environment(), check=True)
+    return set(flag.replace("-", "_") for flag in re.findall(r"(--?\w[\w-]*)", done.stdout))
+
+
+def programs_in(text):
+    """Return the programs and scripts of this repository that a text names, as code."""
+    words = [code.split(" ")[0] for code in re.findall(r"`([^`]+)`", text)]
+    return sorted(set(word for word in words if re.search(r"\.(py|sh)$", word) and os.path.isfile(os.path.join(ROOT, word))))
+
+
+def rows_of_migration():
+    """Yield (section, cells) of each row whose column `Here` says what to write instead."""
+    for part in sections("docs/migration.md"):
+        for table in part.tables:
+            if [cell.strip() for cell in table[0]][1] == "Here":
+                for row in table[2:]:
+                    yield part, [cell.strip() for cell in row]
+
+
+def test_what_migration_names_exists():
+    """The flags in the column `Here` are taken by the program that the row, or the section, is about; without one, by some script.
+    The keys of configurations are in one of the trees."""
+    scripts = [os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, "*", "test", "*_*.sh"))]
+    flags = {program: accepted(program) for program in scripts + programs_in(FENCE.sub("", read("docs/migration.md")))}
+    of_scripts = set().union(*(flags[script] for script in scripts))
+    trees = read("EfficientNet-B3/pycls/core/config.py") + read("HRNet/lib/config/default.py")
+    seen = 0
+    for part, row in rows_of_migration():
+        programs = programs_in(row[1]) or programs_in(part.prose)
+        known = set().union(*(flags[program] for program in programs)) if programs else of_scripts
+        for code in re.findall(r"`([^`]+)`", row[1]):
+            named = [flag.replace("-", "_") for flag in re.findall(r"(?:^| )(--[\w-]+)", code)]
+            assert set(named) <= known, (part.title, row[1])
+            assert not re.match(r"[A-Z]+\.[A-Z_]+$", code) or "_C.%s =" % code in trees, code
+            seen += len(named)
+    assert seen > 100
