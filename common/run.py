@@ -193,7 +193,7 @@ class _Training(object):
         if status < 0:
             return 128 - status, "the training was killed by signal %d%s; log: %s\n" % (
                 -status, ", often for want of memory (see dmesg)" * (status == -signal.SIGKILL), log_path)
-        if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED) or status > 128:
+        if status in (0, cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED) or status > 128:
             return status, ""
         with open(log_path, errors="replace") as log:
             last = log.readlines()[-_LAST_LINES:]
