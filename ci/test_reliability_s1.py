@@ -43,12 +43,13 @@ def write_script(folder, *lines):
     return ["bash", str(folder / "test" / "x.sh"), "--output_path=%s" % (folder / "o")]
 
 
-def stopped(command, number, moment, env=None, **options):
-    """Start a command, send a signal when it has printed the line `moment`; return the finished process with status and errors."""
+def stopped(command, number, *moments, env=None, **options):
+    """Start a command, send a signal when it has printed each of the lines `moments`; return the finished process, output as text."""
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                universal_newlines=True, env=env or environment(), **options)
-    assert moment in iter(lambda: process.stdout.readline().strip(), "")
-    process.send_signal(number)
+    for moment in moments:
+        assert moment in iter(lambda: process.stdout.readline().strip(), "")
+        process.send_signal(number)
     out, errors = process.communicate(timeout=60)
     return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=errors)
 
@@ -141,6 +142,8 @@ def test_the_line_says_what_was_saved(tmp_path):
     path = str(tmp_path / "o" / "checkpoint.pth.tar")
     saves = {"path": path, "status": 143, "before": ""}
     assert_said(stopped(supervised(tmp_path / "o", SAVES % saves), signal.SIGTERM, "up"), 143, "terminated after saving;")
+    asked_twice = SAVES.replace("os._exit", "print('saved'); time.sleep(1); os._exit") % saves
+    assert_said(stopped(supervised(tmp_path / "o", asked_twice), signal.SIGTERM, "up", "saved"), 143, "terminated after saving;")
     earlier = dict(saves, before="open(%r, 'w').close()" % path)
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         code = (SAVES % earlier).replace("signal.signal(", "0 and signal.signal(")

@@ -149,12 +149,14 @@ class _Training(object):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def _stop(self, number, _):
-        self._stopped_by, self._saved = number, _written_at(self._checkpoint)
+        if self._stopped_by is None:
+            self._saved = _written_at(self._checkpoint)
+            signal.alarm(self._args.term_grace)
+        self._stopped_by = number
         if number == signal.SIGINT:
             self._kill()
         elif self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
-            signal.alarm(self._args.term_grace)
 
     def _kill(self, *_):
         with contextlib.suppress(ProcessLookupError):
