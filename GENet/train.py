@@ -12,7 +12,7 @@ from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, entries, evaluation, flags, network,  # noqa: E402
-                    optimizer, precision, profiling, ranges, records, synthetic)
+                    optimizer, outputs, precision, profiling, ranges, records, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import cifar  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
@@ -119,7 +119,7 @@ def device_layout(args):
 
 def train_or_evaluate(args, rank):
     """What each rank does; the order is that of every model (ResNet50/main.py)."""
-    resumed = checkpoint.load(args.resume) if args.resume else {}
+    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
     args.seed = choose_seed(args.seed, resumed, rank)
     learner = make_learner(args, rank)
     if args.eval:
@@ -154,7 +154,8 @@ def make_progress(learner, args, rank):
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
     path, best_path = (os.path.join(args.output_path, name) for name in ("checkpoint.pth.tar", "model_best.pth.tar"))
     constants = {"arch": "GENET", "seed": args.seed, "network": network_of(args)}
-    return Progress(rank, "state_dict", parts, path, best_path, constants, args.checkpoint_steps, "best_err1", best_is_error=True)
+    return Progress(rank, "state_dict", parts, path, best_path, constants, args.checkpoint_steps, "best_err1", best_is_error=True,
+                    keep=args.keep_checkpoints)
 
 
 def evaluate(learner, args, rank):
@@ -261,6 +262,8 @@ def profile(batches, learner, run, args):
     path = os.path.join(args.output_path, "output.prof")
     if rank.is_main:
         os.makedirs(args.output_path, exist_ok=True)
+        outputs.hold(args.output_path)
+        outputs.note(path)
         profiler.export_chrome_trace(path)
     rank.print("wrote %s (open it in chrome://tracing)" % path)
 

@@ -132,7 +132,7 @@ def device_layout(args):
 
 def train_or_evaluate(args, rank):
     """What each rank does."""
-    resumed = checkpoint.load(args.resume) if args.resume else {}
+    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
     args.seed = choose_seed(args.seed, resumed, rank)
     devices.npu_modes(rank.device, graph_mode=args.graph_mode, private_formats=None if args.ND is None else not args.ND)
     learner = make_learner(args, rank)
@@ -166,7 +166,8 @@ def make_progress(learner, args, rank):
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
     progress = Progress(rank, "state_dict", parts, os.path.join(args.save_ckpt_path, args.checkpoint_nameprefix + ".pth.tar"),
                         os.path.join(args.save_ckpt_path, "model_best.pth.tar"),
-                        constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps)
+                        constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps, keep=args.keep_checkpoints)
+    progress.products += [numbered_copy("[0-9]*", args)] if args.checkpoint_freq else []
     progress.epoch = args.start_epoch
     return progress
 
@@ -190,10 +191,14 @@ def fit(learner, progress, args, rank):
         train(train_batches, learner, run, args)
         progress.note_evaluation(validate(val_batches, learner, args, rank))
         recorder.epoch(progress, clock, rate)
-        numbered = "%s-epoch%d.pth.tar" % (args.checkpoint_nameprefix, progress.epoch + 1)
         is_kept = args.checkpoint_freq and (progress.epoch + 1) % args.checkpoint_freq == 0
-        progress.end_epoch(copy_to=[os.path.join(args.save_ckpt_path, numbered)] if is_kept else [])
+        progress.end_epoch(copy_to=[numbered_copy(progress.epoch + 1, args)] if is_kept else [])
     recorder.summary(progress, clock, train_batches.count_bad(rank) + val_batches.count_bad(rank))
+
+
+def numbered_copy(epochs, args):
+    """Return where the copy of the checkpoint after so many epochs goes (--checkpoint-freq)."""
+    return os.path.join(args.save_ckpt_path, "%s-epoch%s.pth.tar" % (args.checkpoint_nameprefix, epochs))
 
 
 def train(batches, learner, run, args):

@@ -576,7 +576,7 @@ def test_disk_full_leaves_the_old_checkpoint(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100000, limits[1]))
     try:
-        with pytest.raises(cli.UserError, match="intact"):
+        with pytest.raises(cli.TrainingStopped, match="intact"):
             checkpoint.save({"weights": torch.ones(100000)}, path, copy_to=[path + ".best"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -586,7 +586,7 @@ def test_disk_full_leaves_the_old_checkpoint(tmp_path):
 def test_a_folder_without_permission(tmp_path):
     """A place that cannot be written is one line."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(cli.UserError, match="cannot write"):
+    with pytest.raises(cli.TrainingStopped, match="cannot write"):
         checkpoint.save({}, str(tmp_path / "file" / "c.pth"))
 
 

@@ -92,7 +92,7 @@ def test_config_defaults():
             continue
         assert ours[key] == value and type(ours[key]) is type(value), key
     added = {"OPTIM.EMA_UPDATE_PERIOD", "OPTIM.EMA_ALPHA", "TRAIN.PRETRAINED", "TRAIN.OPT_LEVEL", "TRAIN.LOSS_SCALE",
-             "TRAIN.ACCUMULATE", "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TEST.MAX_STEPS",
+             "TRAIN.ACCUMULATE", "TRAIN.MAX_STEPS", "TRAIN.SAVE_STEPS", "TRAIN.KEEP_CHECKPOINTS", "TEST.MAX_STEPS",
              "DATA_LOADER.RESIZE_IN_FLOAT"}
     assert set(ours) - set(GOLDEN["config_defaults"]) == added
 

@@ -67,6 +67,7 @@ def phases(tiny_imagenet, tmp_path_factory):
     (out / "after").mkdir(parents=True)
     (out / "after" / "model_best.pth.tar").write_text("")
     (out / "after" / "report.json").write_text("")
+    (out / "after" / ".run.files").write_text("model_best.pth.tar\nreport.json\n")
     runs = {"train": (TRAIN_1P, out, ["--image_size=48", "--train_epochs=5", "--eval_freq=3", "--learning_rate=0.01"]),
             "before": (EVAL_1P, out, ["--image_size=64", "--pth_path=%s" % (out / "checkpoint.pth.tar")]),
             "finetune": (FINETUNE_1P, out, ["--image_size=64", "--train_epochs=3", "--learning_rate=0.01", "--pth_path=%s" % out]),
@@ -112,8 +113,8 @@ def test_phase_3_measures_what_phase_2_did(phases):
     assert first > 25.0 and after >= before  # four classes: it has learned something
     assert results["finetune"]["Final Finetune Accuracy"] == results["after"]["Final Train Accuracy"]
     assert "FinetuneAccuracy = " in (out / "finetune" / "FixRes_for_PyTorch_bs16_1p_acc.log").read_text()
-    assert set(os.listdir(str(out / "eval"))) == {"FixRes_for_PyTorch_bs16_1p_eval.log", "metrics.jsonl", "report.json", "train_0.log"}
-    assert (out / "after" / "model_best.pth.tar").exists() and os.listdir(str(out / "after" / "earlier-1")) == ["report.json"]
+    assert set(os.listdir(str(out / "eval"))) == {"FixRes_for_PyTorch_bs16_1p_eval.log", "metrics.jsonl", "report.json", "train_0.log", ".run.files"}
+    assert (out / "after" / "model_best.pth.tar").exists() and sorted(os.listdir(str(out / "after" / "earlier-1"))) == [".run.files", "report.json"]
     log = (out / "after" / "train_0.log").read_text()
     assert "Validation accuracy: (%.5f, 100.00000)\n" % after in log and "'val_top1': " in log and "'val_top5': " in log
 

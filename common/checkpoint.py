@@ -3,6 +3,7 @@ import contextlib
 import copy
 import inspect
 import io
+import itertools
 import os
 import pickle
 import types
@@ -11,8 +12,8 @@ import zipfile
 
 import torch
 
-from common import entries, ranges
-from common.cli import UserError
+from common import entries, outputs, ranges
+from common.cli import TrainingStopped, UserError
 
 # What a checkpoint may consist of where PyTorch's own weights_only loading is not there (before 1.13), or knows less.
 _SAFE_GLOBALS = {
@@ -29,32 +30,97 @@ _OWN_KEYS = ("state_dict", "model_state", "model")
 _EMA_KEYS = ("ema_state", "state_dict_ema", "model_ema")
 EMA_CHOICES = ("auto", "true", "false")
 
+KEPT = ranges.whole(1, 100)  # --keep-checkpoints
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
-def save(state, path, copy_to=()):
+def save(state, path, copy_to=(), keep=1):
     """Write `state` to `path` so that whenever the machine stops, either the old file or the new one is there, whole.
 
-    `copy_to`: further paths for the same file, complete before `path` itself changes. Raises UserError where it cannot be
-    written (disk full, no permission), with the old files as they were.
+    `copy_to`: further paths for the same file, complete before `path` itself changes. `keep`: how many files stay, the older ones as
+    `kept_paths` says. Raises TrainingStopped, with the old files as they were, for values that are not finite, and where it cannot be
+    written (disk full, no permission).
     """
+    content, paths = io.BytesIO(), list(copy_to) + [path]
     # First to memory: an exception that comes out of a write reaches the destructor of PyTorch's zip writer, which ends the
     # process in PyTorch 1.8 and hides the reason in later ones.
-    content, paths = io.BytesIO(), list(copy_to) + [path]
-    torch.save(_on_cpu(state, {}), content)
-    try:
+    torch.save(_finite(_on_cpu(state, {}), path), content)
+    with outputs.writing(path, len(content.getbuffer()) * len(paths)):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        for target in paths:
-            with open(target + ".part", "wb") as stream:
-                stream.write(content.getbuffer())
-                stream.flush()
-                os.fsync(stream.fileno())
-        for target in paths:
-            _rename(target + ".part", target)
-    except OSError as error:
-        for target in paths:
-            with contextlib.suppress(OSError):
-                os.remove(target + ".part")
-        raise UserError("cannot write checkpoint %s (%s); what was there before is intact" % (path, error.strerror or error))
+        outputs.note(*paths + kept_paths(path, keep))
+        with contextlib.ExitStack() as parts:
+            for target in paths:
+                _write_part(content, target, parts)
+            _shift([path] + kept_paths(path, keep))
+            for target in paths:
+                _rename(target + ".part", target)
+
+
+def _write_part(content, path, parts):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path + ".part")  # of a run that was killed, or a link to somebody's file
+    with open(path + ".part", "xb") as stream:
+        parts.callback(_remove, path + ".part")
+        stream.write(content.getbuffer())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        os.remove(path)
+
+
+def kept_paths(path, keep):
+    """Return where `keep` - 1 checkpoints before the one at `path` stay, the newest first."""
+    return ["%s.%d" % (path, number) for number in range(1, keep)]
+
+
+def _shift(paths):
+    """Give each file, the newest first, the name of the one before it; the newest has its own too, until the new one takes its place."""
+    for newer, older in zip(paths[-2::-1], paths[:0:-1]):
+        if os.path.exists(newer):
+            _remove(older)
+            try:
+                os.link(newer, older)
+            except OSError:  # a file system without hard links
+                os.replace(newer, older)
+
+
+def load_newest(path, tell):
+    """Return (content, file) of the checkpoint at `path`, or where that is damaged or gone, after `tell`ing so, of the newest kept one.
+    Raises UserError where none can be read."""
+    files = [path] + list(itertools.takewhile(os.path.exists, kept_paths(path, 1000)))
+    for newer, older in zip(files, files[1:]):
+        try:
+            return load(newer), newer
+        except UserError as error:
+            tell("%s: going on with the one before, %s" % (error, older))
+    return load(files[-1]), files[-1]
+
+
+def _finite(state, path):
+    bad = not_finite(state)
+    if bad:
+        where = " after step %(step)d of epoch %(epoch)d" % state if "step" in state else ""
+        raise TrainingStopped("%s is not written: %s is not finite%s; a lower learning rate may help" % (path, bad, where))
+    return state
+
+
+def not_finite(state):
+    """Return the name, such as `state_dict.fc.weight`, of the first tensor in nested dictionaries and lists that is not finite all over,
+    or None. All tensors have to be on one device, which is waited for once."""
+    named = list(_floats(state, ""))
+    finite = torch.stack([torch.isfinite(tensor).all() for _, tensor in named]).tolist() if named else []
+    return next((name for (name, _), is_finite in zip(named, finite) if not is_finite), None)
+
+
+def _floats(value, name):
+    if torch.is_tensor(value) and value.is_floating_point() and value.layout == torch.strided:
+        yield name, value.float() if value.element_size() < 4 else value  # an old CPU looks at no half precision
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, entry in pairs:
+        yield from _floats(entry, "%s.%s" % (name, key) if name else str(key))
 
 
 def _on_cpu(value, copies):
@@ -194,7 +260,7 @@ def load_weights(model, content, source, use_ema="auto"):
     """Load the weights in `content` (see `weights`) into `model`; every key and shape has to fit.
 
     Only `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1. `source` is the file's name, for the
-    UserError that says what does not fit.
+    UserError that says what does not fit, or is not finite.
     """
     state = weights(content, source, use_ema)
     own = model.state_dict()
@@ -204,6 +270,9 @@ def load_weights(model, content, source, use_ema="auto"):
     complaint = _misfit(own, state)
     if complaint:
         raise UserError("%s is not a checkpoint of this network: %s" % (source, complaint))
+    bad = not_finite(state)
+    if bad:
+        raise UserError("%s holds weights that are not finite numbers (first: %s); take a checkpoint from before" % (source, bad))
     model.load_state_dict(state)
 
 

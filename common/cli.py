@@ -23,7 +23,13 @@ class Terminated(Exception):
 
 
 class TrainingStopped(Exception):
-    """Something went wrong in the middle of a run. The message is one line: what, and where; the last good checkpoint is kept."""
+    """Something went wrong in the middle of a run. The message is one line: what, where, and which checkpoint there is to go on from
+    (`kept`, which progress keeps up to date)."""
+
+    kept = ""
+
+    def __str__(self):
+        return super().__str__() + self.kept
 
 
 class RankFailed(Exception):

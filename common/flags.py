@@ -23,6 +23,8 @@ def add_training_flags(p, seed=None):
                    help="of everything random; it changes no algorithm" + ("" if seed is not None else "; without it a random one"))
     p.add_argument("--accumulate", type=cli.positive_int, default=1, help="batches whose gradients make one update")
     p.add_argument("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
+    p.add_argument("--keep-checkpoints", type=checkpoint.KEPT, default=2,
+                   help="the last ones that stay: checkpoint.pth.tar, the one before it as checkpoint.pth.tar.1, ...")
     add_measuring_flags(p)
 
 

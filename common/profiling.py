@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from common import outputs
+
 _MOST_EXPENSIVE = 10
 
 
@@ -35,10 +37,13 @@ class StepProfiler(object):
         if profiler is None:
             self._rank.print(first is not None and "profile: there was no step %d in this epoch" % first)
             return
-        profiler.__exit__(None, None, None)
+        there = set(os.listdir(self._folder))
+        with outputs.writing(self._folder):
+            profiler.__exit__(None, None, None)
+            if not hasattr(torch, "profiler"):
+                profiler.export_chrome_trace(os.path.join(self._folder, "trace.json"))
+        outputs.note(*[os.path.join(self._folder, name) for name in set(os.listdir(self._folder)) - there])
         clock.leave_out(False)
-        if not hasattr(torch, "profiler"):
-            profiler.export_chrome_trace(os.path.join(self._folder, "trace.json"))
         self._rank.print("profile: wrote %s (for chrome://tracing, or tensorboard --logdir)" % self._folder)
         if hasattr(profiler, "key_averages"):  # an NPU's plug-in has its own tools for that
             order = "self_%s_time_total" % ("cuda" if self._rank.device.type == "cuda" else "cpu")

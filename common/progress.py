@@ -34,13 +34,13 @@ class Progress(object):
     `parts`: what has a state_dict, by its key in the checkpoint; the model is the part named `model_key`. `constants`: plain
     values that go into the checkpoint as they are, the seed among them. `tally`: loss and accuracies of the epoch, of this rank.
     `results`: the latest of each number that the summary of a run reports. The checkpoint at `path` is written at the end of each
-    epoch, after every `every_steps` steps (0: not), and when SIGTERM comes; `best_path` is a copy of it from the epoch with the
-    best top-1 (None: no copy). `best_key` holds the best top-1 in the checkpoint, in per cent, or with `best_is_error` 100 minus
+    epoch, after every `every_steps` steps (0: not), and when SIGTERM comes; the last `keep` of them stay. `best_path` is a copy from the
+    epoch with the best top-1 (None: no copy). `products`: these files, and what else the program writes. `best_key` holds the best top-1 in the checkpoint, in per cent, or with `best_is_error` 100 minus
     it.
     """
 
     def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1",
-                 best_is_error=False):
+                 best_is_error=False, keep=1):
         self.epoch = self.step = 0
         self.best, self.resumed, self.results = None, False, {}
         self.constants = constants or {}
@@ -49,6 +49,9 @@ class Progress(object):
         self._path, self._best_path, self._every_steps = path, best_path, every_steps
         self._best_key, self._best_is_error = best_key, best_is_error
         self._is_best = False
+        self._keep, self._newest_is_damaged, self._last_good = keep, False, "none yet"
+        self.products = [path] + [best_path] * bool(best_path) + checkpoint.kept_paths(path, keep)
+        cli.TrainingStopped.kept = ""
         self._profiler = StepProfiler(None, "", rank)
         self._preemption = Preemption(rank, self.save)
 
@@ -80,6 +83,7 @@ class Progress(object):
         The gradients of `accumulate` batches make one update; the last one of an epoch takes those that are left. In between
         nothing is saved: no checkpoint holds their gradients; nor do the ranks exchange them. Raises Terminated after saving when SIGTERM has come.
         """
+        self._tell_errors()
         self.steps_in_epoch = len(batches)
         self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
         clock.start()
@@ -99,6 +103,7 @@ class Progress(object):
             clock.wait_for_batch()
         self._profiler.close(clock)
         self._note_training()
+        self._check_weights()
         clock.stop()
         self._seed_step()  # for what is drawn between the epochs
 
@@ -135,6 +140,12 @@ class Progress(object):
             self.results.update({"train.loss": tally.loss.val, "train.loss_mean": tally.loss.avg, "train.top1": tally.top1.avg,
                                  "train.top5": tally.top5.avg})
 
+    def _check_weights(self):
+        bad = checkpoint.not_finite(self._parts[self._model_key].state_dict())
+        if bad:
+            raise cli.TrainingStopped("the weights are not finite numbers (first: %s) after step %d; a lower learning rate may help"
+                                      % (bad, self.step))
+
     # --- the end of an epoch ---
 
     def is_best(self, top1):
@@ -164,7 +175,16 @@ class Progress(object):
             state = dict(self.constants, epoch=self.epoch, step=self.step, results=self.results, tally=self.tally.state_dict())
             state[self._best_key] = self._accuracy_or_error(self.best)
             state.update((key, part.state_dict()) for key, part in self._parts.items())
-            checkpoint.save(state, self._path, copy_to)
+            checkpoint.save(state, self._path, copy_to, 1 if self._newest_is_damaged else self._keep)
+            self._newest_is_damaged = False
+        self._note_good(self._path)
+
+    def _note_good(self, path):
+        self._last_good = "%s (epoch %d, step %d)" % (path, self.epoch, self.step)
+        self._tell_errors()
+
+    def _tell_errors(self):
+        cli.TrainingStopped.kept = "; epoch %d; last good checkpoint: %s" % (self.epoch, self._last_good)
 
     def _accuracy_or_error(self, value):
         """Turn the one into the other where the checkpoint holds errors."""
@@ -184,6 +204,9 @@ class Progress(object):
         self.results = dict(content.get("results", {}))
         stored = self._accuracy_or_error(entries.percentage(content.get(self._best_key), source))
         self.best = self.results.get("val.best_top1", stored)  # an error need not give the very same accuracy
+        self._note_good(source)
+        # That file takes no place among the kept ones: the one that we go on from has it.
+        self._newest_is_damaged = os.path.abspath(source).rpartition(".")[0] == os.path.abspath(self._path)
         self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images"] if key in content)
         self._restore("tally", self.tally, content, source)
         absent = [key for key, part in self._parts.items() if key != self._model_key and not self._restore(key, part, content, source)]

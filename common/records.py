@@ -3,22 +3,29 @@
 One record a line: `DLLL ` and a JSON object. Steps: "PARAMETER" for the command line; (epoch, iteration); (epoch,) for the
 summary of an epoch; () for that of the run, which is the last record of a run that went to its end.
 """
+import atexit
 import datetime
 import inspect
 import json
 import os
 import time
 
-from common import cli
+from common import cli, outputs
 
 _UNITS = {"val.top1": "%", "val.top5": "%", "train.data_wait": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
 
 
 def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     """Return the Recorder of a run, which has noted its parameters. Everything that can be wrong has to be checked before.
-    `progress`: that of a training; where it goes on with another one, so do the records."""
+    `progress`: that of a training; where it goes on with another one, so do the records. Raises UserError where another run is working in
+    the folder of the records, or a file there would be written over that no run has written."""
     import torch  # not for run.py, which only reads records: every script would start a second later
     goes_on = progress is not None and progress.resumed
+    if rank.is_main and path:
+        held = outputs.hold(os.path.dirname(path), goes_on)
+        if not goes_on:
+            held.check([path] + (progress.products if progress else []))
+        outputs.note(path)
     if goes_on and rank.is_main:
         _forget_since(path, progress.epoch, progress.step)
     recorder = Recorder(path, rank, goes_on, tensorboard_dir)
@@ -36,7 +43,7 @@ class Recorder(object):
     """
 
     def __init__(self, path, rank, append=False, tensorboard_dir=None):
-        self._backend = self._tensorboard = None
+        self._path, self._backend, self._tensorboard = path, None, None
         self._waited = self._took = 0.0
         if not (rank.is_main and path):
             return
@@ -51,8 +58,16 @@ class Recorder(object):
     def parameters(self, values):
         """Record the command line: a dictionary; values that JSON does not know are recorded as text."""
         if self._backend:
-            self._backend.log("PARAMETER", json.loads(json.dumps(values, default=str)), 0)
-            self._backend.flush()
+            self._write("PARAMETER", json.loads(json.dumps(values, default=str)))
+
+    def _write(self, step, values):
+        try:
+            with outputs.writing(self._path):
+                self._backend.log(step, values, 0)
+                self._backend.flush()
+        except cli.TrainingStopped:
+            atexit.register(cli.leave_at_once)  # what is left in buffers could not be written either
+            raise
 
     def step(self, progress, clock, rate):
         """Record the training step that has just been read (Progress.read), at the learning rate `rate`."""
@@ -86,8 +101,9 @@ class Recorder(object):
 
         `global_step` is TensorBoard's horizontal axis; without it the last number of `step` is."""
         if self._backend:
-            self._backend.log(step, values, 0)
-            self._backend.flush()
+            self._write(step, values)
+        if not step:
+            outputs.release()  # the last record of a run
         if self._tensorboard and step:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
@@ -141,7 +157,7 @@ def _forget_since(path, epoch, step):
         return
     with open(path) as stream:
         kept = [line for line in stream if line.endswith("\n") and _is_before(_parsed(line), epoch, step)]
-    with open(path + ".part", "w") as stream:
+    with outputs.writing(path), open(path + ".part", "w") as stream:
         stream.writelines(kept)
     os.replace(path + ".part", path)
 

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 
-from common import records
+from common import outputs, records
 
 NOT_MEASURED = "not measured"
 
@@ -26,22 +26,29 @@ def summary(path):
     return parameters, last
 
 
+def files(case, output_path):
+    """Return the paths of what `write` writes."""
+    return [os.path.join(output_path, name) for name in (_name(case) + ".log", "report.json")]
+
+
+def _name(case):
+    return "{network}_bs{batch_size}_{ranks}p_{suffix}".format(**case)
+
+
 def write(case, metrics_path, output_path, seconds):
-    """Write the three forms of the report and return the block's lines.
+    """Write the three forms of the report and return the block's lines. Raises TrainingStopped where a file cannot be written.
 
     `case`: dictionary with network, batch_size (as the model's scripts count it), images_per_step (of all ranks; without it, batch_size),
     ranks, suffix (acc, perf, eval), kind (train, finetune, eval).
     """
     parameters, measured = summary(metrics_path)
-    name = "{network}_bs{batch_size}_{ranks}p_{suffix}".format(**case)
+    name, (log_path, report_path) = _name(case), files(case, output_path)
     lines = _case_lines(case, name, measured, seconds)
-    with open(os.path.join(output_path, name + ".log"), "w") as stream:
-        stream.write("".join("%s = %s\n" % line for line in lines))
     typed = {"case": dict(case, name=name), "duration_sec": round(seconds, 3), "summary": measured, "parameters": parameters,
              "host": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}}
-    with open(os.path.join(output_path, "report.json"), "w") as stream:
-        json.dump(typed, stream, indent=2, sort_keys=True)
-        stream.write("\n")
+    with outputs.writing(report_path), open(log_path, "w") as log, open(report_path, "w") as stream:
+        log.write("".join("%s = %s\n" % line for line in lines))
+        stream.write(json.dumps(typed, indent=2, sort_keys=True) + "\n")
     return _block(case["kind"], measured, seconds)
 
 

@@ -4,24 +4,19 @@ The shell side (common/test.sh) ends by becoming this program, so whoever signal
 """
 import contextlib
 import ctypes
-import glob
 import os
-import re
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common import cli, environment, report  # noqa: E402
+from common import cli, environment, outputs, report  # noqa: E402
 
 _LAST_LINES = 20
 _STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
-# What a run leaves in its output path, so what a new run sets aside. An evaluation leaves no weights: those there are its input.
-_REPORTS = ("train_*.log", "metrics.jsonl", "*_bs*.log", "report.json", "*.png", "config.yaml", "profile")
-_WEIGHTS = ("*.pth.tar", "*.pth", "*.pyth", "checkpoints")
 
 
 def main():
@@ -31,8 +26,10 @@ def main():
     environment.check_torch()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
-    products = _REPORTS if args.kind == "eval" else _REPORTS + _WEIGHTS
-    undo = _prepare(args.output_path, () if args.resume else products, log_path)
+    images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
+    case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,
+            "suffix": args.suffix, "kind": args.kind}
+    undo = _prepare(args, [log_path] + ([] if args.no_report else report.files(case, args.output_path)))
     records_before = _size(metrics_path)
     started = time.time()
     training = _Training(args)
@@ -40,21 +37,18 @@ def main():
     if status == cli.EXIT_BAD_INPUT and _size(metrics_path) == records_before:
         undo()
     if status == 0:
-        _write(1, "\n".join(_report(args, metrics_path, log_path, time.time() - started) + [""]).encode())
+        _write(1, "\n".join(_report(args, case, metrics_path, time.time() - started) + [""]).encode())
     status, why = training.verdict(status, log_path)
     _write(2, why.encode(errors="surrogateescape"))
     sys.exit(status)
 
 
-def _report(args, metrics_path, log_path, seconds):
+def _report(args, case, metrics_path, seconds):
     """Write the report; return what the screen shows of it."""
     if args.no_report:
         return ["this machine is done; the result is reported only on machine 0"]
     if report.summary(metrics_path)[1] is None:
-        raise cli.UserError("the run left no summary in %s; its log: %s" % (metrics_path, log_path))
-    images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
-    case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,
-            "suffix": args.suffix, "kind": args.kind}
+        raise cli.UserError("the run left no summary in %s; its log is beside it" % metrics_path)
     return report.write(case, metrics_path, args.output_path, seconds)
 
 
@@ -77,31 +71,39 @@ def _parser():
 
 # --- the output folder ------------------------------------------------------------------------------------------------
 
-def _prepare(output_path, products, log_path):
-    """Make the output folder and move an earlier run's files that match `products` into a folder of their own.
+def _prepare(args, products):
+    """Hold the output folder, and move what an earlier run has left there into a folder of its own. `products`: what is written here, the
+    log first.
 
     Returns a function that puts everything back: after bad input nothing was trained, so nothing is to be seen of it.
     """
-    made = _missing_folders(output_path)
-    try:
-        os.makedirs(output_path, exist_ok=True)
-        with open(log_path, "ab") as log:
-            size_of_log = log.tell()
-    except OSError as error:
-        raise cli.UserError("cannot write to output path %s (%s)" % (output_path, error.strerror))
-    aside = _set_aside(output_path, products, None if size_of_log else log_path)
+    made, log_path = _missing_folders(args.output_path), products[0]
+    # The other machines may share machine 0's path: their lock is another one, and they move nothing.
+    held = outputs.hold(args.output_path, args.resume, ".run.lock" + ("." + socket.gethostname() if args.no_report else ""))
+    if not (args.resume or args.no_report):
+        held.set_aside(keeps_weights=args.kind == "eval")
+    had_log, size_of_log = os.path.lexists(log_path), _size(log_path)
 
     def undo():
-        if aside or not size_of_log:
+        if not had_log and os.path.exists(log_path):
             os.remove(log_path)
-        else:
+        elif _size(log_path) > size_of_log and not (args.no_report and os.path.exists(os.path.join(args.output_path, ".run.lock"))):
             os.truncate(log_path, size_of_log)
-        for name in os.listdir(aside) if aside else ():
-            shutil.move(os.path.join(aside, name), output_path)
-        for folder in ([aside] if aside else []) + made:
+        held.undo()
+        outputs.release()
+        for folder in made:
             if not os.listdir(folder):
                 os.rmdir(folder)
 
+    try:
+        if not (args.resume or args.no_report):
+            held.check(products)
+        outputs.note(*products)
+        open(log_path, "ab").close()
+    except (OSError, cli.UserError, cli.TrainingStopped) as error:
+        undo()
+        raise cli.UserError(getattr(error, "strerror", None) and "cannot write to output path %s (%s)" % (args.output_path, error.strerror)
+                            or str(error))
     return undo
 
 
@@ -112,19 +114,6 @@ def _missing_folders(path):
         missing.append(path)
         path = os.path.dirname(path)
     return missing
-
-
-def _set_aside(output_path, products, new_log):
-    earlier = sorted(path for pattern in products for path in glob.glob(os.path.join(glob.escape(output_path), pattern))
-                     if path != new_log)
-    if not earlier:
-        return None
-    taken = [int(match.group(1)) for match in (re.match(r"earlier-(\d+)$", name) for name in os.listdir(output_path)) if match]
-    aside = os.path.join(output_path, "earlier-%d" % (max(taken or [0]) + 1))
-    os.mkdir(aside)
-    for path in earlier:
-        shutil.move(path, aside)
-    return aside
 
 
 def _size(path):

@@ -35,8 +35,8 @@ stop() {
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
-seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" amp_dtype="" compile="" dummy="" profile_steps=""
-term_grace=""
+seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
+profile_steps="" term_grace=""
 resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
@@ -76,7 +76,7 @@ on_listed_devices() { case_about=$1 case_devices=listed; }
 
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
-    without_options train_epochs learning_rate seed accumulate checkpoint_steps resume compile dummy profile_steps
+    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
     defaults "$@"
@@ -105,6 +105,7 @@ common_options() {
     option image_size "" positive "input resolution instead of the recipe's"
     option output_path "" text "where logs, reports and weights go (empty: test/output/<device_id>)"
     option checkpoint_steps 0 natural "also write the checkpoint every so many steps; 0: after each epoch only"
+    option keep_checkpoints 2 1..100 "the last checkpoints that stay: checkpoint.pth.tar, before it checkpoint.pth.tar.1, ..."
     option term_grace 25 positive "seconds from SIGTERM to the kill of a training that has not left, in a step that takes longer"
     option resume "" switch "continue from the newest checkpoint of the output path"
     option deterministic "" switch "only algorithms that give the same bits at each call; slower on gpu and npu"
@@ -213,7 +214,8 @@ resolve_options() {
 # find_checkpoint: set `resume_from` where --resume was given and the output path holds a checkpoint.
 find_checkpoint() {
     resume_from=""
-    [[ -z $resume || ! -f $output_path/checkpoint.pth.tar ]] || resume_from=$output_path/checkpoint.pth.tar
+    local newest=$output_path/checkpoint.pth.tar
+    [[ -z $resume || ! -f $newest && ! -f $newest.1 ]] || resume_from=$newest
 }
 
 # count_ranks: the case has as many ranks as --device_list has entries, on each machine.

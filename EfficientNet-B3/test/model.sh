@@ -29,7 +29,7 @@ train() { # SUFFIX RECIPE OPTION…
     forward_common
     forward "OPTIM.MAX_EPOCH =train_epochs" "OPTIM.BASE_LR =learning_rate" "TRAIN.ACCUMULATE =accumulate" \
         "TRAIN.MAX_STEPS =max_steps" "TRAIN.WEIGHTS =pth_path" "RNG_SEED =seed" "TRAIN.AUTO_RESUME =auto_resume" \
-        "TRAIN.SAVE_STEPS =checkpoint_steps"
+        "TRAIN.SAVE_STEPS =checkpoint_steps" "TRAIN.KEEP_CHECKPOINTS =keep_checkpoints"
     local test_batch=$(($([[ $case_devices == one ]] && echo 200 || echo 25) * case_ranks))
     run_case EfficientNet-B3 "$1" train python3 -u tools/train_net.py --cfg="configs/dds_baselines/effnet/EN-B3_dds_$2.yaml" \
         "${flags[@]}" TEST.BATCH_SIZE "$test_batch" PREC_TIME.NUM_ITER 0

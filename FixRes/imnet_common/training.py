@@ -18,7 +18,7 @@ Phase = namedtuple("Phase", "architecture network sampler transform set_mode sca
 
 def train(args, rank, phase):
     """Train a phase to the end of `args.epochs`: what each rank does. The order of the set-up is that of ResNet50/main.py."""
-    resumed = checkpoint.load(args.resume) if args.resume else {}
+    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
     args.seed = choose_seed(args.seed, resumed, rank)
     args.base_learning_rate = base_learning_rate(args.learning_rate, args.batch, rank.world_size, phase.scaled)
     learner = make_learner(args, rank, phase)
@@ -69,8 +69,10 @@ def make_progress(learner, schedule, architecture, args, rank):
     """Return the Progress of a training from epoch 0 on, with upstream's keys in the checkpoint."""
     parts = {"model": learner.model, "optimizer": learner.optimizer, "lr_scheduler": schedule, "amp": learner.amp}
     constants = {"architecture": architecture, "accuracy": None, "seed": args.seed}
-    return Progress(rank, "model", parts, args.checkpoint_file, flags.beside_checkpoint(args, "model_best"), constants,
-                    args.checkpoint_steps)
+    progress = Progress(rank, "model", parts, args.checkpoint_file, flags.beside_checkpoint(args, "model_best"), constants,
+                        args.checkpoint_steps, keep=args.keep_checkpoints)
+    progress.products.append(flags.beside_checkpoint(args, "checkpoint_[0-9]*"))
+    return progress
 
 
 def train_epoch(train_batches, learner, run, args):

@@ -67,7 +67,8 @@ forward_training() {
     forward_common
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
     forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
-        --checkpoint-steps=checkpoint_steps --resume=resume_from --compile=compile --dummy=dummy --profile-steps=profile_steps
+        --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints \
+        --resume=resume_from --compile=compile --dummy=dummy --profile-steps=profile_steps
 }
 
 # The programs count the images, and the processes, of one card, the training process among them.

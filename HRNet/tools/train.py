@@ -71,7 +71,7 @@ def find_checkpoint(args):
 def fit(args, rank):
     """What each rank does: train to the end of the last epoch, with an evaluation and a checkpoint after each."""
     config = args.config
-    resumed = checkpoint.load(args.resume) if args.resume else {}
+    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
     args.seed = choose_seed(args.seed, resumed, rank)
     set_cudnn(config.CUDNN, args.deterministic)
     learner = make_learner(args, rank)
@@ -138,7 +138,8 @@ def make_progress(learner, resumed, args, rank):
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
     progress = Progress(rank, "state_dict", parts, args.checkpoint, best_path=None,
                         constants={"model": args.config.MODEL.NAME, "seed": args.seed}, every_steps=args.checkpoint_steps,
-                        best_key="perf")
+                        best_key="perf", keep=args.keep_checkpoints)
+    progress.products += [os.path.join(args.output_path, name) for name in ("model_best.pth.tar", "final_state.pth.tar")]
     progress.epoch = args.config.TRAIN.BEGIN_EPOCH
     if resumed:
         progress.resume(resumed, args.resume)

@@ -58,7 +58,10 @@ def parts_of(learner):
 def make_progress(rank, parts):
     """Return the Progress of a training whose `parts` are those of `parts_of`. Its numbers are means over the ranks."""
     progress = Progress(rank, "model_state", parts, os.path.join(cfg.OUT_DIR, _NEWEST), None,
-                        constants={"cfg": cfg.dump(), "seed": cfg.RNG_SEED, "min_errors": {}}, every_steps=cfg.TRAIN.SAVE_STEPS)
+                        constants={"cfg": cfg.dump(), "seed": cfg.RNG_SEED, "min_errors": {}}, every_steps=cfg.TRAIN.SAVE_STEPS,
+                        keep=cfg.TRAIN.KEEP_CHECKPOINTS)
+    names = _BEST + (cfg.CFG_DEST, "stdout.log", os.path.join(_FOLDER, "model_epoch_[0-9]*.pyth"))
+    progress.products += [os.path.join(cfg.OUT_DIR, name) for name in names]
     progress.tally = Tally("epoch 0", reduce=net.mean_over_ranks)
     return progress
 
@@ -66,19 +69,20 @@ def make_progress(rank, parts):
 def newest_checkpoint():
     """Return the file in OUT_DIR to resume from, or None: our own, else the last of an upstream run."""
     ours = os.path.join(cfg.OUT_DIR, _NEWEST)
-    if os.path.isfile(ours):
+    if os.path.isfile(ours) or os.path.isfile(ours + ".1"):
         return ours
     upstreams = sorted(glob.glob(os.path.join(glob.escape(cfg.OUT_DIR), _FOLDER, "model_epoch_*.pyth")))
     return upstreams[-1] if upstreams else None
 
 
-def load(source):
-    """Return what a file of `newest_checkpoint` holds. Upstream's `epoch` is the one that has ended, ours is the next."""
-    content = checkpoint.load(source)
+def load(source, tell):
+    """Return (content, file) as common.checkpoint.load_newest does for a file of `newest_checkpoint`. Upstream's `epoch` is the one that
+    has ended, ours is the next."""
+    content, source = checkpoint.load_newest(source, tell)
     entries.check_run(content, source)
-    if os.path.basename(source) != _NEWEST:
+    if not os.path.basename(source).startswith(_NEWEST):
         content = dict(content, epoch=int(content.get("epoch", -1)) + 1, step=0)
-    return content
+    return content, source
 
 
 def end_epoch(progress, parts, results, rank):

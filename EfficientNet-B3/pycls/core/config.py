@@ -9,7 +9,7 @@ import os
 import yaml
 from yacs.config import CfgNode
 
-from common import ranges
+from common import checkpoint, outputs, ranges
 from common.cli import UserError
 from pycls.datasets.augment import parse_spec
 
@@ -177,6 +177,9 @@ _C.TRAIN.MAX_STEPS = 0
 # Write a checkpoint every so many steps too, besides the one after each epoch (0: only that one)
 _C.TRAIN.SAVE_STEPS = 0
 
+# Checkpoints to keep: checkpoint.pth.tar, the one before it as checkpoint.pth.tar.1, and so on
+_C.TRAIN.KEEP_CHECKPOINTS = 2
+
 # ---------------------------------------------------------------- Evaluation
 _C.TEST = CfgNode()
 
@@ -258,7 +261,7 @@ RANGES = {
     "OPTIM.EMA_UPDATE_PERIOD": ranges.count, "OPTIM.EMA_ALPHA": ranges.natural,
     "TRAIN.BATCH_SIZE": ranges.size, "TRAIN.ACCUMULATE": ranges.size, "TRAIN.IM_SIZE": ranges.size, "TRAIN.LOSS_SCALE": ranges.natural,
     "TRAIN.LABEL_SMOOTHING": ranges.share, "TRAIN.MIXUP_ALPHA": ranges.natural, "TRAIN.PCA_STD": ranges.natural,
-    "TRAIN.MAX_STEPS": ranges.count, "TRAIN.SAVE_STEPS": ranges.count,
+    "TRAIN.MAX_STEPS": ranges.count, "TRAIN.SAVE_STEPS": ranges.count, "TRAIN.KEEP_CHECKPOINTS": checkpoint.KEPT,
     "TEST.BATCH_SIZE": ranges.size, "TEST.IM_SIZE": ranges.size, "TEST.MAX_STEPS": ranges.count, "DATA_LOADER.NUM_WORKERS": ranges.workers,
     "PREC_TIME.WARMUP_ITER": ranges.count, "PREC_TIME.NUM_ITER": ranges.count, "NUM_GPUS": ranges.whole(1, 1024), "RNG_SEED": ranges.seed,
     "LOG_PERIOD": ranges.size,
@@ -419,6 +422,7 @@ def step_batch_size():
 
 def dump_cfg():
     """Write the effective configuration to OUT_DIR/CFG_DEST."""
-    os.makedirs(cfg.OUT_DIR, exist_ok=True)
-    with open(os.path.join(cfg.OUT_DIR, cfg.CFG_DEST), "w") as file:
+    path = os.path.join(cfg.OUT_DIR, cfg.CFG_DEST)
+    outputs.note(path)
+    with outputs.writing(path), open(path, "w") as file:
         cfg.dump(stream=file)

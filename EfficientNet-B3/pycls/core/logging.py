@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from common import outputs
+
 _FORMAT = "[%(filename)s: %(lineno)3d]: %(message)s"
 _TAG = "json_stats: "
 
@@ -19,7 +21,9 @@ def setup_logging(rank, dest, out_dir):
         return
     if dest == "file":
         os.makedirs(out_dir, exist_ok=True)
-        handler = logging.FileHandler(os.path.join(out_dir, "stdout.log"))
+        path = os.path.join(out_dir, "stdout.log")
+        outputs.note(path)
+        handler = logging.FileHandler(path)
     else:
         handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(_FORMAT))

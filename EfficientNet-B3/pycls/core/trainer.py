@@ -151,7 +151,7 @@ def setup_env(args, rank, may_resume=False):
     go on from and what it holds, or (None, {})."""
     config.from_text(args.cfg_text)
     source = checkpoint.newest_checkpoint() if may_resume and cfg.TRAIN.AUTO_RESUME else None
-    resumed = checkpoint.load(source) if source else {}
+    resumed, source = checkpoint.load(source, rank.print) if source else ({}, None)
     training.choose_seed(cfg.RNG_SEED, resumed, rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK and not args.deterministic
     return source, resumed
@@ -207,10 +207,10 @@ def construct_loaders(args, rank):
 
 def start_log(args, rank, learner, notes, progress=None):
     """Everything has been checked: start the log, write the configuration, and return the recorder."""
+    recorder = records.start(os.path.join(cfg.OUT_DIR, "metrics.jsonl"), rank, args, learner.amp, progress)
     logging.setup_logging(rank, cfg.LOG_DEST, cfg.OUT_DIR)
     if rank.is_main:
         config.dump_cfg()
-    recorder = records.start(os.path.join(cfg.OUT_DIR, "metrics.jsonl"), rank, args, learner.amp, progress)
     log_model(learner, notes)
     return recorder
 

@@ -1,0 +1,201 @@
+"""The output path of a run: who is working in it, and which of its files runs of ours have written.
+
+`.run.lock` says on which host, as which process and since when. run.py and rank 0 lock it (flock), so the lock dies with the last of
+them; one of another host, whose locks may not reach here, counts as long as its run touches it. `.run.files` lists what runs have
+written: nothing else is ever moved, or written over.
+"""
+import atexit
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+
+from common.cli import Terminated, TrainingStopped, UserError, print_line
+
+_HEARTBEAT, _SILENCE = 10, 60  # seconds between the touches of a lock; without one, after which its host is gone
+_HELD_ABOVE = "RUN_OUTPUT_PATH"  # environment: the folder that run.py holds for this process
+_MANIFEST = ".run.files"
+
+# What runs have left that listed nothing yet; and which files are weights.
+_UNLISTED = re.compile(r"(train_\d+|.+_bs\d+_\d+p_\w+)\.log|metrics\.jsonl|report\.json|(checkpoint|model_best)\.pth\.tar")
+_WEIGHTS = re.compile(r".*\.(pth|pyth|pth\.tar)(\.\d+)?")
+
+_hold = None  # of this process
+
+
+def hold(folder, goes_on=False, lock=".run.lock"):
+    """Return this process's Hold on a folder, made if need be. `goes_on`: a --resume, which waits for a run that is perhaps gone. Raises
+    UserError where another run has it, or nothing can be written."""
+    global _hold
+    folder = os.path.realpath(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if _hold is None or _hold.folder != folder:
+            release()
+            _hold = Hold(folder, goes_on, lock)
+    except OSError as error:
+        raise UserError("cannot write to output path %s (%s)" % (folder, error.strerror))
+    return _hold
+
+
+@atexit.register
+def release():
+    """Let other runs into the folder that this process holds."""
+    global _hold
+    if _hold:
+        _hold.release()
+    _hold = None
+
+
+def note(*paths):
+    """List files that are about to be written, where they are in the folder that this process holds."""
+    if _hold:
+        _hold.note(paths)
+
+
+@contextlib.contextmanager
+def writing(path, checkpoint_size=0):
+    """Raise TrainingStopped where what is done in here cannot write `path`, in one line; of a full disk it has the figures.
+    `checkpoint_size`: bytes, of a checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        reason, what, more = error.strerror or str(error), "", ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += ", %.1f MB are free" % (shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free / 1e6)
+        if checkpoint_size:
+            what, more = "checkpoint ", " of %.1f MB; what was there before is intact" % (checkpoint_size / 1e6)
+        raise TrainingStopped("cannot write %s%s (%s)%s" % (what, path, reason, more))
+
+
+class Hold(object):
+    """A lock on a folder, and the names in there, relative to it, of what runs have written (`names`)."""
+
+    def __init__(self, folder, goes_on, lock):
+        self.folder, self._path, self._manifest = folder, os.path.join(folder, lock), os.path.join(folder, _MANIFEST)
+        self._is_own = os.environ.get(_HELD_ABOVE) != folder
+        self._lock = self._taken(goes_on)
+        os.register_at_fork(after_in_child=self._lock.close)  # a loader process may live a moment longer than its rank
+        self.names, self._moved, self._ended = self._listed(), [], threading.Event()
+        self._manifest_size = os.path.getsize(self._manifest) if os.path.exists(self._manifest) else 0
+        if self._is_own:
+            os.environ[_HELD_ABOVE] = folder
+            threading.Thread(target=self._keep_fresh, daemon=True).start()
+
+    def _taken(self, goes_on):
+        """Return the lock file, locked: at once, or when the run that has it is seen to be gone."""
+        end, has_said = time.time() + _SILENCE + _HEARTBEAT, False
+        while True:
+            lock = open(self._path, "a+", opener=lambda path, mode: os.open(path, mode | os.O_NOFOLLOW, 0o666))
+            lock.seek(0)
+            holder = lock.read(1000)
+            host, _, pid = holder.partition(" since ")[0].partition(", process ")
+            is_here = host in ("", socket.gethostname())
+            is_free = _locked(lock, fcntl.LOCK_EX if self._is_own else fcntl.LOCK_SH, pid)
+            if os.fstat(lock.fileno()).st_nlink == 0:
+                pass  # its run has ended in this moment
+            elif is_here and is_free:
+                return self._signed(lock) if self._is_own else lock
+            elif not is_here and time.time() - os.fstat(lock.fileno()).st_mtime > _SILENCE:
+                print_line("taking over output path %s: its run was on a host that is gone (%s)" % (self.folder, holder))
+                os.remove(self._path)
+            elif time.time() < end and (is_here and not _is_alive(pid) or goes_on and not is_here):
+                if signal.sigpending():  # run.py lets none in before there is a training
+                    raise KeyboardInterrupt() if signal.SIGINT in signal.sigpending() else Terminated()
+                has_said = has_said or print_line("waiting for the end of the run in %s (%s)" % (self.folder, holder)) is None
+                time.sleep(0.1)
+            else:
+                lock.close()
+                raise UserError("output path %s is in use (%s): take another one, or end that run"
+                                % (self.folder, holder or "by a run that is just starting"))
+            lock.close()
+
+    def _signed(self, lock):
+        lock.truncate(0)
+        lock.write("%s, process %d since %s" % (socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S")))
+        lock.flush()
+        _locked(lock, fcntl.LOCK_SH, "")  # so that rank 0 can have it too
+        return lock
+
+    def _keep_fresh(self):
+        while not self._ended.wait(_HEARTBEAT):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: closed a moment ago
+                os.utime(self._lock.fileno())
+
+    def release(self):
+        """Let other runs in."""
+        self._ended.set()
+        if self._is_own:
+            os.environ.pop(_HELD_ABOVE, None)
+            if os.fstat(self._lock.fileno()).st_nlink:  # else it was taken over
+                os.remove(self._path)
+        self._lock.close()
+
+    # --- whose files ---
+
+    def _listed(self):
+        try:
+            with open(self._manifest, errors="surrogateescape") as stream:
+                names = stream.read().splitlines() + [_MANIFEST]
+        except FileNotFoundError:
+            names = os.listdir(self.folder) if os.path.isfile(os.path.join(self.folder, "metrics.jsonl")) else []
+            names = [name for name in names if _UNLISTED.fullmatch(name)]
+        return {name for name in names if name and os.path.normpath("/" + name) == "/" + name}  # none that leads elsewhere
+
+    def _name(self, path):
+        folder, name = os.path.split(os.path.abspath(path))
+        return os.path.relpath(os.path.join(os.path.realpath(folder), name), self.folder)
+
+    def note(self, paths):
+        """List those of `paths` that are in the folder."""
+        names = {name for name in map(self._name, paths) if not name.startswith(os.pardir)}
+        new = names - self.names if os.path.exists(self._manifest) else names | self.names
+        self.names |= names | {_MANIFEST}
+        if new:
+            with writing(self._manifest), open(self._manifest, "a", errors="surrogateescape") as stream:
+                stream.write("".join(name + "\n" for name in sorted(new)))
+
+    def check(self, paths):
+        """Raise UserError for a file at one of `paths`, whose last parts are patterns, that no run has written."""
+        for folder, pattern in map(os.path.split, paths):
+            for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
+                if self._name(path) not in self.names:
+                    raise UserError("%s was not written by a run, and would be written over: move it, or take another output path" % path)
+
+    def set_aside(self, keeps_weights):
+        """Move what runs have written into a folder earlier-N: everything, or everything but weights."""
+        taken = [int(name[8:]) for name in os.listdir(self.folder) if re.fullmatch(r"earlier-\d+", name)]
+        aside = os.path.join(self.folder, "earlier-%d" % (max(taken + [0]) + 1))
+        kept = {name for name in self.names if keeps_weights and _WEIGHTS.fullmatch(name)}
+        for name in sorted(self.names - kept):
+            if os.path.lexists(os.path.join(self.folder, name)):
+                self._moved.append((os.path.join(self.folder, name), os.path.join(aside, name)))
+                os.renames(*self._moved[-1])
+        self.names = kept
+
+    def undo(self):
+        """Put everything back."""
+        for old, new in self._moved:
+            os.renames(new, old)
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self._manifest, self._manifest_size) if self._manifest_size else os.remove(self._manifest)
+
+
+def _locked(lock, kind, pid):
+    """Lock a file; return whether it could be locked or, on a file system without locks, whether process `pid` is gone."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES) and not (pid and _is_alive(pid))
+
+
+def _is_alive(pid):
+    return os.path.exists("/proc/" + pid)
