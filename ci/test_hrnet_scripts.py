@@ -73,7 +73,7 @@ def test_files(trained):
     """Upstream's keys in the checkpoint; the best and the final weights are bare state dicts."""
     names = ["checkpoint.pth.tar", "checkpoint.pth.tar.1", "final_state.pth.tar", "metrics.jsonl", "model_best.pth.tar"]
     assert sorted(os.listdir(str(trained[0]))) == [".run.files"] + names
-    assert (trained[0] / ".run.files").read_text().splitlines() == names
+    assert sorted((trained[0] / ".run.files").read_text().splitlines()) == names
     saved, _, final, _, best = (name.endswith(".tar") and checkpoint.load(str(trained[0] / name)) for name in names)
     assert (saved["epoch"], saved["model"], type(saved["perf"])) == (2, "cls_hrnet", float)
     assert {"state_dict", "optimizer", "amp", "seed", "step"} <= set(saved)
