@@ -297,6 +297,14 @@ def test_rank_0_holds_on_until_it_has_ended(tmp_path, holder, capsys):
     assert "waiting for the end of the run in" in capsys.readouterr().out
 
 
+def test_a_rank_0_that_is_late_joins_no_other_run(tmp_path, holder, monkeypatch):
+    """Its supervisor was killed, and another run has the path: it may not write there, although it was started to."""
+    process = holder()
+    monkeypatch.setenv("RUN_OUTPUT_PATH", "%s\nthis host, process 1 since then" % (tmp_path / "o"))
+    with pytest.raises(cli.UserError, match="process %d" % process.pid):
+        outputs.hold(str(tmp_path / "o"))
+
+
 def test_loader_processes_hold_nothing(tmp_path):
     """A forked process lives a moment longer than its rank, which may have been killed."""
     outputs.hold(str(tmp_path))

@@ -20,7 +20,7 @@ import time
 from common.cli import Terminated, TrainingStopped, UserError, print_line
 
 _HEARTBEAT, _SILENCE = 10, 60  # seconds between the touches of a lock; without one, after which its host is gone
-_HELD_ABOVE = "RUN_OUTPUT_PATH"  # environment: the folder that run.py holds for this process
+_HELD_ABOVE = "RUN_OUTPUT_PATH"  # environment: the folder that run.py holds for this process, and what it has written into the lock
 _MANIFEST = ".run.files"
 
 # What runs have left that listed nothing yet; and which files are weights.
@@ -80,13 +80,13 @@ class Hold(object):
 
     def __init__(self, folder, goes_on, lock):
         self.folder, self._path, self._manifest = folder, os.path.join(folder, lock), os.path.join(folder, _MANIFEST)
-        self._is_own = os.environ.get(_HELD_ABOVE) != folder
+        above, _, self._supervisor = os.environ.get(_HELD_ABOVE, "").partition("\n")
+        self._is_own = above != folder
         self._lock = self._taken(goes_on)
         os.register_at_fork(after_in_child=self._lock.close)  # a loader process may live a moment longer than its rank
         self.names, self._moved, self._ended = self._listed(), [], threading.Event()
         self._manifest_size = os.path.getsize(self._manifest) if os.path.exists(self._manifest) else 0
         if self._is_own:
-            os.environ[_HELD_ABOVE] = folder
             threading.Thread(target=self._keep_fresh, daemon=True).start()
 
     def _taken(self, goes_on):
@@ -101,7 +101,7 @@ class Hold(object):
             is_free = _locked(lock, fcntl.LOCK_EX if self._is_own else fcntl.LOCK_SH, pid)
             if os.fstat(lock.fileno()).st_nlink == 0:
                 pass  # its run has ended in this moment
-            elif is_here and is_free:
+            elif is_here and is_free and (self._is_own or holder == self._supervisor):
                 return self._signed(lock) if self._is_own else lock
             elif not is_here and time.time() - os.fstat(lock.fileno()).st_mtime > _SILENCE:
                 print_line("taking over output path %s: its run was on a host that is gone (%s)" % (self.folder, holder))
@@ -118,8 +118,10 @@ class Hold(object):
             lock.close()
 
     def _signed(self, lock):
+        holder = "%s, process %d since %s" % (socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
+        os.environ[_HELD_ABOVE] = "%s\n%s" % (self.folder, holder)
         lock.truncate(0)
-        lock.write("%s, process %d since %s" % (socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S")))
+        lock.write(holder)
         lock.flush()
         _locked(lock, fcntl.LOCK_SH, "")  # so that rank 0 can have it too
         return lock

@@ -4,6 +4,7 @@ The shell side (common/test.sh) ends by becoming this program, so whoever signal
 """
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -127,11 +128,11 @@ class _Training(object):
     and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave, and kills them --term-grace seconds later."""
 
     def __init__(self, args):
-        self._args, self._stopped_by, self._log_error = args, None, None
+        self._args, self._stopped_by, self._log_error, self._has_said_why = args, None, None, False
         self._checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
         self._saved = _written_at(self._checkpoint)
         self._process = subprocess.Popen(args.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                                         preexec_fn=_begin)
+                                         preexec_fn=functools.partial(_begin, os.getpid()))
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN if signal.getsignal(number) == signal.SIG_IGN else self._stop)
         signal.signal(signal.SIGALRM, self._kill)
@@ -166,6 +167,7 @@ class _Training(object):
 
     def _copy_lines(self, source, targets):
         for line in source:
+            self._has_said_why |= 2 in targets and b": error: " in line
             for target in list(targets):
                 error = _write(target, line)
                 if error and target > 2:
@@ -177,7 +179,8 @@ class _Training(object):
     def verdict(self, status, log_path):
         """Return the exit status and what to say about it: nothing where one line has said it."""
         if self._log_error and status != cli.EXIT_STOPPED:
-            return cli.EXIT_STOPPED, "cannot write %s (%s); the last checkpoint is kept\n" % (log_path, self._log_error.strerror)
+            return cli.EXIT_STOPPED, "" if self._has_said_why else "cannot write %s (%s); the last checkpoint is kept\n" % (
+                log_path, self._log_error.strerror)
         number = self._stopped_by or (signal.SIGTERM if status == cli.EXIT_TERMINATED else None)
         if number and (status <= 0 or status == cli.EXIT_TERMINATED):
             return 128 + number, "%s%s; log: %s\n" % (_STOPS[number], self._what_is_saved(status), log_path)
@@ -206,10 +209,12 @@ def _written_at(path):
     return os.stat(path).st_mtime if os.path.exists(path) else 0
 
 
-def _begin():
-    """In the process that trains: let signals in, and end when this one is killed outright (its ranks follow it)."""
+def _begin(parent):
+    """In the process that trains: let signals in, and end when the `parent` is killed outright (its ranks follow it)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it has just been
+        os._exit(128 + signal.SIGKILL)
 
 
 def _write(descriptor, content):
