@@ -61,7 +61,7 @@ def killed_by(number):
 
 
 @pytest.mark.parametrize("act, words", [
-    (killed_by(signal.SIGKILL), r"was killed by signal 9 \(by the kernel, where memory was short: fewer --workers take less\)$"),
+    (killed_by(signal.SIGKILL), r"was killed by signal 9 \(by the kernel, where memory was short: fewer --workers or a smaller --batch_size take less\)$"),
     (killed_by(signal.SIGUSR1), "was killed by signal 10$"), (killed_by(signal.SIGTERM), "was killed by signal 15$"),
     (lambda: os._exit(7), "ended with status 7$")])
 def test_a_dead_loader_process_is_named(act, words):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common import checkpoint, cli, distributed, evaluation, meters, progress
+from common import checkpoint, cli, distributed, evaluation, meters, progress, spawn
 from conftest import ROOT, environment, running_in, wait_until
 from test_common import ALONE, CPU, NOBODY, MadeUpBatches, make_progress, run_steps, small_network
 
@@ -261,11 +261,10 @@ def test_before_its_steps_a_training_has_nothing_to_save(tmp_path):
     assert progress.Preemption.listening.seen
 
 
-def test_ranks_that_sigterm_kills(tmp_path):
+def test_ranks_that_sigterm_kills():
     """Ranks that have no step behind them die of the SIGTERM that is passed on to them: that is an end as asked, not a crash."""
-    layout = distributed.Layout("cpu", (0, 1), 1, 0, "")
     with pytest.raises(cli.Terminated):
-        distributed._raise_for(layout, distributed._Ending(1, -signal.SIGTERM, ""))
+        spawn.raise_for(*spawn.ending(-signal.SIGTERM, 1))
 
 
 def evaluated(ours, learner, kill_at=None):

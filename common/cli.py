@@ -33,7 +33,11 @@ class TrainingStopped(Exception):
 
 
 class RankFailed(Exception):
-    """A rank crashed or was killed; it has said why itself."""
+    """A rank crashed or was killed; `status` is that of the run."""
+
+    def __init__(self, message, status=EXIT_FAILED):
+        super().__init__(message)
+        self.status = status
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,8 +103,8 @@ _status = None
 def run(main):
     """Call `main()` and end the process with the exit status that its outcome deserves.
 
-    0 done; 1 a rank failed; 2 bad input (UserError); 3 stopped in the middle (TrainingStopped); 130 Ctrl-C; 143 SIGTERM.
-    Any other exception keeps its traceback.
+    0 done; 1 a rank failed, 128 + n was killed by signal n; 2 bad input (UserError); 3 stopped in the middle (TrainingStopped);
+    130 Ctrl-C; 143 SIGTERM. Any other exception keeps its traceback.
     """
     global _status
     _status = status_of(main, complain)
@@ -122,13 +126,22 @@ def status_of(main, report):
     try:
         main()
         return 0
-    except (UserError, TrainingStopped, RankFailed) as error:
+    except (UserError, TrainingStopped) as error:
         report(str(error))
-        return {UserError: EXIT_BAD_INPUT, TrainingStopped: EXIT_STOPPED, RankFailed: EXIT_FAILED}[type(error)]
+        return {UserError: EXIT_BAD_INPUT, TrainingStopped: EXIT_STOPPED}[type(error)]
+    except RankFailed as error:
+        report(str(error))
+        return error.status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Terminated:
         return EXIT_TERMINATED
+
+
+def death(number):
+    """Return what is said of a process that a signal has killed."""
+    hint = " (by the kernel, where memory was short: fewer --workers or a smaller --batch_size take less)"
+    return "was killed by signal %d%s" % (number, hint if number == signal.SIGKILL else "")
 
 
 def print_line(text):

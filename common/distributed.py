@@ -4,26 +4,23 @@ One rank drives one device; torch.multiprocessing starts the ranks of a machine,
 """
 import atexit
 import contextlib
+import datetime
 import inspect
-import multiprocessing.connection
 import os
-import signal
+import re
 import socket
-import sys
-import time
-import traceback
 from collections import namedtuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
-from common import cli, device as devices, environment
+from common import cli, device as devices, environment, spawn, watchdog
 from common.cli import UserError
 from common.environment import is_launched
 
-# How long the death of a rank is waited for when another one crashes, perhaps over the loss of it.
-_SECONDS_FOR_A_DEATH = 2
+# What libraries say when memory is short, and when a rank that they talk to is gone.
+_NO_MEMORY = re.compile("out of memory|(can.t|cannot|unable to) allocate|alloc_failed", re.IGNORECASE)
+_LOST_RANK = re.compile("gloo/|connection (reset|closed|refused)|broken pipe|timed out|socket|RemoteError", re.IGNORECASE)
 
 # Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it.
 _ended_groups = []
@@ -118,15 +115,17 @@ def launch(worker, args, layout):
     """Run `worker(args, rank)` on every device of the Layout `layout`; return when all ranks are done.
 
     Started by torchrun, this process is one rank already and runs the worker itself; so it does when there is one rank
-    in all. Otherwise one process per device is spawned. When a rank fails, the others are stopped at once. Raises what
-    the failed rank met: UserError, TrainingStopped, Terminated, KeyboardInterrupt or RankFailed.
+    in all. Otherwise one process per device is spawned. When a rank fails, the others are stopped at once; so they are when
+    nothing has moved for args.stall_timeout seconds. Raises what the failed rank met: UserError, TrainingStopped, Terminated,
+    KeyboardInterrupt or RankFailed.
     """
-    if is_launched():
-        _run_rank(worker, args, layout, int(os.environ["LOCAL_RANK"]))
-    elif layout.world_size == 1:
-        _run_rank(worker, args, layout, 0)
+    timeout = getattr(args, "stall_timeout", 0)
+    if is_launched() or layout.world_size == 1:
+        local_rank = int(os.environ["LOCAL_RANK"]) if is_launched() else 0
+        with watchdog.over_this_process(layout, local_rank, timeout):
+            _run_rank(worker, args, layout, local_rank)
     else:
-        _spawn(worker, args, layout)
+        spawn.run_ranks(_run_rank, (worker, args, layout), timeout)
 
 
 def _run_rank(worker, args, layout, local_rank):
@@ -137,15 +136,39 @@ def _run_rank(worker, args, layout, local_rank):
     rank.print(deterministic and "deterministic: only algorithms that give the same bits at each call; on a GPU or an NPU they are slower")
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(layout.indices)))
+    try:
+        _work(worker, args, layout, rank)
+    except (RuntimeError, MemoryError, OSError) as error:
+        reason = _reason(error, rank)
+        if reason is None:
+            raise
+        raise reason from None
+
+
+def _work(worker, args, layout, rank):
     if rank.world_size > 1:
         dist.init_process_group(devices.BACKENDS[layout.device_type], init_method=layout.init_method, rank=rank.rank,
-                                world_size=rank.world_size, **_bound_to(device))
+                                world_size=rank.world_size, timeout=datetime.timedelta(minutes=30),
+                                **_bound_to(rank.device))
     worker(args, rank)
     if rank.world_size > 1:
         if dist.get_backend() == "gloo":
             _ended_groups.append(dist.group.WORLD)
             atexit.register(cli.leave_at_once)  # or the process aborts now and then, over threads of the group
         dist.destroy_process_group()
+
+
+def _reason(error, rank):
+    """Return in whose place an error of PyTorch or Python is told: of memory that is short or a rank that is gone; None for others."""
+    text = str(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        size = re.search(r"allocate ([\d.]+ ?\w+)", text)
+        line = "rank %d is out of memory on %s%s; a smaller --batch_size, a larger --accumulate or fewer --workers take less" % (
+            rank.rank, rank.device, ", it tried to allocate " + size.group(1) if size else "")
+        return UserError(line) if watchdog.mark.phase == watchdog.BEFORE else cli.TrainingStopped(line + "; --resume goes on")
+    if rank.world_size > 1 and isinstance(error, RuntimeError) and _LOST_RANK.search(text):
+        return cli.TrainingStopped("rank %d %s (%s)" % (rank.rank, spawn.LOST_RANK, text.splitlines()[0]))
+    return None
 
 
 def _bound_to(device):
@@ -155,92 +178,6 @@ def _bound_to(device):
     bindable = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else torch.device("cuda")
     known = "device_id" in inspect.signature(dist.init_process_group).parameters
     return {"device_id": device} if known and bindable is not None and bindable.type == device.type else {}
-
-
-def _spawn(worker, args, layout):
-    reader, writer = torch.multiprocessing.get_context("spawn").Pipe(duplex=False)
-    context = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
-        _spawned_rank, (worker, args, layout, writer), nprocs=len(layout.indices), join=False)
-    processes = context.processes
-    previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
-    try:
-        failure = _first_failure(processes, reader)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        for process in processes:  # all at once: each is a connection that the others would miss
-            process.kill()
-        for process in processes:
-            process.join()
-    if failure is not None:
-        _raise_for(layout, failure)
-
-
-# How a rank has ended: its status (negative: the signal that killed it), and the text of its error or its traceback.
-_Ending = namedtuple("_Ending", "local_rank status text")
-
-
-def _spawned_rank(local_rank, worker, args, layout, writer):
-    texts = [""]
-    try:
-        status = cli.status_of(lambda: _run_rank(worker, args, layout, local_rank), texts.append)
-    except Exception:
-        status = cli.EXIT_FAILED
-        texts.append(traceback.format_exc())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED, cli.EXIT_FAILED):
-        # Tell the parent and wait for it to stop every rank: were this one to end first, the others would lose their
-        # connection and bury the reason under tracebacks of their own.
-        writer.send(_Ending(local_rank, status, texts[-1]))
-        time.sleep(60)
-    os._exit(status)  # do not wait for a collective library or for loader threads
-
-
-def _first_failure(processes, reader):
-    """Wait until all processes have ended well, or one has not: return its _Ending, or None."""
-    running = dict((process.sentinel, number) for number, process in enumerate(processes))
-    stopping = None
-    while running:
-        for ready in multiprocessing.connection.wait(list(running) + [reader]):
-            if ready is reader:
-                told = reader.recv()
-                return told if told.status != cli.EXIT_FAILED else _death(processes, running) or told
-            number = running.pop(ready)
-            status = _exit_status(processes[number])
-            if status == cli.EXIT_TERMINATED:
-                stopping = _Ending(number, status, "")  # all ranks have agreed to stop; rank 0 may still be writing
-            elif status != 0:
-                return _Ending(number, status, "")
-    return stopping
-
-
-def _death(processes, running):
-    """Return the _Ending of a rank that was killed while another one crashed, or None. A crash may be no more than the loss of a
-    peer, and its message can be here before the kernel is through with the peer."""
-    for ready in multiprocessing.connection.wait(list(running), timeout=_SECONDS_FOR_A_DEATH):
-        status = _exit_status(processes[running[ready]])
-        if status < 0:
-            return _Ending(running[ready], status, "")
-    return None
-
-
-def _exit_status(process):
-    process.join()
-    return process.exitcode
-
-
-def _raise_for(layout, ending):
-    rank, status = layout.rank(ending.local_rank), ending.status
-    if status in (cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED):
-        raise (UserError if status == cli.EXIT_BAD_INPUT else cli.TrainingStopped)(ending.text)
-    if status in (cli.EXIT_TERMINATED, -signal.SIGTERM):  # the latter before the first step, and in what does not train
-        raise cli.Terminated()
-    if status == cli.EXIT_INTERRUPTED:
-        raise KeyboardInterrupt()
-    if ending.text:
-        sys.stderr.write("rank %d:\n%s" % (rank, ending.text))
-    how = "ended with status %d" % status if status > 0 else "was killed by signal %d" % -status
-    raise cli.RankFailed("rank %d %s; the other ranks were stopped" % (rank, how))
 
 
 def sum_over_ranks(values, rank):
@@ -256,14 +193,21 @@ def begin_sum(values, rank):
     dtype = torch.float32 if rank.device.type == "npu" else torch.float64
     tensor = torch.tensor(values, dtype=dtype, device=rank.device)
     work = dist.all_reduce(tensor, async_op=True)
-    return lambda: (work.wait(), tensor.tolist())[1]
+
+    def wait():
+        with watchdog.mark.within(watchdog.COLLECTIVE):
+            work.wait()
+            return tensor.tolist()
+
+    return wait
 
 
 def broadcast_buffers(model, rank):
     """Give every rank the buffers (running statistics) of rank 0, which are those that a checkpoint holds."""
     if rank.world_size > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+        with watchdog.mark.within(watchdog.COLLECTIVE):
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
 
 def barrier(rank):

@@ -13,6 +13,8 @@ def add_run_flags(p, images=True):
                    help="fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)")
     p.add_argument("--amp-dtype", choices=precision.DTYPES,
                    help="half precision of O1 and O2; without it fp16 on npu and gpu, bf16 on a CPU; bf16 has no loss scale")
+    p.add_argument("--stall-timeout", type=ranges.count, default=600, metavar="SECONDS",
+                   help="end a run in which nothing has moved for so long, once the first step is done; 0: never")
     if images:
         p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
 

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import torch
 
-from common import device as devices, distributed
+from common import device as devices, distributed, watchdog
 from common.cli import TrainingStopped, UserError
 
 # Of an evaluation over all ranks: per cent, per cent, mean over the images.
@@ -67,10 +67,12 @@ class Tally(object):
         for a loss that is not finite."""
         if not self._pending:
             return
-        values = torch.stack([numbers for _, numbers in self._pending])
         counts = [images for images, _ in self._pending]
+        with watchdog.mark.within(watchdog.STEP):
+            values = torch.stack([numbers for _, numbers in self._pending])
+            values = (self._reduce(values) if self._reduce else values).tolist()
         self._pending = []
-        for images, (loss, *hits) in zip(counts, (self._reduce(values) if self._reduce else values).tolist()):
+        for images, (loss, *hits) in zip(counts, values):
             if not math.isfinite(loss):
                 raise TrainingStopped("the loss is %s in step %d of %s: the weights or the images are not finite numbers; a lower "
                                       "learning rate may help" % (loss, self.batches, self.name))
@@ -128,20 +130,23 @@ class Clock(object):
 
     def start(self):
         """Begin the steps of an epoch."""
+        watchdog.mark.enter(watchdog.DATA, begins=True)
         self.step_time, self.data_time = AverageMeter("Time", ":6.3f"), AverageMeter("Data", ":6.3f")
         self._open()
 
     def wait_for_batch(self):
         """The host asks for the next batch."""
+        watchdog.mark.enter(watchdog.DATA)
         self._asked, self.lapped = time.perf_counter(), False
 
     def batch_came(self):
         """The batch is there."""
+        watchdog.mark.enter(watchdog.STEP)
         self._waited += time.perf_counter() - self._asked
 
     def lap(self, images):
         """The host is through with a step over `images` images (of all ranks)."""
-        self.lapped = True
+        self.lapped = watchdog.mark.is_steady = True
         self._laps += 1
         self._images += images
         if self._left_to_warm_up > 0:
@@ -151,17 +156,21 @@ class Clock(object):
 
     def split(self):
         """Take the time since the last split, after waiting for the device."""
-        self.stop()
+        self._count()
         self._open()
 
     def leave_out(self, is_disturbed):
         """From here on, what steps take does not count for the images per second, or does again."""
-        self.stop()
+        self._count()
         self._is_disturbed = is_disturbed
         self._open()
 
     def stop(self):
         """Count what has been measured so far; what follows, up to the next `start`, does not count."""
+        self._count()
+        watchdog.mark.enter(watchdog.BETWEEN, begins=True)
+
+    def _count(self):
         seconds = self._now() - self._since
         if self._laps == 0:
             return
@@ -173,7 +182,7 @@ class Clock(object):
     @contextlib.contextmanager
     def paused(self):
         """What is done in here, such as writing a checkpoint, does not count."""
-        self.stop()
+        self._count()
         yield
         self._open()
 
@@ -193,5 +202,6 @@ class Clock(object):
         self._since = self._asked = self._now()
 
     def _now(self):
-        devices.synchronize(self._device)
+        with watchdog.mark.within(watchdog.STEP):
+            devices.synchronize(self._device)
         return time.perf_counter()

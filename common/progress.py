@@ -10,7 +10,7 @@ import signal
 import time
 from collections import namedtuple
 
-from common import checkpoint, cli, device as devices, distributed, entries, meters
+from common import checkpoint, cli, device as devices, distributed, entries, meters, watchdog
 from common.profiling import StepProfiler
 
 # What takes training steps: the network (in DistributedDataParallel where there are several ranks), its loss, the optimizer, and
@@ -175,7 +175,8 @@ class Progress(object):
             state = dict(self.constants, epoch=self.epoch, step=self.step, results=self.results, tally=self.tally.state_dict())
             state[self._best_key] = self._accuracy_or_error(self.best)
             state.update((key, part.state_dict()) for key, part in self._parts.items())
-            checkpoint.save(state, self._path, copy_to, 1 if self._newest_is_damaged else self._keep)
+            with watchdog.mark.within(watchdog.SAVING):
+                checkpoint.save(state, self._path, copy_to, 1 if self._newest_is_damaged else self._keep)
             self._newest_is_damaged = False
         self._note_good(self._path)
 

@@ -14,7 +14,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common import cli, environment, outputs, report  # noqa: E402
+from common import cli, environment, outputs, report, watchdog  # noqa: E402
 
 _LAST_LINES = 20
 _STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
@@ -64,6 +64,7 @@ def _parser():
     parser.add_argument("--device-id", default="0", help="names the log")
     parser.add_argument("--output-path", required=True)
     parser.add_argument("--resume", action="store_true", help="go on with what the output path holds")
+    parser.add_argument("--stall-timeout", type=cli.natural_int, default=600, help="seconds; 0: never")
     parser.add_argument("--no-report", action="store_true", help="the run's records are on another machine")
     parser.add_argument("--term-grace", type=cli.positive_int, default=25, help="seconds from SIGTERM to the kill of what has not left")
     parser.add_argument("command", nargs="+", help="the training, after --")
@@ -128,7 +129,7 @@ class _Training(object):
     and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave, and kills them --term-grace seconds later."""
 
     def __init__(self, args):
-        self._args, self._stopped_by, self._log_error, self._has_said_why = args, None, None, False
+        self._args, self._stopped_by, self._log_error, self._has_said_why, self._stall = args, None, None, False, ""
         self._checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
         self._saved = _written_at(self._checkpoint)
         self._process = subprocess.Popen(args.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -152,6 +153,10 @@ class _Training(object):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    def _end_stall(self, line):
+        self._stall = line
+        self._kill()
+
     def wait(self, log_path):
         """Return its status (negative: the signal that killed it) when its output is on ours and in the log."""
         with open(log_path, "ab") as log:
@@ -159,7 +164,8 @@ class _Training(object):
                       for source, screen in ((self._process.stdout, 1), (self._process.stderr, 2))]
             for copy in copies:
                 copy.start()
-            status = self._process.wait()
+            with watchdog.over_program(self._process.pid, self._args.stall_timeout, self._end_stall):
+                status = self._process.wait()
             self._kill()  # workers that a crashed rank has left behind
             for copy in copies:
                 copy.join()
@@ -178,6 +184,8 @@ class _Training(object):
 
     def verdict(self, status, log_path):
         """Return the exit status and what to say about it: nothing where one line has said it."""
+        if self._stall:
+            return cli.EXIT_STOPPED, self._stall + "\n"
         if self._log_error and status != cli.EXIT_STOPPED:
             return cli.EXIT_STOPPED, "" if self._has_said_why else "cannot write %s (%s); the last checkpoint is kept\n" % (
                 log_path, self._log_error.strerror)
@@ -185,8 +193,7 @@ class _Training(object):
         if number and (status <= 0 or status == cli.EXIT_TERMINATED):
             return 128 + number, "%s%s; log: %s\n" % (_STOPS[number], self._what_is_saved(status), log_path)
         if status < 0:
-            return 128 - status, "the training was killed by signal %d%s; log: %s\n" % (
-                -status, ", often for want of memory (see dmesg)" * (status == -signal.SIGKILL), log_path)
+            return 128 - status, "the training %s; log: %s\n" % (cli.death(-status), log_path)
         if status in (0, cli.EXIT_BAD_INPUT, cli.EXIT_STOPPED) or status > 128:
             return status, ""
         with open(log_path, errors="replace") as log:

@@ -36,7 +36,7 @@ stop() {
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
-profile_steps="" term_grace=""
+profile_steps="" term_grace="" stall_timeout=""
 resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
@@ -114,6 +114,7 @@ common_options() {
     option compile "" switch "torch.compile the network (PyTorch 2; the first step takes minutes; experimental on an npu)"
     option dummy "" switch "no data set: a batch that is made up once and stays on the device"
     option profile_steps "" range "profile the steps from A up to, not with, B: traces in the output path, a table in the log"
+    option stall_timeout 600 natural "seconds after which a run ends in which nothing moves, once the first step is done; 0: never"
     option decoder exact "exact|fast" "what decodes and resizes pictures; fast: simplejpeg, and at most 2 of 255 off"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
@@ -285,7 +286,7 @@ use_npu_environment() {
     done
 }
 
-# run_case NETWORK SUFFIX KIND COMMAND…: become common/run.py, in the model's directory.
+# run_case NETWORK SUFFIX KIND python3 -u PROGRAM FLAG…: become common/run.py, in the model's directory.
 run_case() {
     local network=$1 suffix=$2 kind=$3
     shift 3
@@ -299,7 +300,8 @@ run_case() {
     ! env --block-signal=INT,TERM,HUP true 2>/dev/null || hold=1
     exec ${hold:+env --block-signal=INT,TERM,HUP} python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
         --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
-        --term-grace="$term_grace" ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} -- "$@"
+        --term-grace="$term_grace" ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} \
+        --stall-timeout="$stall_timeout" -- "${@:1:3}" --stall-timeout="$stall_timeout" "${@:4}"
 }
 
 common_options

@@ -61,11 +61,7 @@ class Worker(object):
     def _death(self):
         self._end.detach()
         status = os.waitpid(self.pid, 0)[1]
-        how = "ended with status %d" % os.WEXITSTATUS(status)
-        if os.WIFSIGNALED(status):
-            how = "was killed by signal %d" % os.WTERMSIG(status)
-            if os.WTERMSIG(status) == signal.SIGKILL:
-                how += " (by the kernel, where memory was short: fewer --workers take less)"
+        how = cli.death(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "ended with status %d" % os.WEXITSTATUS(status)
         return cli.TrainingStopped("loader process %s, pid %d, %s" % (self._name, self.pid, how))
 
 
