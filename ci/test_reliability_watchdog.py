@@ -179,14 +179,14 @@ class Ranks(object):
 
     def __init__(self, *endings):
         context = multiprocessing.get_context("fork")
-        self.reader, writer = context.Pipe(duplex=False)
+        self.reader, self.writer = context.Pipe(duplex=False)
 
         def act(after, how):
             faulthandler.disable()  # pytest's: these deaths are wanted
             time.sleep(after)
             if not isinstance(how, tuple):
                 os.kill(os.getpid(), how) if how else os._exit(0)
-            writer.send(how)
+            self.writer.send(how)
             time.sleep(60)
 
         self.processes = [context.Process(target=act, args=ending) for ending in endings]
