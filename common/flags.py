@@ -1,4 +1,6 @@
 """The flags that several programs have, each said once, and what they say together."""
+import os
+
 from common import checkpoint, cli, decoders, device as devices, distributed, environment, precision, ranges
 from common.cli import UserError
 
@@ -106,6 +108,15 @@ def divide(args, layout):
     have together (rounded down, as upstream does), and `workers_per_rank` of this machine's loader processes."""
     args.batch_per_rank = args.batch_size // layout.world_size // args.accumulate
     args.workers_per_rank = -(-args.workers // len(layout.indices))
+    require_memory(args.batch_per_rank * len(layout.indices), args.image_size)
     if args.batch_per_rank == 0:
         raise UserError("batch size %d is smaller than the number of ranks, %d, times --accumulate %d"
                         % (args.batch_size, layout.world_size, args.accumulate))
+
+
+def require_memory(images, side):
+    """Raise UserError where the batches of this machine, in all so many images of `side` pixels, cannot fit into its memory."""
+    wanted, there = 4 * 3 * images * side ** 2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if wanted > there:
+        raise UserError("batches of %d images of %d x %d pixels take %.1f GiB in fp32, and this machine has %.1f GiB of memory: take a "
+                        "smaller batch size or image size" % (images, side, side, wanted / 2 ** 30, there / 2 ** 30))

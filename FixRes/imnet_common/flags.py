@@ -88,6 +88,7 @@ def layout(args):
     if distributed.is_launched():
         return _layout_of_launched(args)
     here = _tasks_here(args)
+    flags.require_memory(args.batch // getattr(args, "accumulate", 1) * here, args.input_size)
     first = args.local_rank if args.num_tasks in (None, 1) else 0
     indices = args.device_list or list(range(first, first + here))
     if len(indices) != here:

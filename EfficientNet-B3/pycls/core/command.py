@@ -41,7 +41,10 @@ def launch(worker, args, splits):
         if not args.data_path:
             raise UserError("no data set: give the folder that holds train/ and val/ with --data-path")
         data.check_layout(args.data_path, tuple(sorted({cfg[key].SPLIT for key in splits})))
-    distributed.launch(worker, args, _layout(args))
+    layout = _layout(args)
+    batch = max(cfg.TRAIN.BATCH_SIZE // cfg.TRAIN.ACCUMULATE if "TRAIN" in splits else 0, cfg.TEST.BATCH_SIZE)
+    flags.require_memory(batch // cfg.NUM_GPUS * len(layout.indices), cfg.TRAIN.IM_SIZE)
+    distributed.launch(worker, args, layout)
 
 
 def _layout(args):

@@ -1,7 +1,7 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, distributed, flags, precision, ranges
+from common import checkpoint, cli, distributed, flags, network, precision, ranges
 from lib.config import RANGES, new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
@@ -73,6 +73,8 @@ def resolved(args, overrides, layout):
         check_image_size(args.config.MODEL.IMAGE_SIZE[0])
     except ValueError as error:
         raise cli.UserError("MODEL.IMAGE_SIZE: %s" % error)
+    flags.require_memory(max(args.config[part].BATCH_SIZE_PER_GPU for part in ("TRAIN", "TEST")) * len(layout.indices),
+                         args.config.MODEL.IMAGE_SIZE[0])
     args.data_path = args.data_path or args.config.DATASET.ROOT
     args.experiment = os.path.basename(args.cfg).split(".")[0]
     args.output_path = args.output_path or os.path.join(
@@ -95,7 +97,8 @@ def initial_model(args, weights, rank):
     """Return the network of the config, with the weights of a file where `weights` names one; the log says which where a file
     leaves a choice. Raises UserError for a config that describes no network, or weights of another."""
     try:
-        model = build_model(args.config)
+        with network.fitting_memory():
+            model = build_model(args.config)
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
     if weights:
