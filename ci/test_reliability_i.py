@@ -14,7 +14,8 @@ import zipfile
 import pytest
 import torch
 
-from common import checkpoint, cli, distributed, environment, optimizer, precision, progress, ranges
+from common import (checkpoint, cli, distributed, environment, flags, network, optimizer, precision, progress, ranges, records,
+                    report)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -337,3 +338,38 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     assert (tmp_path / "w.pth").stat().st_size < 1 << 16
     with pytest.raises(cli.UserError, match="w.pth is truncated or no PyTorch checkpoint .its parts are said to hold"):
         checkpoint.load(str(tmp_path / "w.pth"))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+def test_a_size_that_cannot_fit_in_memory():
+    """Said with its figure, before anything is allocated; defect: the allocator's traceback, or the kernel's killer."""
+    flags.require_memory(512, 224)
+    with pytest.raises(cli.UserError, match=r"8 images of 1000000 x 1000000 pixels take 89407.0 GiB in fp32, and this machine has"):
+        flags.require_memory(8, 10 ** 6)
+
+
+@pytest.mark.parametrize("make", [lambda: torch.nn.Linear(10 ** 7, 10 ** 9), lambda: torch.nn.Linear(10 ** 12, 10 ** 12),
+                                  lambda: bytearray(2 ** 62)])
+def test_a_network_that_cannot_fit_in_memory(make):
+    """One line, with the tensor's size where PyTorch says it; what is no matter of memory stays what it is."""
+    with pytest.raises(cli.UserError, match="the network is too large for this machine's memory"), network.fitting_memory():
+        make()
+    with pytest.raises(RuntimeError, match="shapes"), network.fitting_memory():
+        raise RuntimeError("shapes")
+
+
+# --- files that mean harm ---------------------------------------------------------------------------------------------
+
+def test_a_planted_link_is_not_followed(tmp_path):
+    """Security: whoever may write into the output folder cannot make us write through a link of theirs."""
+    theirs = tmp_path / "theirs"
+    theirs.write_text("precious")
+    for name in ("checkpoint.pth.tar.part", "model_best.pth.tar.part", "metrics.jsonl.part"):
+        (tmp_path / name).symlink_to(theirs)
+    checkpoint.save({"a": torch.ones(1)}, str(tmp_path / "checkpoint.pth.tar"), [str(tmp_path / "model_best.pth.tar")])
+    (tmp_path / "metrics.jsonl").write_bytes(b'DLLL {"type": "LOG", "step": [0, 1], "data": {}}\nDLLL {"type": "LOG", "step": ["x"]}\n\xff\n')
+    records._forget_since(str(tmp_path / "metrics.jsonl"), 1, 0)
+    assert theirs.read_text() == "precious" and checkpoint.load(str(tmp_path / "checkpoint.pth.tar")) == {"a": torch.ones(1)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth.tar", "metrics.jsonl", "model_best.pth.tar", "theirs"]
+    assert len(records.read(str(tmp_path / "metrics.jsonl"))) == 1

@@ -12,7 +12,7 @@ import zipfile
 
 import torch
 
-from common import entries, outputs, ranges
+from common import cli, entries, outputs, ranges
 from common.cli import TrainingStopped, UserError
 
 # What a checkpoint may consist of where PyTorch's own weights_only loading is not there (before 1.13), or knows less.
@@ -57,9 +57,7 @@ def save(state, path, copy_to=(), keep=1):
 
 
 def _write_part(content, path, parts):
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path + ".part")  # of a run that was killed, or a link to somebody's file
-    with open(path + ".part", "xb") as stream:
+    with cli.new_file(path + ".part") as stream:
         parts.callback(_remove, path + ".part")
         stream.write(content.getbuffer())
         stream.flush()

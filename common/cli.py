@@ -1,5 +1,6 @@
 """Command lines and errors for people: one line on stderr, exit status 2, no traceback."""
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -78,6 +79,14 @@ def file_name(text):
     if text in ("", ".", "..") or os.path.basename(text) != text or not text.isprintable():
         raise argparse.ArgumentTypeError("%r is not the name of a file without its folder" % text)
     return text
+
+
+def new_file(path):
+    """Return a file of ours, open for writing bytes, in the place of one that is there: a link that others have put there is not
+    followed. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+    return open(path, "xb")
 
 
 def boolean(text):

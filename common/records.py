@@ -155,27 +155,30 @@ def _forget_since(path, epoch, step):
     steps are taken, and recorded, again."""
     if not os.path.exists(path):
         return
-    with open(path) as stream:
+    with open(path, errors="replace") as stream:
         kept = [line for line in stream if line.endswith("\n") and _is_before(_parsed(line), epoch, step)]
-    with outputs.writing(path), open(path + ".part", "w") as stream:
-        stream.writelines(kept)
+    with outputs.writing(path), cli.new_file(path + ".part") as stream:
+        stream.writelines(line.encode() for line in kept)
     os.replace(path + ".part", path)
 
 
 def _is_before(record, epoch, step):
     if record is None or record.get("type") != "LOG" or not isinstance(record.get("step"), list):
         return record is not None
+    if not all(isinstance(number, int) for number in record["step"]):
+        return False
     return tuple(record["step"]) < ((epoch, step) if len(record["step"]) > 1 else (epoch,)) and record["step"] != []
 
 
 def read(path):
     """Return the records of a file as a list of dictionaries; half lines of a killed run are passed over."""
-    with open(path) as stream:
+    with open(path, errors="replace") as stream:
         return [record for record in map(_parsed, stream) if record is not None]
 
 
 def _parsed(line):
     try:
-        return json.loads(line[len("DLLL "):]) if line.startswith("DLLL ") else None
-    except ValueError:
+        record = json.loads(line[len("DLLL "):]) if line.startswith("DLLL ") else None
+    except (ValueError, RecursionError):
         return None
+    return record if isinstance(record, dict) and isinstance(record.get("data", {}), dict) else None

@@ -18,9 +18,9 @@ def summary(path):
     parameters, last = {}, None
     for record in records.read(path):
         if record.get("step") == "PARAMETER":
-            parameters, last = record["data"], None
+            parameters, last = record.get("data", {}), None
         elif record.get("type") == "LOG" and record.get("step") == []:
-            last = record["data"]
+            last = record.get("data", {})
     if last and parameters.get("dummy"):  # there is no accuracy on images that are made up
         last = {name: value for name, value in last.items() if not name.startswith("val.")}
     return parameters, last
@@ -82,4 +82,4 @@ def _block(kind, measured, seconds):
 
 
 def _number(value, form):
-    return NOT_MEASURED if value is None else form % value
+    return form % value if isinstance(value, (int, float)) else NOT_MEASURED
