@@ -21,8 +21,8 @@ def check_weights(state, source):
 def check_run(content, source):
     """Raise UserError unless a training can go on with the numbers in a loaded checkpoint; those that are not there do no harm."""
     results = content.get("results", {})
-    if not isinstance(results, dict):
-        raise UserError("%s: its results are no dictionary" % source)
+    if not isinstance(results, dict) or not all(isinstance(name, str) for name in results):
+        raise UserError("%s: its results are no numbers by name" % source)
     measured = [name for name, value in results.items() if value is not None]
     complaint = ranges.complaint(content, _NUMBERS) or ranges.complaint(results, dict.fromkeys(measured, ranges.natural))
     if complaint:

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import torch
 
-from common import device as devices, distributed, watchdog
+from common import device as devices, distributed, ranges, watchdog
 from common.cli import TrainingStopped, UserError
 
 # Of an evaluation over all ranks: per cent, per cent, mean over the images.
@@ -105,11 +105,13 @@ class Tally(object):
                 "meters": [[meter.val, meter.sum, meter.count] for meter in (self.loss, self.top1, self.top5)]}
 
     def load_state_dict(self, state):
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned. Raises ValueError or another exception for what it cannot have returned."""
         self.reset()
         self.batches, self.recent = state["batches"], [BatchResult(*batch) for batch in state["recent"]]
         for meter, (value, total, count) in zip((self.loss, self.top1, self.top5), state["meters"]):
             meter.val, meter.sum, meter.count = value, total, count
+        if not all(number in ranges.natural for row in [[self.batches], *self.recent, *state["meters"]] for number in row):
+            raise ValueError("not all of it is numbers")
 
 
 class Clock(object):
