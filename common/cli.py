@@ -149,8 +149,8 @@ def status_of(main, report):
 
 def death(number):
     """Return what is said of a process that a signal has killed."""
-    hint = " (by the kernel, where memory was short: fewer --workers or a smaller --batch_size take less)"
-    return "was killed by signal %d%s" % (number, hint if number == signal.SIGKILL else "")
+    hint = "; where nobody sent it, memory ran out: take fewer --workers or a smaller --batch_size" if number == signal.SIGKILL else ""
+    return "was killed by signal %d%s" % (number, hint)
 
 
 def print_line(text):

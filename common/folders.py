@@ -1,4 +1,4 @@
-"""The pictures of class folders, DIR/<class>/<picture>, and what stands there instead of one. Takes no torch."""
+"""The pictures of class folders, DIR/<class>/<picture>, and what may stand where one should. Takes no torch."""
 import os
 import stat
 
@@ -9,32 +9,29 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 def refuse(problem):
-    """Raise a UserError: what listing does at a problem, unless it is told otherwise."""
+    """Raise a UserError."""
     raise UserError(problem)
 
 
-def class_names(folder):
-    """Return the names of the class folders in ascending order, or of a packed folder's: the position is the class number."""
+def class_names(folder, tell=refuse):
+    """Return the names of the class folders in ascending order, or of a packed folder's: the position is the class number.
+    `tell(problem)` is called where there are none, or the folder cannot be listed."""
     if packed.is_packed(folder):
         return packed.read_index(folder)["classes"].tolist()
-    return class_folders(folder) or refuse("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder))
-
-
-def class_folders(folder, tell=refuse):
-    """Return the names of the folders in a folder, in ascending order. `tell(problem)` is called where it cannot be listed."""
-    return sorted(os.path.basename(path) for path in _listed(folder, tell)[1])
+    names = sorted(os.path.basename(path) for path in _listed(folder, tell)[1])
+    return names or tell("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder)) or []
 
 
 def pictures(root, class_name, tell=refuse):
-    """Return the paths, from `root`, of a class's pictures, in the order of the folders' paths and then of their names. `tell(problem)`
-    is called for a folder that cannot be listed or leads back to itself."""
-    found = sorted(_walk(os.path.join(root, class_name), [_identity(root)], tell))
+    """Return the paths, from `root`, of a class's pictures, by the paths of their folders and then by their names. `tell(problem)` is
+    called for a folder that cannot be listed or leads back to itself."""
+    found = sorted(_walk(os.path.join(root, class_name), [os.stat(root)[1:3]], tell))
     return [os.path.join(os.path.relpath(folder, root), name) for folder, names in found for name in names]
 
 
 def _walk(folder, above, tell):
     names, below = _listed(folder, tell)
-    identity = _identity(folder)
+    identity = os.stat(folder)[1:3]  # number and device
     if identity in above:
         return tell("%s leads back to a folder that it is in; remove the link" % folder)
     yield folder, sorted(names)
@@ -43,7 +40,7 @@ def _walk(folder, above, tell):
 
 
 def _listed(folder, tell):
-    """Return the names of a folder's pictures, and the paths of the folders in it, links among them."""
+    """Return the names of the pictures in a folder, and the paths of the folders, links among them."""
     names, below = [], []
     try:
         for entry in os.scandir(folder):
@@ -56,13 +53,8 @@ def _listed(folder, tell):
     return names, below
 
 
-def _identity(folder):
-    state = os.stat(folder)
-    return state.st_dev, state.st_ino
-
-
 def read(path):
-    """Return the bytes of a file. Raises OSError, also for what is no file: a pipe would be waited for, and a device may have no end."""
+    """Return the bytes of a file. Raises OSError, also for what is none: a pipe would be waited for, and a device may have no end."""
     with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError("a pipe or a device, not a file")
@@ -75,5 +67,5 @@ def why(error):
 
 
 def shown(path):
-    """Return a path in characters that a line can be printed with: line feeds and bytes that are no UTF-8 are escaped."""
+    """Return a path as a line can show it: with escapes for line feeds, and for bytes that are no UTF-8."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in path)

@@ -1,7 +1,6 @@
-"""Loader processes: forked, so that a data set is not copied, and each on a pipe of its own.
+"""Loader processes: forked, so that no data set is copied, each on a pipe of its own.
 
-A pipe takes no thread, nothing of /dev/shm, which containers have little of, and one open file; and where a process dies it is at its
-end at once, whatever the process was doing.
+That takes nothing of /dev/shm, of which containers have little; and where a process dies, its pipe is at its end at once.
 """
 import contextlib
 import ctypes
@@ -14,24 +13,19 @@ import weakref
 import torch
 
 from common import cli
-from common.cli import UserError
 
 _HELD = (signal.SIGINT, signal.SIGTERM)
 _SPARE_FILES = 16  # for what is opened later: checkpoints, pictures, connections
 
 
 class Worker(object):
-    """A process that calls `work(task)` for each task that is sent to it, and gives the results in the same order.
-
-    It ends with the trainer, and with this object. Whoever sends may have sent no more than a pipe holds: tasks are a few numbers.
-    """
+    """A process that calls `work(task)` for each task that it is sent (a few numbers: what no pipe is too small for) and gives the
+    results in the same order. It ends with the trainer, and with this object."""
 
     def __init__(self, name, work):
         """Raises OSError where there may be no more processes or open files."""
-        self._name = name
-        self._pipe, theirs = multiprocessing.Pipe()
-        trainer = os.getpid()
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # the trainer's handlers are no handlers for the process
+        (self._pipe, theirs), self._name, trainer = multiprocessing.Pipe(), name, os.getpid()
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # the trainer's handlers are none for the process
         try:
             self.pid = os.fork()
             if self.pid == 0:
@@ -39,8 +33,7 @@ class Worker(object):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()  # that of the process is now the only one
-        self._end = weakref.finalize(self, _kill, self.pid)
-        self._end.atexit = False  # the kernel ends what is left then, and one that hangs in a file system is not waited for
+        self._end = weakref.finalize(self, os.kill, self.pid, signal.SIGKILL)
 
     def send(self, task):
         """Give the process something to do."""
@@ -48,21 +41,17 @@ class Worker(object):
             self._pipe.send(task)
 
     def receive(self):
-        """Return the result of the first task that has not been received. Raises what the work did, TrainingStopped where the process
-        is no more."""
+        """Return the first result that has not been received. Raises what the work did, TrainingStopped where the process is dead."""
         try:
             result, error = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._death()
-        if error is not None:
+            self._end.detach()
+            status = os.waitpid(self.pid, 0)[1]
+            how = cli.death(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "ended with status %d" % os.WEXITSTATUS(status)
+            raise cli.TrainingStopped("loader process %s, pid %d, %s" % (self._name, self.pid, how))
+        if error:
             raise error
         return result
-
-    def _death(self):
-        self._end.detach()
-        status = os.waitpid(self.pid, 0)[1]
-        how = cli.death(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "ended with status %d" % os.WEXITSTATUS(status)
-        return cli.TrainingStopped("loader process %s, pid %d, %s" % (self._name, self.pid, how))
 
 
 def start(count, work):
@@ -73,8 +62,8 @@ def start(count, work):
             os.close(spare)
         return workers
     except OSError as error:
-        raise UserError("cannot start %d loader processes (%s); take fewer --workers, or raise the limit (ulimit -n: open files, -u: "
-                        "processes)" % (count, error.strerror))
+        raise cli.UserError("cannot start %d loader processes (%s); take fewer --workers, or raise the limit (ulimit -n: open files, "
+                            "-u: processes)" % (count, error.strerror))
 
 
 def _serve(pipe, work, trainer):
@@ -87,20 +76,13 @@ def _serve(pipe, work, trainer):
         while os.getppid() == trainer:
             pipe.send(_outcome(work, pipe.recv()))
     finally:
-        os._exit(1)  # at the end of the pipe: without the trainer's own clearing up
+        os._exit(1)  # at the end of the pipe, and without the trainer's own clearing up
 
 
 def _outcome(work, task):
     try:
         return work(task), None
-    except cli.TrainingStopped as error:
+    except (cli.TrainingStopped, MemoryError) as error:
         return None, error
-    except MemoryError:
-        return None, cli.TrainingStopped("a loader process got no memory for a picture; fewer --workers take less")
     except Exception:
         return None, RuntimeError("in a loader process:\n" + traceback.format_exc())
-
-
-def _kill(pid):
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)

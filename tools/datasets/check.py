@@ -48,7 +48,7 @@ def check_imagenet(root, wanted_classes, workers):
 def find_pictures(folder, problems):
     """Return {class name: paths of its pictures}; add to `problems` what cannot be listed, and links that lead nowhere."""
     found = {}
-    for name in folders.class_folders(folder, problems.append):
+    for name in folders.class_names(folder, problems.append):
         found[name] = [os.path.join(folder, path) for path in folders.pictures(folder, name, problems.append)]
     problems += ["%s is a link to nowhere, or to itself" % entry.path for entry in os.scandir(folder)
                  if entry.is_symlink() and not os.path.exists(entry.path)]
@@ -64,9 +64,7 @@ def check_classes(root, split, found, wanted_classes):
     loose = sum(entry.name.lower().endswith(folders.EXTENSIONS) for entry in os.scandir(folder))
     if loose:
         problems.append("%s: %s directly in it; training reads %s/<class>/<picture> only" % (folder, pictures(loose), split))
-    if not found:
-        problems.append("%s has no class folders" % folder)
-    elif wanted_classes not in (None, len(found)):
+    if found and wanted_classes not in (None, len(found)):
         problems.append("%s has %d classes instead of %d" % (folder, len(found), wanted_classes))
     return problems
 
