@@ -1,11 +1,13 @@
 """CIFAR-10 and CIFAR-100 in their Python format: folders of pickles, read without running anything that is in them."""
 import hashlib
+import io
 import os
 import pickle
 from collections import namedtuple
 
 import numpy as np
 
+from common import folders
 from common.cli import UserError
 
 SIDE = 32
@@ -110,11 +112,7 @@ def verify_checksums(folder, dataset="cifar10"):
 
 def md5(path):
     """Return the MD5 of a file in hexadecimal."""
-    digest = hashlib.md5()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.md5(folders.read(path)).hexdigest()
 
 
 def load_pickle(path):
@@ -124,13 +122,12 @@ def load_pickle(path):
     missing, truncated, no pickle, or that asks for anything but plain values and uint8 arrays.
     """
     try:
-        with open(path, "rb") as stream:
-            content = _CifarUnpickler(stream, encoding="latin1").load()
-            if not isinstance(content, dict):
-                raise ValueError("it holds no dict")
-            return {key: value.as_numpy() if isinstance(value, _Array) else value for key, value in content.items()}
+        content = _CifarUnpickler(io.BytesIO(folders.read(path)), encoding="latin1").load()
+        if not isinstance(content, dict):
+            raise ValueError("it holds no dict")
+        return {key: value.as_numpy() if isinstance(value, _Array) else value for key, value in content.items()}
     except OSError as error:
-        raise UserError("%s cannot be read: %s" % (path, error.strerror))
+        raise UserError("%s cannot be read: %s" % (path, folders.why(error)))
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from GENet import cifar
 from common import cli, data, distributed, folders, jpeg, loading, transforms, workers
 from conftest import ROOT, environment, load_script, running_in, script_command, wait_until, write_images
 
@@ -290,6 +291,13 @@ def test_training_stops_at_or_skips_what_is_no_picture(odd, count, capfd):
     printed = capfd.readouterr()
     lines_on_odd_files(printed.out.splitlines(), r" \(")
     assert printed.err == ""
+
+
+def test_a_pipe_among_the_files_of_cifar(tmp_path):
+    """Nobody waits for what somebody may write into it."""
+    os.mkfifo(str(tmp_path / "data_batch_1"))
+    with pytest.raises(cli.UserError, match="/data_batch_1 cannot be read: a pipe or a device, not a file$"):
+        cifar.load_pickle(str(tmp_path / "data_batch_1"))
 
 
 def test_a_limit_is_no_fault_of_a_picture(odd, monkeypatch):
