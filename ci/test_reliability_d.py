@@ -7,6 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
+from concurrent import futures
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,7 +225,16 @@ def test_more_memory_than_there_is(batch):
 
 # --- what stands where a picture should -------------------------------------------------------------------------------
 
-check = load_script("tools/datasets/check.py")
+check, verbs = load_script("tools/datasets/check.py"), load_script("tools/verbs.py")
+
+
+def test_a_killed_process_of_a_tool(monkeypatch):
+    """As in a training: one line, status 3."""
+    pool = futures.ProcessPoolExecutor(1)
+    ended = SimpleNamespace(__doc__="", add_flags=lambda parser: None, run=lambda args: pool.submit(os._exit, 1).result())
+    monkeypatch.setattr(verbs.importlib, "import_module", lambda name: ended)
+    with pytest.raises(cli.TrainingStopped, match="^one of the processes was killed"):
+        verbs.run("datasets", "", ["check"])
 
 
 def lzw_without_its_codes(path):

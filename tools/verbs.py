@@ -9,6 +9,7 @@ import importlib
 import os
 import pkgutil
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 from common import cli
 
@@ -25,7 +26,10 @@ def run(folder, description, argv=None):
     parser = cli.Parser(prog="%s %s" % (os.path.basename(sys.argv[0]), argv[0]), description=verb.__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     verb.add_flags(parser)
-    verb.run(parser.parse_args(argv[1:]))
+    try:
+        verb.run(parser.parse_args(argv[1:]))
+    except BrokenProcessPool:
+        raise cli.TrainingStopped("one of the processes was killed; where nobody did, memory ran out: take fewer --workers")
 
 
 def found(folder):
