@@ -70,7 +70,7 @@ def killed_by(number):
 def test_a_dead_loader_process_is_named(act, words):
     """One line: which one, and which signal; at -9 a hint at memory. What was made before it died is used."""
     seen = []
-    with pytest.raises(cli.TrainingStopped, match=r"loader process 2 of 2, pid \d+, " + words):
+    with pytest.raises(cli.TrainingStopped, match=r"loader worker 2 of 2, pid \d+, " + words):
         for _, labels, _, _ in loader(spoilt=when_it_is(22, act)):
             seen += labels.tolist()
     assert seen == list(range(20))
@@ -82,7 +82,7 @@ def test_a_loader_process_that_died_between_two_epochs_is_named():
     list(source)
     os.kill(source._workers[0].pid, signal.SIGKILL)
     wait_until(lambda: not is_running(source._workers[0].pid), timeout=20)
-    with pytest.raises(cli.TrainingStopped, match="loader process 1 of 2"):
+    with pytest.raises(cli.TrainingStopped, match="loader worker 1 of 2"):
         list(source)
 
 
@@ -91,7 +91,7 @@ def fail(error):
 
 
 @pytest.mark.parametrize("error, kind, words", [
-    (KeyError("of a bug"), RuntimeError, "in a loader process:\n.*KeyError: 'of a bug'"),
+    (KeyError("of a bug"), RuntimeError, "in a loader worker:\n.*KeyError: 'of a bug'"),
     (MemoryError("of a picture"), MemoryError, "^of a picture$"),
     (cli.TrainingStopped("why"), cli.TrainingStopped, "^why$")])
 def test_what_fails_in_a_loader_process_fails_in_the_trainer(error, kind, words):
@@ -179,7 +179,7 @@ def test_a_killed_loader_process_of_a_training(tiny_imagenet, tmp_path):
     os.kill(victims[0], signal.SIGKILL)
     complaint = script.communicate(timeout=60)[1].decode()
     assert script.returncode == 3, complaint
-    assert re.match(r"main.py: error: loader process 1 of 2, pid %d, was killed by signal 9; .*\n$" % victims[0], complaint), complaint
+    assert re.match(r"main.py: error: loader worker 1 of 2, pid %d, was killed by signal 9; .*\n$" % victims[0], complaint), complaint
     wait_until(lambda: not running_in(tmp_path) and not any(is_running(pid) for pid in victims), timeout=20)
 
 
@@ -208,7 +208,7 @@ def test_too_few_open_files(monkeypatch):
     try:
         for limit, count in ((present + 4, 8), (present + 8, 0)):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-            with pytest.raises(cli.UserError, match=r"^cannot start %d loader processes .Too many open files.; .*--workers.*ulimit -n" % count):
+            with pytest.raises(cli.UserError, match=r"^cannot start %d loader workers .Too many open files.; .*--workers.*ulimit -n" % count):
                 loader(count=count)
         resource.setrlimit(resource.RLIMIT_NOFILE, (present + 40, hard))
         assert len(list(loader(count=8))) == 10

@@ -48,7 +48,7 @@ class Worker(object):
             self._end.detach()
             status = os.waitpid(self.pid, 0)[1]
             how = cli.death(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "ended with status %d" % os.WEXITSTATUS(status)
-            raise cli.TrainingStopped("loader process %s, pid %d, %s" % (self._name, self.pid, how))
+            raise cli.TrainingStopped("loader worker %s, pid %d, %s" % (self._name, self.pid, how))
         if error:
             raise error
         return result
@@ -62,7 +62,7 @@ def start(count, work):
             os.close(spare)
         return workers
     except OSError as error:
-        raise cli.UserError("cannot start %d loader processes (%s); take fewer --workers, or raise the limit (ulimit -n: open files, "
+        raise cli.UserError("cannot start %d loader workers (%s); take fewer --workers, or raise the limit (ulimit -n: open files, "
                             "-u: processes)" % (count, error.strerror))
 
 
@@ -85,4 +85,4 @@ def _outcome(work, task):
     except (cli.TrainingStopped, MemoryError) as error:
         return None, error
     except Exception:
-        return None, RuntimeError("in a loader process:\n" + traceback.format_exc())
+        return None, RuntimeError("in a loader worker:\n" + traceback.format_exc())
