@@ -2,11 +2,9 @@
 
 `statuses` of a trial are those that are right: 0 too where a program may well take the value.
 """
-import hashlib
 import itertools
 import os
 import shutil
-import stat
 
 from ci.campaign import inputs_of_programs, mangled, process
 from ci.campaign.forks import Forks
@@ -153,15 +151,15 @@ def attempt(trial, place, world):
     if command is None:
         return []
     env.update({name: value.replace("MARK", mark) for name, value in trial.get("setting", {}).items()})
-    before = tree(place)
+    before = process.tree(place)
     command = [os.fsencode(word.replace("MARK", mark)) for word in command]
     done = process.run(command, place, env=env, cwd=trial.get("folder") and os.path.join(ROOT, trial["folder"]), limit_s=90)
     found = done.unclean(trial["statuses"])
     if os.path.exists(mark):
         found.append("runs what it was given")
     if done.status == 2:
-        found += ["touched: %s" % path for path in _changes(before, tree(place))]
-    elif trial["kind"] == "planted" and tree(place)["theirs"] != before["theirs"]:
+        found += ["touched: %s" % path for path in process.changes(before, process.tree(place))]
+    elif trial["kind"] == "planted" and process.tree(place)["theirs"] != before["theirs"]:
         found.append("a file of somebody else, to which a link was planted, was written")
     return found
 
@@ -239,24 +237,3 @@ def _environment(trial, words, place, world):
 
 _PREPARE = {"option": _option, "word": _word, "weights": _bad_weights, "resume": _resume, "data": _bad_data, "output": _output,
             "planted": _planted, "environment": _environment, "program": inputs_of_programs.prepare}
-
-
-def tree(folder):
-    """Return {path: what it is and holds} of all below `folder`, without the streams of the run itself; of large files size and time."""
-    found = {}
-    for below, folders, files in os.walk(folder):
-        for name in folders + files:
-            path = os.path.join(below, name)
-            about = os.lstat(path)
-            relative = os.path.relpath(path, folder)
-            if relative in ("stdout", "stderr"):
-                continue
-            content = ""
-            if stat.S_ISREG(about.st_mode):
-                content = about.st_mtime_ns if about.st_size > 1 << 20 else hashlib.sha1(open(path, "rb").read()).hexdigest()
-            found[relative] = (about.st_mode, about.st_size if stat.S_ISREG(about.st_mode) else 0, content)
-    return found
-
-
-def _changes(before, after):
-    return sorted(path for path in set(before) | set(after) if before.get(path) != after.get(path))[:5]

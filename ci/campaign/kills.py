@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import time
 
 from ci.campaign import process
 from ci.campaign.world import HERE, NETWORK
@@ -12,6 +13,7 @@ from test_all_scripts import FULL
 
 SHORT, LONG = 6, 200
 MOST = 6  # kills of one training
+PATIENCE = 40  # seconds in which ranks that still import have to see that they are alone
 
 
 def trials(seed, world):
@@ -60,8 +62,13 @@ def _kill(command, place, moment, seconds):
     os.rename(pid + ".part", pid)
     if "share" in moment and run.sleep(moment["share"] * seconds):
         run.signal(signal.SIGKILL)
-    done = run.finish()
+    run.process.wait(run.limit_s)
+    time.sleep(1)
+    before = process.tree(moment["out"])
+    done = run.finish(patience_s=PATIENCE)
     if done.status == 0:
         return None
+    written = process.changes(before, process.tree(moment["out"]))
     silent = done.status == 128 + signal.SIGKILL and not (done.left or done.hung or done.stderr)  # nobody was there to say anything
-    return "" if silent else "status %d, left %s, stderr: %s" % (done.status, done.left, done.stderr[-300:])
+    found = "" if silent else "status %d, left %s, stderr: %s" % (done.status, done.left, done.stderr[-300:])
+    return "%s, written afterwards: %s" % (found, written) if written else found

@@ -1,15 +1,17 @@
 """Runs of scripts under a limit of time: what they said, how they ended, which processes they left."""
 import contextlib
+import hashlib
 import os
 import re
 import signal
+import stat
 import subprocess
 import time
 import uuid
 
 from conftest import environment, script_command
 
-LIMIT = 120  # seconds for a run of some seconds: on a busy machine a clean one takes far less
+LIMIT = 240  # seconds for a run of some seconds: on a busy machine a clean one takes far less
 _MARK = "CAMPAIGN_MARK"  # an environment variable by which the processes of a run are known
 
 
@@ -45,15 +47,15 @@ class Run(object):
         """Return {pid: (parent, command line)} of what runs for this script."""
         return processes("%s=%s" % (_MARK, self.mark))
 
-    def finish(self, limit_s=None):
-        """Wait for the end; return the Done. What hangs or is left is killed."""
+    def finish(self, limit_s=None, patience_s=5):
+        """Wait for the end; return the Done. What hangs, or is left after another `patience_s`, is killed."""
         hung = False
         try:
             self.process.wait(limit_s or self.limit_s)
         except subprocess.TimeoutExpired:
             hung = True
         seconds = self.now()
-        left = self._left()
+        left = self._left(patience_s)
         for pid in list(left) + ([self.process.pid] if hung else []):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -65,8 +67,8 @@ class Run(object):
             stream.close()
         return Done(status if status >= 0 else 128 - status, texts[0], texts[1], seconds, hung, left)
 
-    def _left(self):
-        end = time.time() + 5  # a killed process takes its time to go
+    def _left(self, patience_s):
+        end = time.time() + patience_s  # a killed process takes its time to go
         while True:
             left = {pid: what for pid, what in self.processes().items() if pid != self.process.pid}
             if not left or time.time() > end:
@@ -129,3 +131,30 @@ def command(model, script, options):
 def run(words, place, **more):
     """Run a command to its end; return the Done."""
     return Run(words, place, **more).finish()
+
+
+def tree(folder):
+    """Return {path: what it is and holds} of all below `folder`, without the streams of the run itself; of large files size and time."""
+    found = {}
+    for below, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = os.path.join(below, name)
+            about = os.lstat(path)
+            relative = os.path.relpath(path, folder)
+            if relative in ("stdout", "stderr"):
+                continue
+            content = ""
+            if stat.S_ISREG(about.st_mode):
+                content = about.st_mtime_ns if about.st_size > 1 << 20 else hashlib.sha1(_content(path)).hexdigest()
+            found[relative] = (about.st_mode, about.st_size if stat.S_ISREG(about.st_mode) else 0, content)
+    return found
+
+
+def changes(before, after):
+    """Return the first paths in which two `tree`s differ."""
+    return sorted(path for path in set(before) | set(after) if before.get(path) != after.get(path))[:5]
+
+
+def _content(path):
+    with open(path, "rb") as stream:
+        return stream.read()
