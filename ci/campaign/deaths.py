@@ -85,5 +85,5 @@ def _unclean(done, trial, number):
     if number == signal.SIGSTOP:
         return done.unclean([3], ["rank", "worker", "process"])
     if trial["whom"] == "worker":
-        return done.unclean([3], ["worker"])
+        return done.unclean([3], ["worker", "loader"])
     return done.unclean([128 + number], ["signal %d" % number, trial["signal"]])
