@@ -73,9 +73,12 @@ class _Campaign(object):
                 while len(waiting) >= self._args.jobs:
                     waiting = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)[1]
                 enough = self._ledger.tried(self._verb) + len(waiting) >= self._count
-                if time.time() > self._end or (enough and self._args.only is None):
-                    break
+                if time.time() > self._end or (enough and self._args.only is None) or self._given_up(number):
+                    break  # (trials that come too late, or that cannot be made here, do not count)
                 waiting.add(pool.submit(self._make, number, trial))
+
+    def _given_up(self, number):
+        return self._args.only is None and number >= 5 * self._count
 
     def _make(self, number, trial):
         place = os.path.join(self._world.folder, "%s-%d-%d" % (self._verb, self._args.seed, number))
