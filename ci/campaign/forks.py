@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import json
+import multiprocessing.process
 import os
 import resource
 import runpy
@@ -120,6 +121,7 @@ def _become(streams, words, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    multiprocessing.process.ORIGINAL_DIR = folder  # where spawned ranks look for the program
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.stdout = io.TextIOWrapper(open(1, "wb", 0, closefd=False), write_through=True)
     sys.stderr = io.TextIOWrapper(open(2, "wb", 0, closefd=False), write_through=True, errors="backslashreplace")

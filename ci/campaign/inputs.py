@@ -5,6 +5,7 @@
 import itertools
 import os
 import shutil
+import sys
 
 from ci.campaign import inputs_of_programs, mangled, process
 from ci.campaign.forks import Forks
@@ -26,7 +27,7 @@ WORDS = ("", "x", "-1", "nan", "-inf", "0x10", "1_0", "\u0663", " 5", "5 ", "5\n
 HUGE = str(10 ** 30)
 TEXTS = ("arch", "cfg", "epoch_step")
 PLACES = {"file": "file/o", "proc": "/proc/campaign", "long name": "o" * 300, "null": "/dev/null", "link to nothing": "nowhere/x",
-          "device file": "/dev/full/o", "sys": "/sys/x"}
+          "device file": "/dev/full/o", "sys": "/sys/x", "metacharacters": "a $HOME $(touch MARK) ;touch MARK; 'b\" * é", "newline": "a\nb"}
 
 
 def trials(seed, world):
@@ -62,6 +63,11 @@ def _options(model, world):
     for value in ("1e999", "1e30", HUGE, "inf"):
         yield _case("option", FULL[1], (2, 3), option="learning_rate", value=value)
     yield _case("option", FULL[1], (2, 3), option="image_size", value="100000")
+    if model == "ResNet50":
+        machines = {"nnodes": "2", "node_rank": "1", "device_list": "0"}
+        for option, value in (("master_addr", "no.such.host.invalid"), ("master_addr", ""), ("master_addr", "a b"), ("master_port", "70000"), ("node_rank", "2"),
+                              ("nnodes", "0")):
+            yield _case("option", "train_performance_multinodes.sh", (2,), option=option, value=value, more=machines)
     for value in ("0,0", "0,", ",", "0,99999999999999999999", "0,1,0"):
         yield _case("option", FULL[2], (2,), option="device_list", value=value)
 
@@ -117,7 +123,7 @@ def _data(model):
 def _outputs():
     for name in PLACES:
         for script in (FULL[1], EVAL[1]):
-            yield _case("output", script, (2,), where=name)
+            yield _case("output", script, {"metacharacters": (0,), "newline": (0, 2)}.get(name, (2,)), where=name)
     for planted in ("checkpoint.pth.tar.part", "metrics.jsonl", "train_0.log", "model_best.pth.tar.part", "report.json"):
         yield _case("planted", FULL[1], (0, 2, 3), link=planted)
 
@@ -134,6 +140,9 @@ def _environments():
             ({"LOCAL_WORLD_SIZE": "0", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, (2,)), ({"etp_running_flag": "$(touch MARK)"}, (0,)),
             ({"COLUMNS": "x"}, (0,)), ({"CDPATH": "/"}, (0,)), ({"IFS": "/"}, (0,)), ({"resume": "1", "flags": "x"}, (0,))):
         yield _case("environment", FULL[1], right, setting=setting)
+    for script in (FULL[1], EVAL[1]):
+        for python in ("none", "no packages"):
+            yield _case("python", script, (2,), python=python)
 
 
 # --- making one -------------------------------------------------------------------------------------------------------
@@ -169,7 +178,7 @@ def _script(trial, words):
 
 
 def _option(trial, words, place, world):
-    return _script(trial, dict(words, **{trial["option"]: trial["value"]}))
+    return _script(trial, dict(words, **dict(trial.get("more", {}), **{trial["option"]: trial["value"]})))
 
 
 def _word(trial, words, place, world):
@@ -235,5 +244,20 @@ def _environment(trial, words, place, world):
     return _script(trial, words)
 
 
+def _python(trial, words, place, world):
+    """The PATH has no python3, or one without packages."""
+    folder = os.path.join(place, "bin")
+    os.mkdir(folder)
+    for name in (name for path in ("/usr/bin", "/bin") for name in os.listdir(path) if not name.startswith("python")):
+        if not os.path.lexists(os.path.join(folder, name)):
+            os.symlink(shutil.which(name) or "/bin/" + name, os.path.join(folder, name))
+    if trial["python"] == "no packages":
+        with open(os.path.join(folder, "python3"), "w") as stream:
+            stream.write("#!/bin/bash\nexec '%s' -S \"$@\"\n" % sys.executable)
+        os.chmod(stream.name, 0o755)
+    trial["setting"] = {"PATH": folder}
+    return _script(trial, words)
+
+
 _PREPARE = {"option": _option, "word": _word, "weights": _bad_weights, "resume": _resume, "data": _bad_data, "output": _output,
-            "planted": _planted, "environment": _environment, "program": inputs_of_programs.prepare}
+            "planted": _planted, "environment": _environment, "python": _python, "program": inputs_of_programs.prepare}
