@@ -4,6 +4,7 @@ timm and torchvision are the real packages; logits are those of networks of full
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ timm = pytest.importorskip("timm")
 safetensors = pytest.importorskip("safetensors")
 onnxruntime = pytest.importorskip("onnxruntime")
 sys.path.append(os.path.join(ROOT, "tools"))
+from test_readmes import commands, read  # noqa: E402
 import verbs  # noqa: E402
 from weights import _files, _layouts, _networks, onnx as onnx_verb  # noqa: E402
 
@@ -261,10 +263,13 @@ def test_bad_files_are_one_line(tmp_path, checkpoints):
     path = checkpoints["ResNet50"][2]
     (tmp_path / "half.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     checkpoint.save({"x.weight": torch.zeros(2, 3)}, str(tmp_path / "x.pth"))
+    of_timm = {"architecture": "EfficientNet", "model": timm.create_model("tf_efficientnet_b0").state_dict()}
+    checkpoint.save(of_timm, str(tmp_path / "timm.pth"))
     (tmp_path / "names.txt").write_text("one\n" * 5)
     for words, said in [(["export", tmp_path / "no.safetensors", "--out=y.safetensors"], "no weights file"),
                         (["export", tmp_path / "half.safetensors", "--out=y.safetensors"], "truncated"),
                         (["export", tmp_path / "x.pth", "--out=y.safetensors"], "no network here"),
+                        (["export", tmp_path / "timm.pth", "--out=y.safetensors"], "timm's own EfficientNet"),
                         (["export", path, "--network=resnet34", "--out=y.safetensors"], "not a checkpoint of this network"),
                         (["export", path, "--out=y.pth"], "name the file .safetensors"),
                         (["import", path, "--out=y.safetensors"], "PyTorch files"),
@@ -283,6 +288,21 @@ def test_command_line():
     done = weights("--help")
     assert done.returncode == 0 and all(verb in done.stdout for verb in ("export", "import", "onnx", "predict"))
     assert_bad_input(weights("export", "no.pth", "--out=x.safetensors"), "no weights file no.pth")
+
+
+def test_commands_of_the_page(tmp_path, checkpoints, tiny_imagenet, monkeypatch):
+    """Every command of docs/weights.md with tools/weights.py runs as it stands there, on a small network and small pictures."""
+    pytest.importorskip("onnxscript")
+    shutil.copy(checkpoints["ResNet50"][2], str(tmp_path / "model_best.pth.tar"))
+    for name in ("cat.jpg", "dog.png"):
+        Image.open(str(write_picture(tmp_path))).save(str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    found = [command for command in commands("docs/weights.md") if " tools/weights.py " in command]
+    assert len(found) == 9
+    for command in found:
+        run(*[word.replace("/data/imagenet", str(tiny_imagenet)) for word in command.split()[2:]])
+    names = {word[len("--out="):] for command in found for word in command.split() if word.startswith("--out=")}
+    assert len(names) == 8 and names <= set(os.listdir(str(tmp_path)))
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------------------
@@ -353,6 +373,17 @@ def test_aipp_normalises_as_training_does(model):
     wanted = _networks.normalised([shown], view)[0].permute(1, 2, 0).numpy()
     assert np.abs((pixels - low) * factor - wanted).max() < 1e-5
     assert said["src_image_size_w"] == said["src_image_size_h"] == str(view.size)
+
+
+@pytest.mark.parametrize("name, classes, base", [("resnet50", 1000, "resnet50"), ("hrnet_w18", 1000, "hrnet_w18"), ("genet", 10, "genet"),
+                                                 ("efficientnet_b3", 1000, "efficientnet_b3"), ("fixres_resnet50", 1000, "fixres")])
+def test_page_of_a_model_shows_what_is_written(name, classes, base):
+    """The settings and the command of the compiler in a model's page are those that `weights.py onnx` writes and prints."""
+    network = network_of(name, classes, **({"depth": 16, "width": 8} if name == "genet" else {}))
+    page, view = read(network.model + "/README.md"), _networks.view_of(network)
+    assert onnx_verb.aipp_of(view) in page
+    command = onnx_verb.atc_command(base + ".onnx", 16, view.size)
+    assert command in " ".join(page.replace("\\\n", " ").split())
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -74,6 +74,9 @@ def _content(path):
 
 def _network(content, state, notes, args):
     """Return (Network, the package whose key names these are, or None)."""
+    if isinstance(content, dict) and content.get("architecture") == "EfficientNet":
+        raise cli.UserError("%s is of timm's own EfficientNet, which FixRes adapts: timm takes the state dict under `model` as it is"
+                            % args.checkpoint)
     found = _layouts.found(state)
     if found and args.network in (None, found[0].name):
         return found

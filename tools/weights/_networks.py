@@ -130,8 +130,6 @@ def _by_keys(state, classes):
 
 def _said_by(content):
     by_fixres = dict((architecture, name) for name, architecture in FIXRES.items())
-    if content.get("architecture") == "EfficientNet":
-        raise UserError("these weights are of timm's own EfficientNet, which FixRes adapts: timm takes their state dict as it is")
     if content.get("arch") == "GENET":
         return GENET
     return by_fixres.get(content.get("architecture")) or (content.get("arch") if content.get("arch") in RESNETS else None)
