@@ -206,7 +206,7 @@ LOST, CRASH, STOPPED = (3, "rank 0 " + spawn.LOST_RANK), (1, "rank 0:\nTraceback
 
 
 @pytest.mark.parametrize("endings, status, words", [
-    ([(0, LOST), (1, signal.SIGKILL)], 137, "rank 1 was killed by signal 9 (by the kernel, where memory was short: "),
+    ([(0, LOST), (1, signal.SIGKILL)], 137, "rank 1 was killed by signal 9; where nobody sent it, memory ran out: "),
     ([(0, CRASH), (1, signal.SIGSEGV)], 139, "rank 1 was killed by signal 11"),
     ([(0, signal.SIGABRT), (0.5, signal.SIGKILL)], 137, "rank 1 was killed by signal 9"),
     ([(0, signal.SIGABRT), (0.5, LOST)], 134, "rank 0 was killed by signal 6"),
