@@ -120,9 +120,12 @@ class Hold(object):
     def _signed(self, lock):
         holder = "%s, process %d since %s" % (socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
         os.environ[_HELD_ABOVE] = "%s\n%s" % (self.folder, holder)
-        lock.truncate(0)
-        lock.write(holder)
-        lock.flush()
+        try:
+            lock.truncate(0)
+            os.write(lock.fileno(), holder.encode())
+        except OSError:
+            os.remove(self._path)
+            raise
         _locked(lock, fcntl.LOCK_SH, "")  # so that rank 0 can have it too
         return lock
 
