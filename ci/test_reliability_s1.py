@@ -1,4 +1,5 @@
-"""Signals and standard output: whenever a signal comes, one true line and its status; whatever becomes of stdout, the training goes on.
+"""Signals and standard output: whenever a signal comes, its status and one true line; whatever becomes of stdout, the training goes
+on.
 
 Most of it is tried with stand-ins for a training that are there at once: a script of its own on common/test.sh, programs of a few
 lines under common/run.py.
@@ -44,7 +45,7 @@ def write_script(folder, *lines):
 
 
 def stopped(command, number, *moments, env=None, **options):
-    """Start a command, send a signal when it has printed each of the lines `moments`; return the finished process, output as text."""
+    """Start a command, send a signal when it has printed each of the lines `moments`; return the finished process."""
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                universal_newlines=True, env=env or environment(), **options)
     for moment in moments:
@@ -156,7 +157,8 @@ def test_the_line_says_what_was_saved(tmp_path):
 def test_a_signal_at_the_end(tmp_path):
     """A training that ends well all the same is reported; the status is the signal's."""
     (tmp_path / "o").mkdir()
-    code = SAVES % {"path": str(tmp_path / "x"), "status": 0, "before": "open(%r, 'w').write(%r)" % (str(tmp_path / "o" / "metrics.jsonl"), SUMMARY)}
+    writes = "open(%r, 'w').write(%r)" % (str(tmp_path / "o" / "metrics.jsonl"), SUMMARY)
+    code = SAVES % {"path": str(tmp_path / "x"), "status": 0, "before": writes}
     done = stopped(supervised(tmp_path / "o", code), signal.SIGTERM, "up")
     assert_said(done, 143, "terminated when all was done")
     assert "Final Train Accuracy : 50.000" in done.stdout
@@ -164,7 +166,8 @@ def test_a_signal_at_the_end(tmp_path):
 
 def test_a_training_that_was_killed(tmp_path):
     """One line, 128 and the signal, and what it mostly means."""
-    done = subprocess.run(supervised(tmp_path / "o", "import os; os.kill(os.getpid(), 9)"), stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(supervised(tmp_path / "o", "import os; os.kill(os.getpid(), 9)"), stderr=subprocess.PIPE,
+                          universal_newlines=True)
     assert_said(done, 137, "killed by signal 9", "memory")
 
 
@@ -180,12 +183,12 @@ open(%r, "w").write(%r)
 
 @pytest.mark.parametrize("screen", ["head -1", "closed", "full"])
 def test_a_training_without_stdout(tmp_path, screen):
-    """A reader that leaves, a descriptor that is closed, a full device: the training goes on, its log is whole, and so is the report."""
+    """A reader that leaves, a closed descriptor, a full device: the training goes on, its log is whole, and so is the report."""
     command = write_script(tmp_path)
     (tmp_path / "train").write_text(TALKS % (str(tmp_path / "o" / "metrics.jsonl"), SUMMARY))
     line = {"head -1": '"$@" | head -1', "closed": '"$@" >&-', "full": '"$@" >/dev/full'}[screen]
-    done = subprocess.run(["bash", "-c", "set -o pipefail; " + line, "-"] + command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, env=environment(), timeout=60)
+    done = subprocess.run(["bash", "-c", "set -o pipefail; " + line, "-"] + command, stdin=subprocess.DEVNULL, env=environment(),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout == {"head -1": "0\n"}.get(screen, "")
     assert (tmp_path / "o" / "train_0.log").read_text().split() == [str(line) for line in range(20000)]
     assert json.loads((tmp_path / "o" / "report.json").read_text())["summary"] == {"val.top1": 50.0}
@@ -194,8 +197,8 @@ def test_a_training_without_stdout(tmp_path, screen):
 def test_a_log_that_cannot_be_written(tmp_path):
     """It ends the training: status 3 and a line."""
     code = TALKS % (os.devnull, "") + "time.sleep(60)"
-    done = subprocess.run(["bash", "-c", 'ulimit -f 8; exec "$@"', "-"] + supervised(tmp_path / "o", code), stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    command = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-"] + supervised(tmp_path / "o", code)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
     assert_said(done, 3, "cannot write %s" % (tmp_path / "o" / "train_0.log"), "File too large")
 
 

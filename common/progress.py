@@ -20,8 +20,8 @@ Learner = namedtuple("Learner", "model criterion optimizer amp")
 # What a training is in: this process's distributed.Rank, its Progress, its meters.Clock, its records.Recorder.
 Run = namedtuple("Run", "rank progress clock recorder")
 
-# How often the ranks tell each other of a SIGTERM. With a step before and one after, they leave within 10 s. However short the steps
-# are, so many at the most: the next ones may be longer.
+# How often the ranks tell each other of a SIGTERM: with a step before and one after, they leave within 10 s. However short the
+# steps are, so many at the most: the next ones may be longer.
 _SECONDS_BETWEEN_SUMS, _STEPS_BETWEEN_SUMS = 3, 100
 
 # What the checkpoint says of the order of the images; another value would leave images out or show them twice.
@@ -246,7 +246,7 @@ def choose_seed(asked, resumed, rank):
 
 
 class Preemption(object):
-    """Whether SIGTERM has come to a rank. Where none `listens`, before a training and in what is none, it ends a process at once."""
+    """Whether SIGTERM has come to a rank. Before it `listens`, and in what is no training, SIGTERM ends a process at once."""
 
     listening = None  # that of this process
 
@@ -263,8 +263,8 @@ class Preemption(object):
     def agreed(self):
         """Return whether to leave after this step; every rank asks after each, and all get the same answer.
 
-        A sum over the ranks, under way while they take a step and read after it, says who has seen the signal; and in how many steps
-        the next sum begins, by rank 0's clock alone: a collective is begun by all or by none.
+        A sum over the ranks, under way while they take a step and read after it, says who has seen the signal; and in how many
+        steps the next sum begins, by rank 0's clock alone: a collective is begun by all or by none.
         """
         if self._rank.world_size == 1:
             return self.seen
@@ -273,9 +273,10 @@ class Preemption(object):
             self._answer, self._agreed, self._left = None, self._agreed or seen > 0, self._steps
         self._left -= 1
         if self._left <= 0:
-            steps = _SECONDS_BETWEEN_SUMS * self._steps / max(time.monotonic() - self._since, 1e-9)
+            steps = int(_SECONDS_BETWEEN_SUMS * self._steps / max(time.monotonic() - self._since, 1e-9))
             self._since = time.monotonic()
-            self._answer = distributed.begin_sum([self.seen, self._rank.is_main * min(max(int(steps), 1), _STEPS_BETWEEN_SUMS)], self._rank)
+            values = [self.seen, self._rank.is_main * min(max(steps, 1), _STEPS_BETWEEN_SUMS)]
+            self._answer = distributed.begin_sum(values, self._rank)
         return self._agreed
 
     def leave_if_asked(self):

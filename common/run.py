@@ -66,7 +66,7 @@ def _parser():
     parser.add_argument("--resume", action="store_true", help="go on with what the output path holds")
     parser.add_argument("--stall-timeout", type=cli.natural_int, default=600, help="seconds; 0: never")
     parser.add_argument("--no-report", action="store_true", help="the run's records are on another machine")
-    parser.add_argument("--term-grace", type=cli.positive_int, default=25, help="seconds from SIGTERM to the kill of what has not left")
+    parser.add_argument("--term-grace", type=cli.positive_int, default=25, help="seconds from SIGTERM to the kill")
     parser.add_argument("command", nargs="+", help="the training, after --")
     return parser
 
@@ -125,8 +125,8 @@ def _size(path):
 # --- the training process ---------------------------------------------------------------------------------------------
 
 class _Training(object):
-    """The process that trains, and its own. SIGINT kills them all, wherever they are: what lies on disk is whole after any kill. SIGTERM,
-    and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave, and kills them --term-grace seconds later."""
+    """The process that trains, and its own. SIGINT kills them all, wherever they are: what lies on disk is whole after any kill.
+    SIGTERM, and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave; --term-grace seconds later it kills."""
 
     def __init__(self, args):
         self._args, self._stopped_by, self._log_error, self._has_said_why, self._stall = args, None, None, False, ""
