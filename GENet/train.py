@@ -13,7 +13,6 @@ from torch import nn
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, entries, evaluation, flags, network,  # noqa: E402
                     optimizer, outputs, precision, profiling, ranges, records, synthetic)
-from common.network import fitting_memory  # noqa: E402
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import cifar  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
@@ -279,8 +278,7 @@ def network_of(args):
 def build_model(network, classes):
     """Return the network with its initial weights. Raises UserError for options that make no network."""
     try:
-        with fitting_memory():
-            return WideResNet(num_classes=classes, **network)
+        return WideResNet(num_classes=classes, **network)
     except ValueError as error:
         raise cli.UserError("--%s" % error)
 

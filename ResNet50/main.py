@@ -148,8 +148,7 @@ def train_or_evaluate(args, rank):
 
 def make_learner(args, rank):
     """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
-    with network.fitting_memory():
-        model = build_model(args)
+    model = build_model(args)
     rank.print(start_from_weights(model, args))
     network.place(model, rank.device)
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale

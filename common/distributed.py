@@ -19,7 +19,7 @@ from common.cli import UserError
 from common.environment import is_launched
 
 # What libraries say when memory is short, and when a rank that they talk to is gone.
-_NO_MEMORY = re.compile("out of memory|(can.t|cannot|unable to) allocate|alloc_failed", re.IGNORECASE)
+_NO_MEMORY = re.compile("out of memory|(can.t|cannot|unable to) allocate|alloc_failed|storage size calculation overflow", re.IGNORECASE)
 _LOST_RANK = re.compile("gloo/|connection (reset|closed|refused)|broken pipe|timed out|socket|RemoteError", re.IGNORECASE)
 
 # Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it.

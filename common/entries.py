@@ -10,11 +10,15 @@ _NUMBERS = {"epoch": ranges.count, "step": ranges.count, "seed": ranges.seed, "g
 _RATES = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay"), ranges.natural)
 
 
+def _is_dense(value):
+    return torch.is_tensor(value) and value.layout is torch.strided and value.device.type != "meta"
+
+
 def check_weights(state, source):
     """Raise UserError unless a state_dict holds dense tensors alone, by their names."""
     for name, value in state.items():
-        if not isinstance(name, str) or not torch.is_tensor(value) or value.layout is not torch.strided:
-            kind = value.layout if torch.is_tensor(value) else type(value).__name__
+        if not isinstance(name, str) or not _is_dense(value):
+            kind = "%s, %s" % (value.layout, value.device) if torch.is_tensor(value) else type(value).__name__
             raise UserError("%s: %.99r among its weights is no name of a dense tensor (%s)" % (source, name, kind))
 
 
@@ -42,6 +46,6 @@ def check_optimizer(optimizer):
     complaints = [ranges.complaint(group, _RATES) for group in optimizer.param_groups]
     complaints += ["%s for a parameter of %s" % (name, list(parameter.shape))
                    for parameter, state in optimizer.state.items() for name, value in state.items()
-                   if not (value is None or value in ranges.natural or value.layout is torch.strided and value.shape in (parameter.shape, ()))]
+                   if not (value is None or value in ranges.natural or _is_dense(value) and value.shape in (parameter.shape, ()))]
     if any(complaints):
         raise ValueError(next(filter(None, complaints)))

@@ -1,7 +1,5 @@
 """What is done to a network before it trains, so that a step costs the device and the host the least."""
-import contextlib
 import os
-import re
 import shutil
 
 import torch
@@ -10,19 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common import device as devices, tensors
 from common.cli import UserError
-
-
-@contextlib.contextmanager
-def fitting_memory():
-    """For the building of a network: raises UserError with what was asked for where memory, or a tensor's size, is too small for it."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        found = re.search(r"allocate (\d+) bytes", str(error))
-        if not found and not isinstance(error, MemoryError) and "overflow" not in str(error):
-            raise
-        raise UserError("the network is too large for this machine's memory%s: take a smaller one, or fewer outputs"
-                        % (found and ", with a tensor of %.1f GiB" % (int(found.group(1)) / 2 ** 30) or ""))
 
 
 def place(model, device):

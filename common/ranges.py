@@ -48,11 +48,6 @@ count, size, seed = whole(0), whole(1), whole(0, 2 ** 32 - 1)  # the seeds that 
 device, port, workers = whole(0, 1023), whole(1, 65535), whole(0, 4096)
 
 
-def shown(ranges):
-    """Return a table of ranges, by name, as a phrase."""
-    return "; ".join("%s %s" % pair for pair in ranges.items())
-
-
 def complaint(values, ranges, lists=False):
     """Return a few words on the first of `values` that is outside its range, None where there is none; names that it lacks are passed
     over. `lists`: a value may be a list of numbers."""

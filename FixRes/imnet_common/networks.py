@@ -5,7 +5,6 @@ import torch
 
 from common.cli import UserError
 from common.device import import_torchvision
-from common.network import fitting_memory
 from imnet_common.pnasnet import PNASNet5Large, without_background
 from imnet_common.resnext import resnext101_32x48d
 
@@ -30,14 +29,13 @@ def build(architecture, num_classes=1000, efficientnet_model="tf_efficientnet_b0
     Input (batch, 3, height, width) of any size, output (batch, num_classes) logits. Raises UserError where timm, which
     EfficientNet comes from, is not installed or does not know `efficientnet_model`.
     """
-    with fitting_memory():
-        if architecture == "ResNet50":
-            return import_torchvision().models.resnet50(num_classes=num_classes)
-        if architecture == "PNASNet":
-            return PNASNet5Large(num_classes)
-        if architecture == "IGAM_Resnext101_32x48d":
-            return resnext101_32x48d(num_classes)
-        return _efficientnet(efficientnet_model, num_classes)
+    if architecture == "ResNet50":
+        return import_torchvision().models.resnet50(num_classes=num_classes)
+    if architecture == "PNASNet":
+        return PNASNet5Large(num_classes)
+    if architecture == "IGAM_Resnext101_32x48d":
+        return resnext101_32x48d(num_classes)
+    return _efficientnet(efficientnet_model, num_classes)
 
 
 def _efficientnet(name, num_classes, pretrained=False):

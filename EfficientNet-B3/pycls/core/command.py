@@ -19,7 +19,7 @@ def parse(description, trains=False):
 
 
 def _parser(description, trains):
-    p = cli.Parser(description=description, epilog="What the numbers of a configuration may be: %s." % ranges.shown(config.RANGES))
+    p = cli.Parser(description=description, epilog="What the numbers of a configuration may be: %s." % "; ".join("%s %s" % pair for pair in config.RANGES.items()))
     add = p.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")
     add("--data-path", metavar="DIR", help="folder with train/ and val/, each with one folder of images per class")

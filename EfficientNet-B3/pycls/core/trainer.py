@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from common import distributed, evaluation, precision, progress as training, records
 from common.cli import UserError
 from common.meters import Clock
-from common.network import compile_forward, fitting_memory, place
+from common.network import compile_forward, place
 from common.optimizer import set_rate
 from pycls.core import benchmark, checkpoint, config, logging, losses, net
 from pycls.core import optimizer as optim
@@ -175,8 +175,7 @@ def make_learner(args, rank, is_resumed=False):
 
 def build_model(args, rank, weights="", new_classifier=False):
     """Return (network on the device, lines for the log on what it is)."""
-    with fitting_memory():
-        network = EffNet()
+    network = EffNet()
     notes = [logging.stats_line(net.complexity(network, cfg.TRAIN.IM_SIZE), "complexity")] if rank.is_main else []
     if weights:
         notes.append(checkpoint.load_weights(weights, network, new_classifier, args.use_ema))

@@ -1,7 +1,7 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, distributed, flags, network, precision, ranges
+from common import checkpoint, cli, distributed, flags, precision, ranges
 from lib.config import RANGES, new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
@@ -12,7 +12,7 @@ MASTER_PORT = 29988  # where ranks that are started one by one meet, as in the A
 def add_common_flags(parser):
     """Add the flags of both programs to a parser."""
     parser.usage = "%(prog)s [DATA_PATH] --cfg FILE [options] [KEY VALUE ...]"
-    parser.epilog = "What the numbers of a configuration may be: %s." % ranges.shown(RANGES)
+    parser.epilog = "What the numbers of a configuration may be: %s." % "; ".join("%s %s" % pair for pair in RANGES.items())
     add = parser.add_argument
     add("positional", nargs="*", metavar="DATA_PATH KEY VALUE",
         help="data set root with train/ and val/ (without it DATASET.ROOT of the config), then config keys and their values")
@@ -97,8 +97,7 @@ def initial_model(args, weights, rank):
     """Return the network of the config, with the weights of a file where `weights` names one; the log says which where a file
     leaves a choice. Raises UserError for a config that describes no network, or weights of another."""
     try:
-        with network.fitting_memory():
-            model = build_model(args.config)
+        model = build_model(args.config)
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
     if weights:
