@@ -118,6 +118,19 @@ def test_a_loader_process_has_no_handlers_of_the_trainer():
     assert not noted
 
 
+@pytest.mark.skipif(len(workers._CPUS) < 2, reason="one CPU: there is nothing to bind to")
+def test_a_loader_worker_is_not_bound_with_the_trainer():
+    """An NPU's plug-in binds the trainer's thread to one CPU (CPU_AFFINITY_CONF); the workers have those that the process began with."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(before)])
+        worker = workers.Worker("1 of 1", lambda task: os.sched_getaffinity(0))
+        worker.send(None)
+        assert worker.receive() == workers._CPUS
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 TRAINER = """
 import os, signal, sys
 sys.path[:0] = [%r, %r]

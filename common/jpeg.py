@@ -145,15 +145,13 @@ def whole(data):
 
 @contextlib.contextmanager
 def _quiet():
-    """libtiff writes to the process's stderr, whatever Pillow raises besides."""
-    with open(os.devnull, "wb") as nowhere:
-        kept = os.dup(2)
+    """Without what libtiff writes to the process's stderr, whatever Pillow raises besides."""
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as kept:
         os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
 
 
 class JpegPicture(object):

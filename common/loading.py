@@ -35,7 +35,7 @@ def _cpus():
 
 
 _QUOTA = "/sys/fs/cgroup/cpu.max"  # microseconds of CPU time in so many microseconds; a container sees its own
-_CPUS = _cpus()  # now: an NPU's plug-in may bind this thread, and not the loaders, to a single one later
+_CPUS = _cpus()  # now, as in workers.py
 _MEASURED = 10  # batches of the start, from which it is said what the loader processes can do
 
 _SLOTS = 3  # batches of each loader process: one that is in the making, one that is ready, one that is in use or is the next to do

@@ -15,6 +15,7 @@ import torch
 from common import cli
 
 _HELD = (signal.SIGINT, signal.SIGTERM)
+_CPUS = os.sched_getaffinity(0)  # now: an NPU's plug-in may bind the trainer, from which the workers come, to a single one later
 _SPARE_FILES = 16  # for what is opened later: checkpoints, pictures, connections
 
 
@@ -72,17 +73,16 @@ def _serve(pipe, work, trainer):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the trainer alone answers
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+        with contextlib.suppress(OSError):  # a container may have been given others since
+            os.sched_setaffinity(0, _CPUS)
         torch.set_num_threads(1)
         while os.getppid() == trainer:
-            pipe.send(_outcome(work, pipe.recv()))
+            task = pipe.recv()
+            try:
+                answer = work(task), None
+            except Exception as error:
+                is_told = isinstance(error, (cli.TrainingStopped, MemoryError))
+                answer = None, error if is_told else RuntimeError("in a loader worker:\n" + traceback.format_exc())
+            pipe.send(answer)
     finally:
         os._exit(1)  # at the end of the pipe, and without the trainer's own clearing up
-
-
-def _outcome(work, task):
-    try:
-        return work(task), None
-    except (cli.TrainingStopped, MemoryError) as error:
-        return None, error
-    except Exception:
-        return None, RuntimeError("in a loader worker:\n" + traceback.format_exc())
