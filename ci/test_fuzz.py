@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,6 @@ from conftest import ROOT, load_script
 from lib.config import new_config, update_config
 from pycls.core import command, config
 from test_reliability_i import ALONE, PROGRAMS, Batches, parsed_by_shell, training  # noqa: F401  (a fixture)
-
-hypothesis = pytest.importorskip("hypothesis")
-st = hypothesis.strategies
 
 
 def fuzzed(examples, **strategies):
