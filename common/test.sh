@@ -246,7 +246,7 @@ demo_data_unless_given() {
     echo "no --data_path: using the demo data set" >&2
     python3 "$common_path/../tools/dataset.py" demo --what "$1" >&2 & # a trap does not wait for it
     child=$!
-    wait "$child" || fail "no --data_path, and the demo data could not be made"
+    wait "$child" || exit 2 # it has said why
     child=""
     data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
