@@ -77,13 +77,15 @@ def test_operators_and_waits_of_a_step(model, tiny_imagenet, tiny_cifar, tmp_pat
 
 @needs_torch_2
 def test_what_two_ranks_add(tmp_path):
-    """An operator for each parameter that is sent, and ten; one more wait in ten steps, over whether SIGTERM has come."""
+    """An operator for each parameter that is sent, and ten; one more wait, over whether SIGTERM has come, every few seconds, which is
+    at most once in a step (ci/test_reliability_s1.py counts them)."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=%d" % free_port()]
     arguments = program("ResNet50", "O2", "no-data", "", str(tmp_path / "one")) + ["--dummy"]
     alone = counted(arguments)
     two = counted([word.replace("size=2", "size=4").replace("/one", "/two") for word in arguments], launcher)
     assert two["operators"]["total"] <= alone["operators"]["total"] + RESNET50_PARAMETERS + 10
-    assert sum(two["waits"].values()) <= 0.2
+    others = [times for line, times in two["waits"].items() if not line.startswith("common/distributed.py:")]
+    assert len(others) < len(two["waits"]) and sum(others) <= 0.1 and sum(two["waits"].values()) <= 1.1
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
