@@ -297,6 +297,7 @@ def test_an_evaluation_in_a_training_leaves_and_is_made_anew(tmp_path):
     clock = ours.start_clock(MadeUpBatches(), 2)
     run_steps(ours, clock)
     assert evaluated(ours, learner, kill_at=1) == (None, [0, 1])
+    assert evaluated(None, learner)[1] == [0, 1, 2], "a run that has left ends the next one in this process"
     content = checkpoint.load(str(tmp_path / "c.pth.tar"))
     assert (content["epoch"], content["step"]) == (0, len(MadeUpBatches()))
     again = make_progress(tmp_path, model)

@@ -246,12 +246,12 @@ def choose_seed(asked, resumed, rank):
 
 
 class Preemption(object):
-    """Whether SIGTERM has come to a rank. Before it `listens`, and in what is no training, SIGTERM ends a process at once."""
+    """Whether SIGTERM has come to a rank. Before it `listens`, and in what is no training, SIGTERM ends a process at once. `save()`
+    writes the checkpoint; every rank calls it. `listening`: that of this process, or None."""
 
-    listening = None  # that of this process
+    listening = None
 
     def __init__(self, rank, save):
-        """`save()` writes the checkpoint; every rank calls it."""
         self._rank, self._save, self.seen, self._agreed = rank, save, False, False
         self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
 
@@ -287,5 +287,6 @@ class Preemption(object):
     def leave(self):
         """Save, and raise Terminated; every rank has to call."""
         self._save()
+        Preemption.listening = None
         distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
         raise cli.Terminated()
