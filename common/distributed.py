@@ -165,7 +165,7 @@ def _reason(error, rank):
         size = re.search(r"allocate ([\d.]+ ?\w+)", text)
         line = "rank %d is out of memory on %s%s; a smaller --batch_size, a larger --accumulate or fewer --workers take less" % (
             rank.rank, rank.device, ", it tried to allocate " + size.group(1) if size else "")
-        return UserError(line) if watchdog.mark.phase == watchdog.BEFORE else cli.TrainingStopped(line + "; --resume goes on")
+        return UserError(line) if watchdog.mark.phase == watchdog.BEFORE else cli.TrainingStopped(line)
     if rank.world_size > 1 and isinstance(error, RuntimeError) and _LOST_RANK.search(text):
         return cli.TrainingStopped("rank %d %s (%s)" % (rank.rank, spawn.LOST_RANK, text.splitlines()[0]))
     return None

@@ -114,11 +114,10 @@ def _looking(look, end):
     left = threading.Event()
 
     def watch():
-        line = None
-        while line is None and not left.wait(1):
+        while not left.wait(1):
             line = look()
-        if line:
-            end(line)
+            if line:
+                return end(line)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
