@@ -75,6 +75,8 @@ class Loader(object):
             self._waiting.popleft().receive()
         for number, keys in enumerate(self.batch_sampler):
             slot = number % len(self._slots)
+            for worker in self._workers:
+                worker.check()
             self._keys[slot, :len(keys)] = keys
             if self._workers:
                 self._waiting.append(self._workers[number % self.num_workers])

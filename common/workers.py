@@ -46,13 +46,18 @@ class Worker(object):
         try:
             result, error = self._pipe.recv()
         except (EOFError, OSError):
-            self._end.detach()
-            status = os.waitpid(self.pid, 0)[1]
-            how = cli.death(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "ended with status %d" % os.WEXITSTATUS(status)
-            raise cli.TrainingStopped("loader worker %s, pid %d, %s" % (self._name, self.pid, how))
+            self.check(options=0)
         if error:
             raise error
         return result
+
+    def check(self, options=os.WNOHANG):
+        """Raise TrainingStopped where the process is dead."""
+        ended, status = os.waitpid(self.pid, options)
+        if ended:
+            self._end.detach()
+            how = cli.death(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "ended with status %d" % os.WEXITSTATUS(status)
+            raise cli.TrainingStopped("loader worker %s, pid %d, %s" % (self._name, self.pid, how))
 
 
 def start(count, work):
