@@ -9,6 +9,7 @@ import importlib
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ def main():
     if unknown:
         raise cli.UserError("there is no verb %s; there are %s" % (unknown[0], ", ".join(VERBS)))
     verbs = args.verbs or VERBS
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trials that have begun are ended, disks unmounted
     os.makedirs(args.work, exist_ok=True)
     ledger = Ledger(os.path.join(args.work, "results.jsonl"), args.seed, of_this_code(), args.again)
     world = World(os.path.join(args.work, of_this_code()))
