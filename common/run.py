@@ -126,7 +126,7 @@ def _size(path):
 
 class _Training(object):
     """The process that trains, and its own. SIGINT kills them all, wherever they are: what lies on disk is whole after any kill.
-    SIGTERM, and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave; --term-grace seconds later it kills."""
+    SIGTERM, and SIGHUP but under nohup, is passed on as SIGTERM, for them to save and leave; it kills --term-grace s later."""
 
     def __init__(self, args):
         self._args, self._stopped_by, self._log_error, self._has_said_why, self._stall = args, None, None, False, ""
