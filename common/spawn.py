@@ -84,7 +84,11 @@ def first_failure(processes, reader, look, first):
         patience -= bool(doubtful and not events)
         for event in events:
             number = running.pop(event, None)
-            found = reader.recv() if number is None else ending(_exit_code(processes[number]), first + number)
+            if number is None:
+                found = reader.recv()
+            else:
+                processes[number].join()
+                found = ending(processes[number].exitcode, first + number)
             if found in ((0, ""), (cli.EXIT_TERMINATED, "")):
                 best = max(best, found)  # all ranks have agreed to stop; rank 0 may still be writing
             elif _doubt(found):
@@ -92,11 +96,6 @@ def first_failure(processes, reader, look, first):
             else:
                 return found
     return min(doubtful, key=_doubt) if doubtful else best
-
-
-def _exit_code(process):
-    process.join()
-    return process.exitcode
 
 
 def ending(exit_code, rank):

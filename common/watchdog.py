@@ -70,7 +70,8 @@ class Watch(object):
                 now[place] & 8 or "stopped" in words for place, words in still)):
             return line + ": ended by --stall_timeout=%d; --resume goes on" % self._timeout
         if longest % _SAYING == 0:
-            _say(line)
+            with contextlib.suppress(OSError):  # nobody may listen
+                os.write(1, (line + "\n").encode())  # not sys.stdout: who waits may hold its lock
         return None
 
     def _words(self, pid, phase):
@@ -124,11 +125,6 @@ def _looking(look, end):
         yield
     finally:
         left.set()
-
-
-def _say(line):
-    with contextlib.suppress(OSError):  # nobody may listen
-        os.write(1, (line + "\n").encode())  # not sys.stdout: who waits may hold its lock
 
 
 def _parent_and_state(pid):
