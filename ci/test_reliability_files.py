@@ -177,7 +177,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(small_disk):
     """Issue 15, 10: the old files stay, what was half written goes, and the line says how much was needed and how much is free."""
     path = small_disk / "c.pth"
     checkpoint.save({"number": torch.zeros(50000)}, str(path), keep=2)
-    with pytest.raises(cli.TrainingStopped, match=r"\(No space left.*, 0\.8 MB are free\) of 1\.2 MB; what was there before is intact"):
+    with pytest.raises(cli.TrainingStopped, match=r"\(No space left.*\), 1\.2 MB are needed, 0\.8 MB are free; what was there before is intact"):
         checkpoint.save({"number": torch.ones(150000)}, str(path), copy_to=[str(path) + ".best"], keep=2)
     assert os.listdir(str(small_disk)) == ["c.pth"] and checkpoint.load(str(path))["number"].sum() == 0
 
@@ -186,7 +186,7 @@ def test_records_on_a_full_disk(small_disk):
     """metrics.jsonl that cannot be written stops the training, in one line; the records that were written can be read."""
     path = small_disk / "m.jsonl"
     recorder = records.Recorder(str(path), ALONE)
-    with pytest.raises(cli.TrainingStopped, match=r"cannot write .*m.jsonl \(No space left on device, 0.0 MB are free\)"):
+    with pytest.raises(cli.TrainingStopped, match=r"cannot write .*m.jsonl \(No space left on device\), 0.0 MB are free"):
         for step in range(100000):
             recorder.log((0, step), {"train.loss": 1.0})
     assert step > 100 and len(records.read(str(path))) > 100
@@ -286,7 +286,7 @@ def test_a_lock_dies_with_its_process(tmp_path, holder):
     assert os.listdir(str(tmp_path / "o")) == []
 
 
-def test_rank_0_holds_on_until_it_has_ended(tmp_path, holder, capsys):
+def test_rank_0_holds_on_until_it_has_ended(tmp_path, holder, capfd):
     """It passes while its supervisor has the lock, and keeps it when that is killed: the next run waits for it, and says so."""
     process = holder("and its rank 0")
     process.kill()
@@ -294,7 +294,7 @@ def test_rank_0_holds_on_until_it_has_ended(tmp_path, holder, capsys):
     rank_0 = max(process.pids)
     threading.Timer(0.5, os.kill, (rank_0, signal.SIGKILL)).start()
     outputs.hold(str(tmp_path / "o"))
-    assert "waiting for the end of the run in" in capsys.readouterr().out
+    assert "waiting for the end of the run in" in capfd.readouterr().out
 
 
 def test_a_rank_0_that_is_late_joins_no_other_run(tmp_path, holder, monkeypatch):
@@ -328,15 +328,15 @@ def lock_of_another_host(tmp_path, age):
     return path
 
 
-def test_a_lock_of_a_host_that_is_gone(tmp_path, capsys):
+def test_a_lock_of_a_host_that_is_gone(tmp_path, capfd):
     """It has not been touched for a minute: taken over, with a line."""
     lock_of_another_host(tmp_path, 100)
     outputs.hold(str(tmp_path))
-    assert "taking over output path %s: its run was on a host that is gone (another-host, process 1" % tmp_path in capsys.readouterr().out
+    assert "taking over output path %s: its run was on a host that is gone (another-host, process 1" % tmp_path in capfd.readouterr().out
     assert socket.gethostname() in (tmp_path / ".run.lock").read_text()
 
 
-def test_a_lock_of_another_host(tmp_path, monkeypatch, capsys):
+def test_a_lock_of_another_host(tmp_path, monkeypatch, capfd):
     """One touched a moment ago is refused at once; --resume waits until it is old, unless somebody touches it again."""
     path = lock_of_another_host(tmp_path, 1)
     with pytest.raises(cli.UserError, match="in use .another-host, process 1 since"):
@@ -355,7 +355,7 @@ def test_a_lock_of_another_host(tmp_path, monkeypatch, capsys):
     ended.set()
     toucher.join()
     outputs.hold(str(tmp_path), goes_on=True)
-    assert "waiting for the end of the run" in capsys.readouterr().out
+    assert "waiting for the end of the run" in capfd.readouterr().out
 
 
 def test_a_run_touches_its_lock(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 
-from common.cli import Terminated, TrainingStopped, UserError, print_line
+from common.cli import Terminated, TrainingStopped, UserError
 
 _HEARTBEAT, _SILENCE = 10, 60  # seconds between the touches of a lock; without one, after which its host is gone
 _HELD_ABOVE = "RUN_OUTPUT_PATH"  # environment: the folder that run.py holds for this process, and what it has written into the lock
@@ -67,12 +67,11 @@ def writing(path, checkpoint_size=0):
     try:
         yield
     except OSError as error:
-        reason, what, more = error.strerror or str(error), "", ""
+        line = "cannot write %s%s (%s)" % ("checkpoint " * bool(checkpoint_size), path, error.strerror or error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason += ", %.1f MB are free" % (shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free / 1e6)
-        if checkpoint_size:
-            what, more = "checkpoint ", " of %.1f MB; what was there before is intact" % (checkpoint_size / 1e6)
-        raise TrainingStopped("cannot write %s%s (%s)%s" % (what, path, reason, more))
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+            line += ", %s%.1f MB are free" % ("%.1f MB are needed, " % (checkpoint_size / 1e6) if checkpoint_size else "", free / 1e6)
+        raise TrainingStopped(line + "; what was there before is intact" * bool(checkpoint_size))
 
 
 class Hold(object):
@@ -104,12 +103,12 @@ class Hold(object):
             elif is_here and is_free and (self._is_own or holder == self._supervisor):
                 return self._signed(lock) if self._is_own else lock
             elif not is_here and time.time() - os.fstat(lock.fileno()).st_mtime > _SILENCE:
-                print_line("taking over output path %s: its run was on a host that is gone (%s)" % (self.folder, holder))
+                _say("taking over output path %s: its run was on a host that is gone (%s)" % (self.folder, holder))
                 os.remove(self._path)
             elif time.time() < end and (is_here and not _is_alive(pid) or goes_on and not is_here):
                 if signal.sigpending():  # run.py lets none in before there is a training
                     raise KeyboardInterrupt() if signal.SIGINT in signal.sigpending() else Terminated()
-                has_said = has_said or print_line("waiting for the end of the run in %s (%s)" % (self.folder, holder)) is None
+                has_said = has_said or _say("waiting for the end of the run in %s (%s)" % (self.folder, holder)) is None
                 time.sleep(0.1)
             else:
                 lock.close()
@@ -200,6 +199,11 @@ def _locked(lock, kind, pid):
         return True
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES) and not (pid and _is_alive(pid))
+
+
+def _say(line):
+    with contextlib.suppress(OSError):  # a stdout that is closed stops nobody
+        os.write(1, (line + "\n").encode(errors="surrogateescape"))
 
 
 def _is_alive(pid):

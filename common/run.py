@@ -82,9 +82,7 @@ def _prepare(args, products):
     made, log_path = _missing_folders(args.output_path), products[0]
     # The other machines may share machine 0's path: their lock is another one, and they move nothing.
     held = outputs.hold(args.output_path, args.resume, ".run.lock" + ("." + socket.gethostname() if args.no_report else ""))
-    if not (args.resume or args.no_report):
-        held.set_aside(keeps_weights=args.kind == "eval")
-    had_log, size_of_log = os.path.lexists(log_path), _size(log_path)
+    is_new, had_log, size_of_log = not (args.resume or args.no_report), True, float("inf")
 
     def undo():
         if not had_log and os.path.exists(log_path):
@@ -98,14 +96,17 @@ def _prepare(args, products):
                 os.rmdir(folder)
 
     try:
-        if not (args.resume or args.no_report):
-            held.check(products)
-        outputs.note(*products)
-        open(log_path, "ab").close()
-    except (OSError, cli.UserError, cli.TrainingStopped) as error:
+        with outputs.writing(args.output_path):
+            if is_new:
+                held.set_aside(keeps_weights=args.kind == "eval")
+            had_log, size_of_log = os.path.lexists(log_path), _size(log_path)
+            if is_new:
+                held.check(products)
+            outputs.note(*products)
+            open(log_path, "ab").close()
+    except (cli.UserError, cli.TrainingStopped) as error:
         undo()
-        raise cli.UserError(getattr(error, "strerror", None) and "cannot write to output path %s (%s)" % (args.output_path, error.strerror)
-                            or str(error))
+        raise cli.UserError(str(error))
     return undo
 
 
