@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from common import checkpoint, cli, meters, outputs, precision, progress, records
-from conftest import ROOT, assert_bad_input, differences, environment, run_script, wait_until
+from conftest import ROOT, assert_bad_input, differences, environment, run_script, running_in, wait_until
 from test_genet_data import write_cifar
 
 ALONE = argparse.Namespace(rank=0, world_size=1, local_rank=0, is_main=True, device=torch.device("cpu"), print=print)
@@ -303,6 +303,31 @@ def test_a_rank_0_that_is_late_joins_no_other_run(tmp_path, holder, monkeypatch)
     monkeypatch.setenv("RUN_OUTPUT_PATH", "%s\nthis host, process 1 since then" % (tmp_path / "o"))
     with pytest.raises(cli.UserError, match="process %d" % process.pid):
         outputs.hold(str(tmp_path / "o"))
+
+
+STARTS = """
+import os, subprocess, sys, time
+sys.path.insert(0, %r)
+from common import cli
+if len(sys.argv) > 1:
+    cli.end_with(int(sys.argv[1]))
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+child = subprocess.Popen([sys.executable, __file__, str(os.getpid())], stdout=subprocess.PIPE)
+print(child.stdout.readline().decode(), flush=True)
+os.kill(os.getpid(), 9)
+""" % ROOT
+
+
+def test_a_process_ends_with_the_one_that_has_started_it(tmp_path):
+    """A rank or a training whose parent is killed outright is killed as well, whether that was before it could ask for it or later:
+    none goes on writing in the output path."""
+    (tmp_path / "starts.py").write_text(STARTS)
+    words = [sys.executable, str(tmp_path / "starts.py")]
+    assert subprocess.run(words + ["1"], stdout=subprocess.PIPE, env=environment()).returncode == 128 + signal.SIGKILL
+    done = subprocess.run(words, stdout=subprocess.PIPE, env=environment())
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: str(tmp_path) not in " ".join(running_in(tmp_path)))
 
 
 def test_loader_processes_hold_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """Command lines and errors for people: one line on stderr, exit status 2, no traceback."""
 import argparse
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -104,6 +105,13 @@ def int_list(text):
     if len(set(values)) != len(values):
         raise argparse.ArgumentTypeError("%r is not a list of distinct device numbers such as 0,1,2,3" % text)
     return values
+
+
+def end_with(parent):
+    """Have the kernel kill this process when the process `parent`, which has started it, is killed outright."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it has just been
+        os._exit(128 + signal.SIGKILL)
 
 
 _status = None

@@ -3,7 +3,6 @@
 The shell side (common/test.sh) ends by becoming this program, so whoever signals the script signals this.
 """
 import contextlib
-import ctypes
 import functools
 import os
 import signal
@@ -220,9 +219,7 @@ def _written_at(path):
 def _begin(parent):
     """In the process that trains: let signals in, and end when the `parent` is killed outright (its ranks follow it)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it has just been
-        os._exit(128 + signal.SIGKILL)
+    cli.end_with(parent)
 
 
 def _write(descriptor, content):

@@ -24,7 +24,7 @@ def run_ranks(run_rank, arguments, stall_timeout):
     reader, writer = context.Pipe(duplex=False)
     board = context.RawArray("q", len(layout.indices))
     spawned = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
-        _rank_main, (run_rank, arguments, board, writer), nprocs=len(layout.indices), join=False)
+        _rank_main, ((run_rank, arguments), board, writer, os.getpid()), nprocs=len(layout.indices), join=False)
     processes = spawned.processes
     watch = watchdog.Watch(board, layout.rank(0), [process.pid for process in processes], stall_timeout, layout)
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
@@ -49,7 +49,9 @@ def raise_for(status, text):
         raise quiet.get(status, cli.RankFailed(text, status))
 
 
-def _rank_main(local_rank, run_rank, arguments, board, writer):
+def _rank_main(local_rank, work, board, writer, parent):
+    cli.end_with(parent)
+    run_rank, arguments = work
     watchdog.mark.move_to(board, local_rank)
     texts = [""]
     try:
