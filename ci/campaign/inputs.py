@@ -229,7 +229,7 @@ def _bad_data(trial, words, place, world):
 def _output(trial, words, place, world):
     with open(os.path.join(place, "file"), "w") as stream:
         stream.write("a user's")
-    os.symlink("/no/such/folder", os.path.join(place, "nowhere"))
+    os.symlink(os.path.join(place, "file", "x"), os.path.join(place, "nowhere"))  # which nobody can make
     words["output_path"] = os.path.join(place, PLACES[trial["where"]])
     return _script(trial, words)
 
