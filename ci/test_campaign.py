@@ -35,7 +35,8 @@ def finished(tmp_path, code, statuses, words=()):
 
 @pytest.mark.parametrize("code, statuses, word", [
     ("import sys; sys.stderr.write('x.py: error: no such file /y'); sys.exit(2)", [2], None), ("print('done')", [0], None),
-    ("import sys; sys.stderr.write('x.py: error: no'); sys.exit(3)", [2], "status 3, not 2"), ("import sys; sys.exit(2)", [2], "0 lines"),
+    ("import sys; sys.stderr.write('x.py: error: no'); sys.exit(3)", [2], "status 3, not 2"),
+    ("import sys; sys.exit(2)", [2], "0 lines"),
     ("1 / 0", [1], "traceback"), ("import sys; sys.stderr.write('a\\nb'); sys.exit(2)", [2], "2 lines"),
     ("import sys; sys.stderr.write('error'); sys.exit(2)", [2], "has none of: /y"),
     ("import subprocess, sys; subprocess.Popen(['sleep', '60'])", [0], "leaves")])

@@ -49,7 +49,8 @@ def _parser():
     parser.add_argument("--only", type=cli.natural_int, help="this trial alone, whether or not it was made; its folder stays")
     parser.add_argument("--again", action="store_true", help="forget what an earlier campaign found")
     parser.add_argument("--jobs", type=cli.positive_int, default=2, help="trials at the same time")
-    parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "campaign"), help="work folder, outside of shared memory")
+    parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "campaign"),
+                        help="work folder, outside of shared memory")
     return parser
 
 

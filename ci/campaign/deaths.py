@@ -23,7 +23,8 @@ def trials(seed, world):
         rng = world.rng("deaths", seed, number)
         ranks = rng.choice([1, 2])
         whom = rng.choice(["worker", "rank", "rank", "program", "script"])
-        signals = {"worker": ["SIGKILL", "SIGSEGV", "SIGSTOP", "SIGTERM", "SIGBUS"], "rank": ["SIGKILL", "SIGSEGV", "SIGSTOP", "SIGABRT"],
+        signals = {"worker": ["SIGKILL", "SIGSEGV", "SIGSTOP", "SIGTERM", "SIGBUS"],
+                   "rank": ["SIGKILL", "SIGSEGV", "SIGSTOP", "SIGABRT"],
                    "program": ["SIGKILL", "SIGSTOP"], "script": ["SIGKILL"]}[whom]
         yield {"model": sorted(NETWORK)[number % len(NETWORK)], "ranks": ranks, "whom": whom, "signal": rng.choice(signals),
                "which": rng.randint(0, 1), "checkpoints": rng.randint(1, 3), "delay": round(rng.uniform(0, 0.1), 3)}
@@ -72,7 +73,8 @@ def _of_kind(run, trial):
     """Return the pids of a kind: run.py is the script; its child the program, with one rank that rank; its grandchildren the ranks,
     with one rank the workers."""
     running = {pid: what for pid, what in run.processes().items() if "resource_tracker" not in what[1]}
-    depth = {"script": 0, "program": 1, "rank": 2 if trial["ranks"] > 1 else 1, "worker": 3 if trial["ranks"] > 1 else 2}[trial["whom"]]
+    depth = {"script": 0, "program": 1, "rank": 2 if trial["ranks"] > 1 else 1,
+             "worker": 3 if trial["ranks"] > 1 else 2}[trial["whom"]]
     found = [run.process.pid]
     for _ in range(depth):
         found = sorted(pid for pid, (parent, _) in running.items() if parent in found)

@@ -1,8 +1,8 @@
 """Full disks, closed pipes, a small /dev/shm.
 
 A disk is a tmpfs of some size at the output path (root alone can mount one). A training that does not fit stops with 3 and one line
-(2 where nothing was trained), leaves no `.part` file and a checkpoint that can be read, and goes on once there is room. What happens
-to standard output and standard error is nothing to a training: its status is its own, its log whole.
+(2 where nothing was trained), leaves no `.part` file and a checkpoint that can be read, and goes on once there is room. What
+happens to standard output and standard error is nothing to a training: its status is its own, its log whole.
 """
 import contextlib
 import itertools
@@ -17,11 +17,12 @@ from common.cli import UserError
 from test_all_scripts import FULL
 
 SHORT, LONG = 4, 20
-BLOCK = '------------------ Final result'
 # How the script's streams are: a Bash command line around "$@".
-STREAMS = {"head": '"$@" | head -n 1 >/dev/null; exit "${PIPESTATUS[0]}"', "stdout closed": 'exec "$@" >&-', "stdout full": 'exec "$@" >/dev/full',
+STREAMS = {"head": '"$@" | head -n 1 >/dev/null; exit "${PIPESTATUS[0]}"', "stdout closed": 'exec "$@" >&-',
+           "stdout full": 'exec "$@" >/dev/full',
            "stderr closed": 'exec "$@" 2>&-', "stderr full": 'exec "$@" 2>/dev/full', "both closed": 'exec "$@" >&- 2>&-',
-           "both full": 'exec "$@" >/dev/full 2>&1', "stdin closed": 'exec "$@" <&-', "reader ends": '"$@" 2>&1 | (sleep 2; head -c 10 >/dev/null); exit "${PIPESTATUS[0]}"'}
+           "both full": 'exec "$@" >/dev/full 2>&1', "stdin closed": 'exec "$@" <&-',
+           "reader ends": '"$@" 2>&1 | (sleep 2; head -c 10 >/dev/null); exit "${PIPESTATUS[0]}"'}
 
 
 def trials(seed, world):

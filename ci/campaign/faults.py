@@ -1,8 +1,8 @@
 """Faults of a device and of a machine: those of the simulated NPU, little memory, few file descriptors, a training that diverges.
 
-A fault ends a run with 3 and one line (a rank that the device's library takes down with 128 + n), and the same command with --resume
-goes on without it. An overflow of fp16 is none where the loss scale is dynamic: the step is left out. (With a static one the weights
-are not finite after it, and that is 3.)
+A fault ends a run with 3 and one line (a rank that the device's library takes down with 128 + n), and the same command with
+--resume goes on without it. An overflow of fp16 is none where the loss scale is dynamic: the step is left out. (With a static one
+the weights are not finite after it, and that is 3.)
 """
 import itertools
 import os
@@ -64,7 +64,8 @@ def _on_npu(trial, words, place):
     done = process.run(process.command(trial["model"], script, dict(words, **stall)), place, env=struck, limit_s=LIMIT)
     if fault == "overflow":
         return done.unclean([0, 3])
-    right, said = {"oom": ([2, 3] if trial["step"] == 1 else [3], ["memory"]), "hang": ([3], ["rank", "device"]), "collective_timeout": ([3, 134], ["rank"])}[fault]
+    right, said = {"oom": ([2, 3] if trial["step"] == 1 else [3], ["memory"]), "hang": ([3], ["rank", "device"]),
+                   "collective_timeout": ([3, 134], ["rank"])}[fault]
     if done.status == 0:
         trial["tried"] = 0  # no allocation, no collective after that step
         return done.unclean([0])

@@ -16,18 +16,24 @@ from test_all_scripts import EVAL, FULL
 SHORT, LONG = 40, 1000
 
 NATURAL = ("device_id", "workers", "seed", "checkpoint_steps")
-POSITIVE = ("batch_size", "train_epochs", "accumulate", "max_steps", "image_size", "num_classes", "eval_freq", "test_batch_size", "depth",
+POSITIVE = ("batch_size", "train_epochs", "accumulate", "max_steps", "image_size", "num_classes", "eval_freq", "test_batch_size",
+            "depth",
             "width")
 SWITCHES = ("resume", "deterministic", "allow_tf32", "compile", "skip_bad_images")
-CHOICES = ("device", "opt_level", "precision_mode", "amp_dtype", "decoder", "use_ema", "lr_scaling", "transforms", "dataset", "extent",
+CHOICES = ("device", "opt_level", "precision_mode", "amp_dtype", "decoder", "use_ema", "lr_scaling", "transforms", "dataset",
+           "extent",
            "extra_params", "mlp", "architecture", "resize")
 # MARK: a file that only a shell that runs the value would make.
-WORDS = ("", "x", "-1", "nan", "-inf", "0x10", "1_0", "\u0663", " 5", "5 ", "5\n6", "--", "$(touch MARK)", "`touch MARK`", "5;touch MARK", "*", "5,6",
-         "'", '"', "\\", "%s", "5.5.5", "+", "1e", "A" * 5000, "\udcff", "True", "None", "a b", "../..", "0x", "~", "[5]", "{5}", "5|touch MARK")
+WORDS = ("", "x", "-1", "nan", "-inf", "0x10", "1_0", "\u0663", " 5", "5 ", "5\n6", "--", "$(touch MARK)", "`touch MARK`",
+         "5;touch MARK", "*", "5,6",
+         "'", '"', "\\", "%s", "5.5.5", "+", "1e", "A" * 5000, "\udcff", "True", "None", "a b", "../..", "0x", "~", "[5]", "{5}",
+         "5|touch MARK")
 HUGE = str(10 ** 30)
 TEXTS = ("arch", "cfg", "epoch_step")
+OTHERS = ("learning_rate", "device_list", "profile_steps")
 PLACES = {"file": "file/o", "proc": "/proc/campaign", "long name": "o" * 300, "null": "/dev/null", "link to nothing": "nowhere/x",
-          "device file": "/dev/full/o", "sys": "/sys/x", "metacharacters": "a $HOME $(touch MARK) ;touch MARK; 'b\" * é", "newline": "a\nb"}
+          "device file": "/dev/full/o", "sys": "/sys/x", "metacharacters": "a $HOME $(touch MARK) ;touch MARK; 'b\" * é",
+          "newline": "a\nb"}
 
 
 def trials(seed, world):
@@ -51,8 +57,7 @@ def _case(kind, script, statuses=(2,), **more):
 def _options(model, world):
     for script in (FULL[1], FULL[2], EVAL[1]):
         known = world.options(model, script)
-        for name in [name for name in NATURAL + POSITIVE + SWITCHES + CHOICES + TEXTS + ("learning_rate", "device_list", "profile_steps")
-                     if name in known]:
+        for name in [name for name in NATURAL + POSITIVE + SWITCHES + CHOICES + TEXTS + OTHERS if name in known]:
             for value in world.rng(model, script, name).sample(WORDS, 8 if script == FULL[1] else 3):
                 yield _case("option", script, _right(name, value), option=name, value=value)
         for name in [name for name in NATURAL + POSITIVE if name in known]:
@@ -66,7 +71,8 @@ def _options(model, world):
     yield _case("option", FULL[1], (2, 3), option="image_size", value="100000")
     if model == "ResNet50":
         machines = {"nnodes": "2", "node_rank": "1", "device_list": "0"}
-        for option, value in (("master_addr", "no.such.host.invalid"), ("master_addr", ""), ("master_addr", "a b"), ("master_port", "70000"), ("node_rank", "2"),
+        for option, value in (("master_addr", "no.such.host.invalid"), ("master_addr", ""), ("master_addr", "a b"),
+                              ("master_port", "70000"), ("node_rank", "2"),
                               ("nnodes", "0")):
             yield _case("option", "train_performance_multinodes.sh", (2,), option=option, value=value, more=machines)
     for value in ("0,0", "0,", ",", "0,99999999999999999999", "0,1,0"):
@@ -85,8 +91,10 @@ def _right(name, value):
 
 
 def _words():
-    for word in ("--=5", "--", "-", "---seed=1", "nonsense", "--no_such=1", "--$(touch MARK)=1", "--seed", "--seed==5", "-x", "--help=1",
-                 "--batch size=8", "--batch_size 8", "", " ", "--\n=1", "--a[$(touch MARK)]=1", "--path=1", "--PATH=1", "--option_check=1",
+    for word in ("--=5", "--", "-", "---seed=1", "nonsense", "--no_such=1", "--$(touch MARK)=1", "--seed", "--seed==5", "-x",
+                 "--help=1",
+                 "--batch size=8", "--batch_size 8", "", " ", "--\n=1", "--a[$(touch MARK)]=1", "--path=1", "--PATH=1",
+                 "--option_check=1",
                  "--flags=1", "--IFS=,", "--model_path=/"):
         for script in (FULL[1], EVAL[1]):
             yield _case("word", script, (0, 2) if word == "--help=1" else (2,), word=word)
@@ -109,7 +117,8 @@ def _resumes(model, world):
         yield _case("resume", FULL[1], (0, 2, 3) if lenient else (2,), mangle=name)
     for option, value in (("seed", "6"), ("batch_size", "4")):
         yield _case("resume", FULL[1], (2,), mangle="", option=option, value=value)
-    for content in ("", "no record\n", "DLLL {\n", "\0" * 100, "DLLL []\n", "DLLL {}\n", 'DLLL {"type": "LOG", "step": "x", "data": 3}\n'):
+    for content in ("", "no record\n", "DLLL {\n", "\0" * 100, "DLLL []\n", "DLLL {}\n",
+                    'DLLL {"type": "LOG", "step": "x", "data": 3}\n'):
         yield _case("resume", FULL[1], (0, 2), mangle="", records=content)
 
 
@@ -135,13 +144,18 @@ def _outputs():
 def _environments():
     for setting, right in (
             ({"NODE_RANK": "abc"}, (0, 2)), ({"NODE_RANK": "-5"}, (0, 2)), ({"WORLD_SIZE": "x"}, (0, 2)), ({"RANK": "0"}, (0, 2)),
-            ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "x"}, (2,)), ({"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, (2,)),
-            ({"RANK": "0", "LOCAL_RANK": "y", "WORLD_SIZE": "1"}, (2,)), ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, (2,)),
-            ({"RANK": "7", "LOCAL_RANK": "7", "WORLD_SIZE": "1"}, (2,)), ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "0"}, (2,)),
-            ({"ASCEND_DEVICE_ID": "../../x"}, (2,)), ({"ASCEND_DEVICE_ID": "$(touch MARK)"}, (2,)), ({"ASCEND_DEVICE_ID": ""}, (0, 2)),
+            ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "x"}, (2,)),
+            ({"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, (2,)),
+            ({"RANK": "0", "LOCAL_RANK": "y", "WORLD_SIZE": "1"}, (2,)),
+            ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, (2,)),
+            ({"RANK": "7", "LOCAL_RANK": "7", "WORLD_SIZE": "1"}, (2,)),
+            ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "0"}, (2,)),
+            ({"ASCEND_DEVICE_ID": "../../x"}, (2,)), ({"ASCEND_DEVICE_ID": "$(touch MARK)"}, (2,)),
+            ({"ASCEND_DEVICE_ID": ""}, (0, 2)),
             ({"ASCEND_DEVICE_ID": "99999999999999999999"}, (0, 2)),
             ({"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, (0,)), ({"HOME": "/no/such"}, (0,)), ({"TMPDIR": "/no/such"}, (0,)),
-            ({"LOCAL_WORLD_SIZE": "0", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, (2,)), ({"etp_running_flag": "$(touch MARK)"}, (0,)),
+            ({"LOCAL_WORLD_SIZE": "0", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, (2,)),
+            ({"etp_running_flag": "$(touch MARK)"}, (0,)),
             ({"COLUMNS": "x"}, (0,)), ({"CDPATH": "/"}, (0,)), ({"IFS": "/"}, (0,)), ({"resume": "1", "flags": "x"}, (0,))):
         yield _case("environment", FULL[1], right, setting=setting)
     for script in (FULL[1], EVAL[1]):

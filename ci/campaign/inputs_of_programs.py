@@ -7,18 +7,24 @@ from conftest import ROOT, environment
 from test_all_scripts import EVAL, FULL
 
 PROGRAMS = {  # program: (script that calls it, folder)
-    "ResNet50": {"main.py": FULL[1]}, "HRNet": {"tools/train.py": FULL[1], "tools/valid.py": EVAL[1]}, "GENet": {"train.py": FULL[1]},
+    "ResNet50": {"main.py": FULL[1]}, "HRNet": {"tools/train.py": FULL[1], "tools/valid.py": EVAL[1]},
+              "GENet": {"train.py": FULL[1]},
     "EfficientNet-B3": {"tools/train_net.py": FULL[1], "tools/test_net.py": EVAL[1]},
     "FixRes": {"main_resnet50_scratch.py": FULL[1], "main_finetune.py": "finetune_full_1p.sh", "main_evaluate_imnet.py": EVAL[1]}}
 TREES = {"HRNet": "lib/config/default.py", "EfficientNet-B3": "pycls/core/config.py"}
 VALUES = ("-1", "x", "nan", "1e999", "", "1" + 30 * "0", "5\n6", "0", "-0.5", "$(touch MARK)")
-KEY_VALUES = ("-1", "-1.0", "x", "[]", "'nan'", "''", "None", "[-1, 0]", "1e999", "{1: 2}", "1" + 30 * "0", "__import__('os').system('touch MARK')", "0")
-YAMLS = ("", "x", "[1, 2]", "a: &a [*a]", "MODEL: {NAME: !!python/object/apply:os.system ['touch MARK']}", "\0", "MODEL: 3", "TRAIN: {LR: [}",
-         "NO_SUCH_KEY: 1", "OUT_DIR: 7\nOUTPUT_DIR: 7", "%YAML 9.9\n---\n", "\t- x", "--- 1\n--- 2\n", "!!python/name:os.system", "TRAIN:\n  BATCH_SIZE: text",
+KEY_VALUES = ("-1", "-1.0", "x", "[]", "'nan'", "''", "None", "[-1, 0]", "1e999", "{1: 2}", "1" + 30 * "0",
+              "__import__('os').system('touch MARK')", "0")
+YAMLS = ("", "x", "[1, 2]", "a: &a [*a]", "MODEL: {NAME: !!python/object/apply:os.system ['touch MARK']}", "\0", "MODEL: 3",
+         "TRAIN: {LR: [}",
+         "NO_SUCH_KEY: 1", "OUT_DIR: 7\nOUTPUT_DIR: 7", "%YAML 9.9\n---\n", "\t- x", "--- 1\n--- 2\n", "!!python/name:os.system",
+         "TRAIN:\n  BATCH_SIZE: text",
          "MODEL: {NUM_CLASSES: .nan}", "MODEL: {<<: 5}", "? [1]\n: 2", "MODEL: 2026-11-26", "DATASET: {ROOT: !!binary aGk=}")
 # What the issue tracker knows to be out of range.
-WRONG = {"EfficientNet-B3": (("OPTIM.WEIGHT_DECAY", "-1.0"), ("EN.STEM_W", "0"), ("BN.EPS", "-1.0"), ("EN.STEM_W", "-8"), ("OPTIM.BASE_LR", "-1.0"),
-                             ("TRAIN.BATCH_SIZE", "0"), ("DATA_LOADER.NUM_WORKERS", "-1"), ("OPTIM.MAX_EPOCH", "0"), ("RNG_SEED", "-1")),
+WRONG = {"EfficientNet-B3": (("OPTIM.WEIGHT_DECAY", "-1.0"), ("EN.STEM_W", "0"), ("BN.EPS", "-1.0"), ("EN.STEM_W", "-8"),
+                             ("OPTIM.BASE_LR", "-1.0"),
+                             ("TRAIN.BATCH_SIZE", "0"), ("DATA_LOADER.NUM_WORKERS", "-1"), ("OPTIM.MAX_EPOCH", "0"),
+                             ("RNG_SEED", "-1")),
          "HRNet": (("TRAIN.LR_STEP", "text"), ("TRAIN.LR_STEP", "['a']"), ("TRAIN.BEGIN_EPOCH", "-3"), ("TRAIN.WD", "-1.0"),
                    ("TRAIN.MOMENTUM", "-1.0"), ("MODEL.NUM_CLASSES", "0"), ("WORKERS", "-1"), ("PRINT_FREQ", "0"))}
 SIGNED = ("lr", "learning-rate", "momentum", "wd", "weight-decay", "batch-size", "batch", "bs", "epochs", "seed", "workers")
@@ -70,7 +76,8 @@ def prepare(trial, words, place, world):
         words["cfg"] = os.path.join(place, "c.yaml")
         with open(words["cfg"], "w") as stream:
             stream.write(trial["yaml"].replace("MARK", os.path.join(place, "mark")))
-    command = handed_over(process.command(trial["model"], trial["script"], {k: v for k, v in words.items() if k != "cfg" or "yaml" not in trial}), place)
+    command = handed_over(process.command(trial["model"], trial["script"],
+                                          {k: v for k, v in words.items() if k != "cfg" or "yaml" not in trial}), place)
     if "yaml" in trial:
         command = [word for word in command if not word.startswith("--cfg=")]
         command[2:3] = [command[2], "--cfg=" + words["cfg"]]

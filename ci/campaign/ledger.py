@@ -45,7 +45,8 @@ class Ledger(object):
         found += ["  skipped %d: %s" % (skipped.count(why), why) for why in sorted(set(skipped))]
         for entry in unclean:
             again = "python -m ci.campaign %s --seed=%d --only=%d" % (verb, self._seed, entry["number"])
-            found.append("  NOT CLEAN: %s\n    %s\n    again: %s" % (json.dumps(entry["trial"]), "; ".join(entry["unclean"]), again))
+            found.append("  NOT CLEAN: %s\n    %s\n    again: %s" % (json.dumps(entry["trial"]), "; ".join(entry["unclean"]),
+                                                                     again))
         return found
 
     def is_clean(self, verb):

@@ -107,7 +107,8 @@ def _with(value):
 
 
 WEIGHTS = {
-    "number keys": lambda state: dict(enumerate(state.values())), "a number key": _each(lambda state, key: {**state, 7: state[key]}),
+    "number keys": lambda state: dict(enumerate(state.values())),
+    "a number key": _each(lambda state, key: {**state, 7: state[key]}),
     "a tuple key": _each(lambda state, key: {**state, (1, 2): state[key]}), "no entries": lambda state: {},
     "number": _with(3.0), "text": _with("weights"), "None": _with(None), "list": _with([1.0, 2.0]), "dict": _with({"a": 1}),
     "sparse": _with(lambda tensor: tensor.to_sparse()), "bool": _with(lambda tensor: tensor > 0),
@@ -116,10 +117,13 @@ WEIGHTS = {
     "transposed": _with(lambda tensor: tensor.transpose(0, -1) if tensor.shape[0] != tensor.shape[-1] else tensor[:-1]),
     "missing key": _each(lambda state, key: {name: value for name, value in state.items() if name != key}),
     "extra key": _each(lambda state, key: dict(state, **{"no.such.layer": state[key]})),
-    "nan": _with(lambda tensor: torch.full_like(tensor, float("nan"))), "inf": _with(lambda tensor: torch.full_like(tensor, float("inf"))),
+    "nan": _with(lambda tensor: torch.full_like(tensor, float("nan"))),
+    "inf": _with(lambda tensor: torch.full_like(tensor, float("inf"))),
     "other network": lambda state: {"fc.weight": torch.zeros(10, 4), "fc.bias": torch.zeros(10)},
-    "list of all": lambda state: list(state.values()), "one tensor": lambda state: torch.zeros(4), "None of all": lambda state: None,
-    "text of all": lambda state: "state_dict", "number of all": lambda state: 17, "nested": lambda state: {"state_dict": {"state_dict": state}},
+    "list of all": lambda state: list(state.values()), "one tensor": lambda state: torch.zeros(4),
+    "None of all": lambda state: None,
+    "text of all": lambda state: "state_dict", "number of all": lambda state: 17,
+    "nested": lambda state: {"state_dict": {"state_dict": state}},
 }
 
 
@@ -132,7 +136,8 @@ def weights(name, path):
 
 # --- the content of a checkpoint to resume from -----------------------------------------------------------------------
 
-ABSURD = {"-1": -1, "10**9": 10 ** 9, "10**30": 10 ** 30, "text": "three", "None": None, "nan": float("nan"), "list": [1], "0.5": 0.5,
+ABSURD = {"-1": -1, "10**9": 10 ** 9, "10**30": 10 ** 30, "text": "three", "None": None, "nan": float("nan"), "list": [1],
+          "0.5": 0.5,
           "tensor": torch.ones(3)}
 RESUMED = dict([("%s %s" % (key, name), (key, value)) for key in ("epoch", "step") for name, value in ABSURD.items()]
                + [("%s %s" % (key, name), (key, ABSURD[name])) for key in ("seed", "global_batch", "train_images", "step_images")
@@ -243,16 +248,21 @@ def _huge(path):
     _written(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))(path)
 
 
-TIFF = b"II*\x00\x08\x00\x00\x00\x02\x00\x00\x01\x04\x00\x01\x00\x00\x00\x40\x00\x00\x00\x01\x01\x04\x00\x01\x00\x00\x00\xff\xff\xff\x7f"
+TIFF = (b"II*\x00\x08\x00\x00\x00\x02\x00\x00\x01\x04\x00\x01\x00\x00\x00\x40\x00\x00\x00"
+        b"\x01\x01\x04\x00\x01\x00\x00\x00\xff\xff\xff\x7f")
 IMAGES = {
     "no picture": _picture(_written(b"no picture")), "empty picture": _picture(_written(b"")), "truncated picture": _truncated,
-    "broken TIFF": _picture(_written(TIFF)), "huge PNG": _picture(_huge), "JPEG header alone": _picture(_written(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00")),
+    "broken TIFF": _picture(_written(TIFF)), "huge PNG": _picture(_huge),
+    "JPEG header alone": _picture(_written(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00")),
     "named pipe": _picture(os.mkfifo), "device": _picture(lambda path: os.symlink("/dev/zero", path)),
-    "link to itself": _picture(lambda path: os.symlink(path, path)), "link to nothing": _picture(lambda path: os.symlink("/no/such", path)),
+    "link to itself": _picture(lambda path: os.symlink(path, path)),
+    "link to nothing": _picture(lambda path: os.symlink("/no/such", path)),
     "folder as picture": _picture(os.mkdir), "class links back": _links_back, "macOS file": _named(b"._x.JPEG"),
-    "newline in name": _named(b"a\nb.JPEG"), "percent in name": _named(b"100%s%d.JPEG"), "invalid UTF-8 name": _named(b"\xff\xfe.JPEG"),
+    "newline in name": _named(b"a\nb.JPEG"), "percent in name": _named(b"100%s%d.JPEG"),
+    "invalid UTF-8 name": _named(b"\xff\xfe.JPEG"),
     "metacharacters in name": _named(b"$(touch x);'\".JPEG"), "no train": _without("train"), "no val": _without("val"),
-    "file for train": _file_for("train"), "file for val": _file_for("val"), "empty class": _empty_class, "other classes in val": _other_classes}
+    "file for train": _file_for("train"), "file for val": _file_for("val"), "empty class": _empty_class,
+    "other classes in val": _other_classes}
 
 
 def _batch(change):
@@ -272,7 +282,8 @@ def _file(mangle):
 
 CIFAR = dict({"file " + name: _file(mangle) for name, mangle in BYTES.items() if name not in ("zip bomb", "2**60 elements")}, **{
     "batch with code": _batch(lambda content, mark: {"data": Runs(mark), "labels": [0]}),
-    "no labels": _batch(lambda content, mark: content.pop("labels") and None), "no data": _batch(lambda content, mark: {"labels": [1]}),
+    "no labels": _batch(lambda content, mark: content.pop("labels") and None),
+    "no data": _batch(lambda content, mark: {"labels": [1]}),
     "label 10": _batch(lambda content, mark: content["labels"].__setitem__(0, 10)),
     "label -1": _batch(lambda content, mark: content["labels"].__setitem__(0, -1)),
     "label text": _batch(lambda content, mark: content["labels"].__setitem__(0, "cat")),
@@ -280,5 +291,6 @@ CIFAR = dict({"file " + name: _file(mangle) for name, mangle in BYTES.items() if
     "other shape": _batch(lambda content, mark: content.update(data=np.zeros((8, 100), np.uint8))),
     "floats": _batch(lambda content, mark: content.update(data=content["data"].astype(np.float64))),
     "objects": _batch(lambda content, mark: content.update(data=[[1, 2], [3]])), "list": _batch(lambda content, mark: [1, 2, 3]),
-    "number": _batch(lambda content, mark: 5), "no images": _batch(lambda content, mark: {"data": np.zeros((0, 3072), np.uint8), "labels": []}),
+    "number": _batch(lambda content, mark: 5),
+    "no images": _batch(lambda content, mark: {"data": np.zeros((0, 3072), np.uint8), "labels": []}),
     "no folder": lambda root, mark: shutil.rmtree(os.path.join(root, "cifar-10-batches-py"))})

@@ -136,7 +136,7 @@ def run(words, place, **more):
 
 
 def tree(folder):
-    """Return {path: what it is and holds} of all below `folder`, without the streams of the run itself; of large files size and time."""
+    """Return {path: what it is and holds} of all below `folder`, without the streams of the run itself; of large files the time."""
     found = {}
     for below, folders, files in os.walk(folder):
         for name in folders + files:

@@ -43,7 +43,8 @@ def attempt(trial, place, world):
     done = run.finish(PATIENCE)
     if done.status == 0:
         return done.unclean([0])  # it was through before
-    found = done.unclean([128 + getattr(signal, trial["signal"])]) + _untrue(done, os.path.join(out, "checkpoint.pth.tar"), signalled)
+    found = done.unclean([128 + getattr(signal, trial["signal"])]) + _untrue(done, os.path.join(out, "checkpoint.pth.tar"),
+                                                                             signalled)
     if not found and trial["script"] == "train":
         done = process.run(process.command(model, script, dict(words, resume="1")), place)
         found = ["resumed: " + text for text in done.unclean([0]) or world.unlike_reference(model, ranks, out)]
@@ -56,4 +57,5 @@ def _untrue(done, checkpoint, signalled):
     written = os.path.exists(checkpoint) and os.path.getmtime(checkpoint) > signalled
     if claimed and not written:
         return ["says that it saved, and has not: %s" % done.stderr]
-    return ["saved, and does not say so: %s" % done.stderr] if written and done.status == 128 + signal.SIGTERM and not claimed else []
+    unsaid = written and not claimed and done.status == 128 + signal.SIGTERM
+    return ["saved, and does not say so: %s" % done.stderr] if unsaid else []
