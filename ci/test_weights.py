@@ -2,6 +2,7 @@
 
 timm and torchvision are the real packages; logits are those of networks of full size on one small picture.
 """
+import errno
 import json
 import os
 import shutil
@@ -280,6 +281,22 @@ def test_bad_files_are_one_line(tmp_path, checkpoints):
             run(*words)
 
 
+@pytest.mark.parametrize("words", [["export", "--out=out/m.safetensors"], ["export", "--format=timm", "--out=out/m.pth"],
+                                   ["onnx", "--out=out/m.onnx", "--image-size=64"]])
+def test_what_cannot_be_written_is_one_line(tmp_path, checkpoints, monkeypatch, words):
+    """A place that takes no file stops each kind of writing with one line, and leaves no half file behind."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "replace", no_space_left)
+    with pytest.raises(TrainingStopped, match="cannot write (checkpoint )?out/m.*No space left"):
+        run(words[0], checkpoints["ResNet50"][2], *words[1:])
+    assert os.listdir("out") == []
+
+
+def no_space_left(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_command_line():
     """--help shows an example; bad input is one line and status 2."""
     def weights(*words):
@@ -375,8 +392,9 @@ def test_aipp_normalises_as_training_does(model):
     assert said["src_image_size_w"] == said["src_image_size_h"] == str(view.size)
 
 
-@pytest.mark.parametrize("name, classes, base", [("resnet50", 1000, "resnet50"), ("hrnet_w18", 1000, "hrnet_w18"), ("genet", 10, "genet"),
-                                                 ("efficientnet_b3", 1000, "efficientnet_b3"), ("fixres_resnet50", 1000, "fixres")])
+@pytest.mark.parametrize("name, classes, base", [
+    ("resnet50", 1000, "resnet50"), ("hrnet_w18", 1000, "hrnet_w18"), ("genet", 10, "genet"),
+    ("efficientnet_b3", 1000, "efficientnet_b3"), ("fixres_resnet50", 1000, "fixres")])
 def test_page_of_a_model_shows_what_is_written(name, classes, base):
     """The settings and the command of the compiler in a model's page are those that `weights.py onnx` writes and prints."""
     network = network_of(name, classes, **({"depth": 16, "width": 8} if name == "genet" else {}))

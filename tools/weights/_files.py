@@ -1,4 +1,5 @@
 """Weights files: checkpoints and safetensors, read and written, with what is known of them."""
+import contextlib
 import json
 import os
 import subprocess
@@ -6,7 +7,7 @@ from collections import namedtuple
 
 import torch
 
-from common import checkpoint, cli, data, records
+from common import checkpoint, cli, data, outputs, records
 from weights import _layouts, _networks
 
 # network: a _networks.Network; state: {our key: float32 tensor}; content: what the file holds; notes: {name: text}, as in the
@@ -52,7 +53,7 @@ def module(weights):
 
 
 def view_of(weights, size=None):
-    """Return the _networks.View at `size` pixels; without it at what the file or the records beside it tell, or the recipe's."""
+    """Return the _networks.View at `size` pixels; without it at what the file or its records tell, or the recipe's."""
     recipe = json.loads(weights.notes.get("recipe", "{}"))
     of_hrnet = recipe.get("config", {}).get("MODEL", {}).get("IMAGE_SIZE", [None])[0]
     said = weights.notes.get("image_size") or recipe.get("image_size") or recipe.get("input_size") or of_hrnet
@@ -75,7 +76,7 @@ def _content(path):
 def _network(content, state, notes, args):
     """Return (Network, the package whose key names these are, or None)."""
     if isinstance(content, dict) and content.get("architecture") == "EfficientNet":
-        raise cli.UserError("%s is of timm's own EfficientNet, which FixRes adapts: timm takes the state dict under `model` as it is"
+        raise cli.UserError("%s is of timm's own EfficientNet, which FixRes adapts: timm takes what is under `model` as it is"
                             % args.checkpoint)
     found = _layouts.found(state)
     if found and args.network in (None, found[0].name):
@@ -168,13 +169,23 @@ def write(path, content, notes):
     if not path.endswith(".safetensors"):
         return checkpoint.save(content, path)
     content = dict((key, value.contiguous().clone()) for key, value in content.items())  # it takes no shared memory
-    safe = _safetensors()
-    try:
+    packed = _safetensors().torch.save(content, notes)
+    with new_file(path) as part, open(part, "wb") as stream:
+        stream.write(packed)
+
+
+@contextlib.contextmanager
+def new_file(path):
+    """Give the name to write to, which becomes `path` where that went well; else nothing is left of it. Raises TrainingStopped
+    where it cannot be written."""
+    with outputs.writing(path):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        safe.torch.save_file(content, path + ".part", notes)
-        os.replace(path + ".part", path)
-    except OSError as error:
-        raise cli.UserError("cannot write %s: %s" % (path, error.strerror or error))
+        try:
+            yield path + ".part"
+            os.replace(path + ".part", path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.remove(path + ".part")
 
 
 def upstream_form(weights):

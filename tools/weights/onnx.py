@@ -7,7 +7,6 @@ installed, the file's logits are compared with PyTorch's, and with --data-path t
 
 Example: weights.py onnx test/output/0/model_best.pth.tar --out=resnet50.onnx
 """
-import contextlib
 import copy
 import importlib
 import inspect
@@ -23,7 +22,7 @@ from weights import _files, _networks
 INPUT, OUTPUT = "actual_input_1", "output1"
 LARGEST = 2 ** 31  # bytes that a protobuf message can have
 TOLERANCE = 1e-3  # of the largest logit
-ROUNDINGS = 100  # a network that has hardly been trained may enlarge roundings to more than that: so often PyTorch's own are allowed
+ROUNDINGS = 100  # a network that has hardly been trained may enlarge roundings beyond that: so many times PyTorch's own pass
 _BATCH = 16
 
 
@@ -47,19 +46,12 @@ def run(args):
     if sum(value.numel() * value.element_size() for value in weights.state.values()) > LARGEST:
         raise cli.UserError("%s has more than 2 GiB of weights, which one ONNX file cannot hold" % weights.network.name)
     images = torch.zeros(args.batch_size or 2, 3, view.size, view.size)
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-        _export(model, images, args)
-        _compare_logits(model, torch.rand(images.shape), args.out)
-        os.replace(args.out + ".part", args.out)
-        aipp = os.path.splitext(args.out)[0] + ".aippconfig"
-        with open(aipp, "w") as stream:
-            stream.write(aipp_of(view))
-    except OSError as error:
-        raise cli.UserError("cannot write %s: %s" % (args.out, error.strerror or error))
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(args.out + ".part")
+    aipp = os.path.splitext(args.out)[0] + ".aippconfig"
+    with _files.new_file(args.out) as part:
+        _export(model, images, part, args)
+        _compare_logits(model, torch.rand(images.shape), part, args.out)
+    with _files.new_file(aipp) as part, open(part, "w") as stream:
+        stream.write(aipp_of(view))
     cli.print_line("wrote %s: %s, %s pictures of %d x %d; %s: bytes, RGB, normalised by the compiled model"
                    % (args.out, weights.network.name, args.batch_size or "any number of", view.size, view.size, aipp))
     cli.print_line("to compile: " + atc_command(args.out, args.batch_size or _BATCH, view.size))
@@ -67,7 +59,7 @@ def run(args):
         _compare_accuracy(model, weights.network, view, args)
 
 
-def _export(model, images, args):
+def _export(model, images, path, args):
     options = {"input_names": [INPUT], "output_names": [OUTPUT]}
     has_both = "dynamo" in inspect.signature(torch.onnx.export).parameters
     if args.exporter == "dynamo":
@@ -89,7 +81,7 @@ def _export(model, images, args):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the exporter's age, and on sizes that are the same for every picture
         try:
-            torch.onnx.export(model, (images,), args.out + ".part", **options)
+            torch.onnx.export(model, (images,), path, **options)
         except Exception as error:  # each version of PyTorch has an error of its own
             if "onnx is not installed" in str(error):
                 raise cli.UserError("this PyTorch exports with the package onnx: pip install onnx")
@@ -113,8 +105,8 @@ def _session(path):
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
-def _compare_logits(model, images, path):
-    session = _session(path + ".part")
+def _compare_logits(model, images, part, path):
+    session = _session(part)
     if session is None:
         return cli.print_line("not compared with PyTorch: onnxruntime is not installed")
     with torch.no_grad():
