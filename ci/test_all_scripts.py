@@ -577,13 +577,15 @@ def test_a_diverging_training_stops(model, tmp_path):
 
 
 def test_weights_that_are_not_finite(model, tmp_path):
-    """An evaluation of such weights has no result."""
+    """Such weights are bad input of an evaluation: status 2, and a line that names the file and the first of them."""
     state = content(model.once(FULL[1]).out)
     tensors = state[checkpoint.weights_key(state, use_ema="false")].values()
     next(tensor for tensor in reversed(list(tensors)) if tensor.is_floating_point()).fill_(float("nan"))
     torch.save(state, str(tmp_path / "w.pth"))
     done = model.run(EVAL[1], tmp_path / "o", "--pth_path=%s" % (tmp_path / "w.pth"), "--use_ema=false")
-    assert_stopped(done, tmp_path / "o", r"loss is nan in step \d+ of the evaluation")
+    assert done.returncode == 2 and not (tmp_path / "o").exists(), (done.returncode, done.stderr)
+    assert re.search(r"w\.pth holds weights that are not finite numbers \(first: \S+\); take .*\n$", done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def assert_stopped(done, out, pattern):

@@ -182,29 +182,39 @@ def test_bad_input_of_the_tools(tiny_cfg, tiny_imagenet, tmp_path, tool, words, 
 
 # --- interruption -----------------------------------------------------------------------------------------------------
 
-# Read by Python at its start: kill all ranks when checkpoint.pth.tar is about to get its new content for the KILL_AT-th time.
+# Read by Python at its start: kill all ranks when checkpoint.pth.tar is about to get its new content for the KILL_AT-th time; or, as the
+# 0-th, send each the SIGTERM of its first evaluation.
 KILLER = """
-import os, signal
+import os, signal, sys, threading, time
 times, replace = [], os.replace
+
+def terminate_in_evaluation():
+    while not hasattr(sys.modules.get("pycls.core.trainer"), "test_epoch"):
+        time.sleep(0.01)
+    module, test_epoch = sys.modules["pycls.core.trainer"], sys.modules["pycls.core.trainer"].test_epoch
+    module.test_epoch = lambda *args: (os.kill(os.getpid(), signal.SIGTERM), test_epoch(*args))[1]
+
+if os.environ["KILL_AT"] == "0":
+    threading.Thread(target=terminate_in_evaluation, daemon=True).start()
 
 def killing_replace(source, target):
     times.append(1) if target.endswith("checkpoint.pth.tar") else None
-    os.killpg(0, signal.SIGKILL) if len(times) == int(os.environ["KILL_AT"]) else replace(source, target)
+    os.killpg(0, signal.SIGKILL) if times and len(times) == int(os.environ["KILL_AT"]) else replace(source, target)
 
 os.replace = killing_replace
 """
 
 
-@pytest.mark.parametrize("ranks, moments", [(1, [1, 2, 3]), (2, [2])])
+@pytest.mark.parametrize("ranks, moments", [(1, [1, 2, 0, 3]), (2, [2, 0])])
 def test_killed_runs_resume_exactly(tiny_cfg, tiny_imagenet, tmp_path, ranks, moments):
-    """SIGKILL before the first checkpoint, within an epoch, at the end of one, and the same command again: bit for bit the weights and
-    the results of the whole run. Drop-connect, dropout, mixup, RandAugment, the moving average and precise BN are all on."""
+    """SIGKILL before the first checkpoint, within an epoch, at the end of one, SIGTERM in an evaluation, and the same command again: bit
+    for bit the weights, the counters of BN and the results of the whole run. Drop-connect, dropout, mixup, RandAugment, the moving average and precise BN are all on."""
     (tmp_path / "sitecustomize.py").write_text(KILLER)
     words = ["train_net.py", tiny_cfg, "--data-path=%s" % tiny_imagenet, "NUM_GPUS", ranks, "OUT_DIR"]
     for moment in moments:
         killed = subprocess.run(tool_command(*words, tmp_path / "o"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300,
                                 env=environment(PYTHONPATH=str(tmp_path), KILL_AT=str(moment)), start_new_session=True)
-        assert killed.returncode == -signal.SIGKILL
+        assert killed.returncode == (-signal.SIGKILL if moment else 128 + signal.SIGTERM)
     resumed, whole = run_tool(*words, tmp_path / "o"), run_tool(*words, tmp_path / "whole")
     assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
     assert "Loaded checkpoint from: " in resumed.stdout

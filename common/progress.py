@@ -256,9 +256,10 @@ class Preemption(object):
         self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
 
     def listen(self):
-        """From now on, SIGTERM is noted: `seen`."""
+        """From now on, SIGTERM is noted: `seen`. Every rank calls."""
         Preemption.listening = self
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
+        distributed.barrier(self._rank)  # it still ends a rank that is not here, and with it all
 
     def agreed(self):
         """Return whether to leave after this step; every rank asks after each, and all get the same answer.

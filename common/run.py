@@ -130,6 +130,7 @@ class _Training(object):
 
     def __init__(self, args):
         self._args, self._stopped_by, self._log_error, self._has_said_why, self._stall = args, None, None, False, ""
+        self._grace = args.term_grace
         self._checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
         self._saved = _written_at(self._checkpoint)
         self._process = subprocess.Popen(args.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -142,7 +143,7 @@ class _Training(object):
     def _stop(self, number, _):
         if self._stopped_by is None:
             self._saved = _written_at(self._checkpoint)
-            signal.alarm(self._args.term_grace)
+            signal.alarm(self._grace)
         self._stopped_by = number
         if number == signal.SIGINT:
             self._kill()
@@ -202,7 +203,7 @@ class _Training(object):
 
     def _what_is_saved(self, status):
         late = self._stopped_by != signal.SIGINT and status == -signal.SIGKILL
-        when = " when all was done" if status == 0 else " after --term_grace=%d s" % self._args.term_grace if late else ""
+        when = " when all was done" if status == 0 else " after --term_grace=%d s" % self._grace if late else ""
         if self._args.kind == "eval" or self._args.no_report:
             return when
         written = _written_at(self._checkpoint)

@@ -75,6 +75,13 @@ def _mean_statistics(model, norms, inputs):
     return pieces[:len(norms)], pieces[len(norms):]
 
 
+def count_batches(model, count):
+    """Add `count` to the batches that every BN has seen."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked += count
+
+
 def mean_over_ranks(tensor):
     """Return the mean of `tensor` over all ranks (a collective where there are several)."""
     if dist.is_available() and dist.is_initialized():

@@ -63,12 +63,14 @@ def train_model(args, rank):
         rate = optim.get_epoch_lr(progress.epoch)
         set_rate(learner.optimizer, rate)
         train_epoch(train_loader, learner, run, meter)
-        results = {}
+        results, count = {}, net.precise_bn_batches(len(train_loader)) if cfg.BN.USE_PRECISE_STATS else 0
         for name, network in networks.items():
-            if cfg.BN.USE_PRECISE_STATS:
-                count = net.precise_bn_batches(len(train_loader))
+            if count:
                 net.compute_precise_bn_stats(network, train_loader.first_inputs(progress.epoch, count))
+                net.count_batches(network, -count)  # a run that leaves in the evaluation computes them again
             results[name] = test_epoch(test_loader, network, rank, test_meters[name], progress.epoch)
+        for network in networks.values():
+            net.count_batches(network, count)
         progress.note_evaluation(max(results.values(), key=lambda result: result.top1))
         recorder.epoch(progress, clock, rate)
         logger.info("Wrote checkpoint to: %s", checkpoint.end_epoch(progress, parts, results, rank))
