@@ -281,7 +281,7 @@ def test_best_error_survives_a_resume(tmp_path, no_signals):
     end_epoch(progress, parts, 30.0)
     progress, parts = make_progress()
     source = checkpoint.newest_checkpoint()
-    assert progress.resume(checkpoint.load(source), source) == []
+    assert progress.resume(checkpoint.load(source, print)[0], source) == []
     assert progress.epoch == 1 and progress.best == 70.0
     end_epoch(progress, parts, 35.0)
     assert files.load(str(tmp_path / "model.pyth"))["test_err"] == 30.0
@@ -296,7 +296,7 @@ def test_upstreams_checkpoint_resumes(tmp_path, no_signals):
                     "cfg": "NUM_GPUS: 8\n"}, str(tmp_path / "checkpoints" / ("model_epoch_%04d.pyth" % (epoch + 1))))
     progress, parts = make_progress()
     source = checkpoint.newest_checkpoint()
-    assert source.endswith("model_epoch_0010.pyth") and progress.resume(checkpoint.load(source), source) == []
+    assert source.endswith("model_epoch_0010.pyth") and progress.resume(checkpoint.load(source, print)[0], source) == []
     assert (progress.epoch, progress.step) == (10, 0)
 
 

@@ -152,7 +152,6 @@ def test_upstream_checkpoint(trained, tiny_imagenet, tmp_path):
     (["MODEL.NAME", "resnet"], "small_v1.*MODEL.NAME.*cls_hrnet"),
     (["MODEL.IMAGE_SIZE", "[100, 100]"], "100 pixels.*96 does"),
     (["--bs=7"], "single image"),
-    (["--lr=-1", "--bs=4"], "learning rate"),
     (["DATASET.TEST_SET", "test"], "no folder test/"),
 ])
 def test_bad_input(tiny_imagenet, tmp_path, words, message):

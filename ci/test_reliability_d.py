@@ -78,13 +78,13 @@ def test_a_dead_loader_process_is_named(act, words):
 
 def test_a_dead_loader_worker_is_noticed_at_once():
     """Also while it is the turn of others, and while there are batches that it has made: with long steps that takes minutes."""
-    seen = []
+    seen, source = [], loader(length=400, count=4)
     with pytest.raises(cli.TrainingStopped, match="loader worker 2 of 4"):
-        for _, labels, _, _ in loader(length=400, count=4):
+        for _, labels, _, _ in source:
             seen += labels.tolist()
             if len(seen) == 4:
-                os.kill(loader_processes(os.getpid())[1], signal.SIGKILL)
-                wait_until(lambda: len(loader_processes(os.getpid())) < 4, timeout=20)
+                os.kill(source._workers[1].pid, signal.SIGKILL)
+                os.waitid(os.P_PID, source._workers[1].pid, os.WEXITED | os.WNOWAIT)
     assert len(seen) == 4
 
 
