@@ -311,8 +311,9 @@ def resume(progress, content, args):
     """Continue where the loaded checkpoint was written: ours, the Ascend port's, or upstream's own."""
     check_network(content, args, args.resume)
     progress.resume(content, args.resume)
-    if progress.best is None and isinstance(content.get("error_history"), (list, tuple)) and content["error_history"]:  # upstream's: the error of each epoch
-        progress.best = 100.0 - min(entries.percentage(error, args.resume) for error in content["error_history"])
+    errors = content.get("error_history")  # upstream's, of each epoch
+    if progress.best is None and isinstance(errors, (list, tuple)) and errors:
+        progress.best = 100.0 - min(entries.percentage(error, args.resume) for error in errors)
 
 
 def make_batches(split, args, rank):

@@ -17,7 +17,7 @@ from common import checkpoint, cli, progress, records, report
 from conftest import ROOT, load_script
 from lib.config import new_config, update_config
 from pycls.core import command, config
-from test_reliability_i import ALONE, PROGRAMS, Batches, parsed_by_shell, training  # noqa: F401  (a fixture)
+from test_reliability_inputs import ALONE, PROGRAMS, Batches, parsed_by_shell, training  # noqa: F401  (a fixture)
 
 
 def fuzzed(examples, **strategies):

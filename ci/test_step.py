@@ -78,7 +78,7 @@ def test_operators_and_waits_of_a_step(model, tiny_imagenet, tiny_cifar, tmp_pat
 @needs_torch_2
 def test_what_two_ranks_add(tmp_path):
     """An operator for each parameter that is sent, and ten; one more wait, over whether SIGTERM has come, every few seconds, which is
-    at most once in a step (ci/test_reliability_s1.py counts them)."""
+    at most once in a step (ci/test_reliability_signals.py counts them)."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=%d" % free_port()]
     arguments = program("ResNet50", "O2", "no-data", "", str(tmp_path / "one")) + ["--dummy"]
     alone = counted(arguments)

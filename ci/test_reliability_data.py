@@ -146,7 +146,7 @@ def test_a_loader_worker_is_not_bound_with_the_trainer():
 TRAINER = """
 import os, signal, sys
 sys.path[:0] = [%r, %r]
-from test_reliability_d import loader
+from test_reliability_data import loader
 source = loader()
 list(source)
 os.kill(source._workers[0].pid, signal.SIGSTOP)
@@ -394,7 +394,7 @@ FORMATS = [("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg
 
 def test_damaged_pictures_are_unreadable():
     """Whatever is done to a picture: pixels, or one error; no other, and nothing on stderr (of which pytest would take a part)."""
-    code = "import sys; sys.path[:0] = %r; import test_reliability_d; test_reliability_d.damage()" % sys.path
+    code = "import sys; sys.path[:0] = %r; import test_reliability_data; test_reliability_data.damage()" % sys.path
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), timeout=300)
     assert done.returncode == 0 and done.stderr == b"", done.stderr
     assert int(done.stdout) > 100
