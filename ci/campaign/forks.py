@@ -13,6 +13,7 @@ import multiprocessing.process
 import os
 import resource
 import runpy
+import shlex
 import select
 import signal
 import socket
@@ -24,8 +25,7 @@ LIBRARIES = ("numpy", "PIL.Image", "cv2", "yaml", "yacs.config", "torch", "torch
              "torchvision", "torchvision.transforms", "torchvision.datasets")
 MEMORY = 8 << 30  # bytes that a program may have: an absurd size may not take the machine's
 
-STAND_IN = """#!{python} -IS
-import json, os, signal, socket, sys
+STAND_IN = """import json, os, signal, socket, sys
 words = sys.argv[1:]
 if words[:1] == ["-u"]:
     words = words[1:]
@@ -53,9 +53,12 @@ class Forks(object):
         address = os.path.join(self.path, "socket")
         with contextlib.suppress(FileNotFoundError):
             os.remove(address)
+        program = os.path.join(self.path, "stand_in.py")
+        with open(program, "w") as stream:
+            stream.write(STAND_IN.format(python=sys.executable, address=address))
         for name in ("python3", "python"):
-            with open(os.path.join(self.path, name), "w") as stream:
-                stream.write(STAND_IN.format(python=sys.executable, address=address))
+            with open(os.path.join(self.path, name), "w") as stream:  # a first line #!PYTHON may hold no blank
+                stream.write('#!/bin/sh\nexec %s -IS %s "$@"\n' % (shlex.quote(sys.executable), shlex.quote(program)))
             os.chmod(stream.name, 0o755)
         self._server = subprocess.Popen([sys.executable, "-u", os.path.abspath(__file__), address], stdout=subprocess.PIPE,
                                         env=dict(os.environ, OMP_NUM_THREADS="1", TORCH_DEVICE_BACKEND_AUTOLOAD="0"))
