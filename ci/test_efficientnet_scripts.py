@@ -208,7 +208,8 @@ os.replace = killing_replace
 @pytest.mark.parametrize("ranks, moments", [(1, [1, 2, 0, 3]), (2, [2, 0])])
 def test_killed_runs_resume_exactly(tiny_cfg, tiny_imagenet, tmp_path, ranks, moments):
     """SIGKILL before the first checkpoint, within an epoch, at the end of one, SIGTERM in an evaluation, and the same command again: bit
-    for bit the weights, the counters of BN and the results of the whole run. Drop-connect, dropout, mixup, RandAugment, the moving average and precise BN are all on."""
+    for bit the weights, the counters of BN and the results of the whole run. Drop-connect, dropout, mixup, RandAugment, the moving average
+    and precise BN are all on."""
     (tmp_path / "sitecustomize.py").write_text(KILLER)
     words = ["train_net.py", tiny_cfg, "--data-path=%s" % tiny_imagenet, "NUM_GPUS", ranks, "OUT_DIR"]
     for moment in moments:

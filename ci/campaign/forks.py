@@ -13,8 +13,8 @@ import multiprocessing.process
 import os
 import resource
 import runpy
-import shlex
 import select
+import shlex
 import signal
 import socket
 import subprocess

@@ -19,7 +19,8 @@ def parse(description, trains=False):
 
 
 def _parser(description, trains):
-    p = cli.Parser(description=description, epilog="What the numbers of a configuration may be: %s." % "; ".join("%s %s" % pair for pair in config.RANGES.items()))
+    numbers = "; ".join("%s %s" % pair for pair in config.RANGES.items())
+    p = cli.Parser(description=description, epilog="What the numbers of a configuration may be: %s." % numbers)
     add = p.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")
     add("--data-path", metavar="DIR", help="folder with train/ and val/, each with one folder of images per class")
