@@ -85,7 +85,7 @@ def test_what_two_ranks_add(tmp_path):
     two = counted([word.replace("size=2", "size=4").replace("/one", "/two") for word in arguments], launcher)
     assert two["operators"]["total"] <= alone["operators"]["total"] + RESNET50_PARAMETERS + 10
     others = [times for line, times in two["waits"].items() if not line.startswith("common/distributed.py:")]
-    assert len(others) < len(two["waits"]) and sum(others) <= 0.1 and sum(two["waits"].values()) <= 1.1
+    assert 0 < sum(others) <= 0.1 and sum(two["waits"].values()) <= 1.1
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
