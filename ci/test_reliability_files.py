@@ -2,7 +2,6 @@
 import argparse
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess

@@ -11,8 +11,7 @@ import zipfile
 import pytest
 import torch
 
-from common import (checkpoint, cli, distributed, environment, flags, optimizer, precision, progress, ranges, records,
-                    report)
+from common import checkpoint, cli, distributed, environment, flags, optimizer, precision, progress, ranges, records
 from conftest import ROOT, load_script
 
 
