@@ -22,7 +22,7 @@ LONGEST = ("test_all_scripts", "test_npu_models", "test_campaign", "test_resnet5
 
 sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
 
-from common import checkpoint  # noqa: E402
+from common import checkpoint, cli  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -64,6 +64,12 @@ def group_of(nodeid):
     path, _, test = nodeid.partition("::")
     model = next((model for model in MODELS if test.partition("[")[2].startswith(model)), "")
     return path + (":" + model if path.endswith("test_all_scripts.py") else "")
+
+
+@pytest.fixture(autouse=True)
+def no_run_before(monkeypatch):
+    """Let what a training of an earlier test said of its checkpoints not follow the messages of this one."""
+    monkeypatch.setattr(cli.TrainingStopped, "kept", "")
 
 
 def load_script(path):
