@@ -110,9 +110,10 @@ def script_command(script, *options):
 
 
 def environment(**extra):
-    """Return the environment for a child: one thread per process, and this interpreter first on the path."""
+    """Return the environment for a child: one thread per process, this interpreter first on the path, and no compiler that is not
+    used (a sitecustomize.py of the test's own has to `import eager` for that)."""
     env = dict(os.environ, OMP_NUM_THREADS="1", PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
-    env.update(extra)
+    env.update(extra, PYTHONPATH=os.pathsep.join(filter(None, [extra.get("PYTHONPATH"), os.path.join(CI, "eager")])))
     return env
 
 

@@ -128,7 +128,7 @@ class Model(object):
 
 
 HOOKS = '''
-import argparse, os, sys
+import argparse, eager, os, sys
 if "READS" in os.environ:  # note the flags of each program, and those that it reads
     noted = set()
     def note(kind, name):

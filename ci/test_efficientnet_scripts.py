@@ -185,7 +185,7 @@ def test_bad_input_of_the_tools(tiny_cfg, tiny_imagenet, tmp_path, tool, words, 
 # Read by Python at its start: kill all ranks when checkpoint.pth.tar is about to get its new content for the KILL_AT-th time; or, as the
 # 0-th, send each the SIGTERM of its first evaluation.
 KILLER = """
-import os, signal, sys, threading, time
+import eager, os, signal, sys, threading, time
 times, replace = [], os.replace
 
 def terminate_in_evaluation():

@@ -47,7 +47,7 @@ def where(device, **variables):
 
 # In a file sitecustomize.py: a CPU whose images and weights lie in memory as an NPU's do. Its kernels round otherwise with channels last.
 CONTIGUOUS = """
-import sys, torch
+import eager, sys, torch
 sys.path.append(%r)
 from common import device
 device.memory_format = lambda _: torch.contiguous_format

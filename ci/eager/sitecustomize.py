@@ -1,0 +1,2 @@
+"""Python imports this at its start, where its folder is on PYTHONPATH."""
+import eager  # noqa: F401
