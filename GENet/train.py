@@ -134,7 +134,7 @@ def make_learner(args, rank):
     """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
     model = build_model(network_of(args), cifar.LAYOUTS[args.dataset].classes)
     rank.print(start_from_weights(model, args))
-    network.place(model, rank.device)
+    network.place(model, rank.device, not args.eval and args.batch_per_rank, args.image_size)
     model, sgd, amp = precision.initialize(model, make_optimizer(model, args), args.opt_level, args.loss_scale, rank.device,
                                             args.amp_dtype)
     rank.print(amp.note)

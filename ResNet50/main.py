@@ -150,7 +150,7 @@ def make_learner(args, rank):
     """Return the Learner on the rank's device, with its first weights and the recipe's optimizer."""
     model = build_model(args)
     rank.print(start_from_weights(model, args))
-    network.place(model, rank.device)
+    network.place(model, rank.device, not args.evaluate and args.batch_per_rank, args.image_size)
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
     sgd = optimizer.SGD(recipe.parameter_groups(model, args.no_decay, args.weight_decay), args.lr,
                         momentum=args.momentum, nesterov=args.nesterov)

@@ -311,15 +311,16 @@ def test_mistakes_that_the_shell_finds(model, stand_in, tmp_path):
 
 
 def test_mistakes_that_the_program_finds(model, tmp_path):
-    """No data, no such device, a batch larger than the data set (where an epoch has whole batches only): one line, status 2; no
-    folder is made, and an earlier run's files are as they were."""
+    """No data, no such device, batches of one pixel or (where an epoch has whole batches only) larger than the data set: one line,
+    status 2; no folder is made, and an earlier run's files are as they were."""
     (tmp_path / "empty").mkdir()
     write_earlier(tmp_path / "earlier", EARLIER)
     before = files(tmp_path)
     mistakes = [("a/o", "--data_path=/no/such $HOME", "/no/such $HOME"), ("a/o", "--device=npu", "no such device"),
-                ("earlier", "--data_path=%s" % (tmp_path / "empty"), str(tmp_path / "empty")),
-                ("earlier", "--batch_size=10000", "larger than the data set")]
-    for out, option, word in mistakes[:3 if model.tiny.smaller_last else 4]:
+                ("earlier", "--data_path=%s" % (tmp_path / "empty"), str(tmp_path / "empty"))]
+    mistakes += [("earlier", "--batch_size=1", "BatchNorm cannot train on a batch of one image")] * (model.tiny.layout == "imagenet")
+    mistakes += [("earlier", "--batch_size=10000", "larger than the data set")] * (not model.tiny.smaller_last)
+    for out, option, word in mistakes:
         assert_bad_input(model.run(FULL[1], tmp_path / out, option), word)
         assert files(tmp_path) == before and not (tmp_path / "a").exists()
 

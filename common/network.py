@@ -1,4 +1,5 @@
 """What is done to a network before it trains, so that a step costs the device and the host the least."""
+import copy
 import os
 import shutil
 
@@ -10,13 +11,28 @@ from common import device as devices, tensors
 from common.cli import UserError
 
 
-def place(model, device):
-    """Move `model` to `device`, with its weights in the layout that is fast there, and return it."""
+def place(model, device, batch=None, side=None, train=nn.Module.train):
+    """Move `model` to `device`, with its weights in the layout that is fast there, and return it. Where it is to train, `batch` is the
+    number of images of a step on this rank, `side` their size and `train` what sets its mode. Raises UserError where BatchNorm cannot
+    train on those."""
+    if batch == 1:
+        _require_variance(model, side, train)
     model.to(device)
     if devices.memory_format(device) == torch.channels_last:
         model.to(memory_format=torch.channels_last)
     count_batches_at_once(model)
     return model
+
+
+def _require_variance(model, side, train):
+    trial = copy.deepcopy(model)
+    train(trial)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(torch.zeros(1, 3, side, side))
+    except ValueError:
+        raise UserError("BatchNorm cannot train on a batch of one image of %d pixels, whose last maps have one: there is no variance; take "
+                        "a larger batch size for each rank, or a larger image size" % side)
 
 
 def compile_forward(model, device):

@@ -56,7 +56,7 @@ def train(args, rank, phase):
 
 def make_learner(args, rank, phase):
     """Return the Learner that starts the phase."""
-    model = network.place(phase.network(args, rank), rank.device)
+    model = network.place(phase.network(args, rank), rank.device, args.batch_per_rank, args.input_size, phase.set_mode)
     optimizer = sgd(model, args.base_learning_rate)
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)

@@ -2,6 +2,7 @@
 
 `statuses` of a trial are those that are right: 0 too where a program may well take the value.
 """
+import atexit
 import itertools
 import os
 import shutil
@@ -37,17 +38,15 @@ PLACES = {"file": "file/o", "proc": "/proc/campaign", "long name": "o" * 300, "n
 
 
 def trials(seed, world):
-    """Yield every case once, in an order that `seed` draws, the kinds in turn; then none is left."""
+    """Return every case once, in an order that `seed` draws, the kinds in turn; then none is left."""
     world.forks = Forks(world.folder)
-    try:
-        cases = [dict(case, model=model) for model in sorted(NETWORK) for case in itertools.chain(
-            _options(model, world), _words(), _weights(model), _resumes(model, world), _data(model), _outputs(), _environments(),
-            inputs_of_programs.cases(model))]
-        world.rng("inputs", seed).shuffle(cases)
-        kinds = [[case for case in cases if case["kind"] == kind] for kind in sorted(_PREPARE)]
-        yield from filter(None, itertools.chain.from_iterable(itertools.zip_longest(*kinds)))
-    finally:
-        world.forks.close()
+    atexit.register(world.forks.close)  # trials still run when the last one has been drawn
+    cases = [dict(case, model=model) for model in sorted(NETWORK) for case in itertools.chain(
+        _options(model, world), _words(), _weights(model), _resumes(model, world), _data(model), _outputs(), _environments(),
+        inputs_of_programs.cases(model))]
+    world.rng("inputs", seed).shuffle(cases)
+    kinds = [[case for case in cases if case["kind"] == kind] for kind in sorted(_PREPARE)]
+    return filter(None, itertools.chain.from_iterable(itertools.zip_longest(*kinds)))
 
 
 def _case(kind, script, statuses=(2,), **more):

@@ -81,6 +81,7 @@ def test_model(args, rank):
     """Evaluate TEST.WEIGHTS once."""
     setup_env(args, rank)
     network, notes = build_model(args, rank, cfg.TEST.WEIGHTS)
+    place(network, rank.device)
     network, _, amp = initialize_precision(network, None, rank, args.amp_dtype)
     test_loader = loader.construct_test_loader(args.data_path, rank, args.skip_bad_images)
     recorder = start_log(args, rank, Learner(network, None, None, amp, None), notes)
@@ -165,6 +166,7 @@ def make_learner(args, rank, is_resumed=False):
         raise UserError("TRAIN.WEIGHTS and TRAIN.PRETRAINED: give one of the two")
     weights = "" if is_resumed else cfg.TRAIN.WEIGHTS or cfg.TRAIN.PRETRAINED
     network, notes = build_model(args, rank, weights, new_classifier=bool(cfg.TRAIN.PRETRAINED))
+    place(network, rank.device, config.step_batch_size(), cfg.TRAIN.IM_SIZE)
     ema = None
     if cfg.OPTIM.EMA_UPDATE_PERIOD > 0:
         ema = place(EffNet(), rank.device)  # in float32, whatever the level
@@ -176,12 +178,12 @@ def make_learner(args, rank, is_resumed=False):
 
 
 def build_model(args, rank, weights="", new_classifier=False):
-    """Return (network on the device, lines for the log on what it is)."""
+    """Return (network, lines for the log on what it is)."""
     network = EffNet()
     notes = [logging.stats_line(net.complexity(network, cfg.TRAIN.IM_SIZE), "complexity")] if rank.is_main else []
     if weights:
         notes.append(checkpoint.load_weights(weights, network, new_classifier, args.use_ema))
-    return place(network, rank.device), notes
+    return network, notes
 
 
 def initialize_precision(network, optimizer, rank, dtype):
