@@ -1,6 +1,6 @@
 """Try to break the scripts, and list what did not end cleanly.
 
-`python -m ci.campaign` runs all verbs in full (about an hour on two cores), `python -m ci.campaign kills signals` two of them. It
+`python -m ci.campaign` runs all verbs in full (40 minutes on two cores), `python -m ci.campaign kills signals` two of them. It
 goes on where an earlier call was interrupted, as long as the programs under test are the same; --again forgets. The exit status is
 1 where something was not clean.
 """
