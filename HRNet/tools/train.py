@@ -111,7 +111,7 @@ def make_learner(args, rank):
     rank.print(*options.remarks(args) + [remark_on_classes(args), remark_on_rate(args, rank)])
     rank.print(rank.is_main and model_stats(model, size, size).summary())
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale
-    network.place(model, rank.device, args.batch_per_rank, size)
+    network.place(model, rank.device, config.TRAIN.BATCH_SIZE_PER_GPU, size)
     try:
         optimizer = get_optimizer(config, model, config.TRAIN.LR)
     except ValueError as error:
