@@ -231,7 +231,7 @@ def algorithms(args, rank):
 
 def test_deterministic_forbids_algorithms_that_vary(capsys, flags_restored):
     """--deterministic does all of it in every rank before the first operator, and says what it costs; without it nothing changes."""
-    layout = distributed.Layout("cpu", (0,), 1, 0, "")
+    layout = distributed.layout("cpu", [0])
     known = hasattr(torch, "use_deterministic_algorithms") or None
     distributed.launch(algorithms, argparse.Namespace(deterministic=False), layout)
     assert capsys.readouterr().out == "%s False False None\n" % (known and False)

@@ -168,7 +168,7 @@ def test_overrides_and_an_earlier_checkpoint(tiny_cfg, tiny_imagenet, tmp_path):
 @pytest.mark.parametrize("tool, words, wanted", [
     ("train_net.py", [], ["--data-path"]),
     ("train_net.py", ["--data-path=DATA", "NUM_GPUS", "2", "--rank-id=2"], ["--rank-id 2", "0 to 1"]),
-    ("train_net.py", ["--data-path=DATA", "NUM_GPUS", "2", "--device-list=0,1,2,3"], ["--device-list names 4", "NUM_GPUS is 2"]),
+    ("train_net.py", ["--data-path=DATA", "NUM_GPUS", "2", "--device-list=0,1,2,3"], ["--device-list names 4", "needs 2 here"]),
     ("train_net.py", ["--data-path=DATA", "TRAIN.WEIGHTS", "a", "TRAIN.PRETRAINED", "b"], ["one of the two"]),
     ("test_net.py", ["--data-path=DATA"], ["TEST.WEIGHTS"]),
     ("time_net.py", ["PREC_TIME.NUM_ITER", "0"], ["PREC_TIME.NUM_ITER"]),

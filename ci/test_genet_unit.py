@@ -128,8 +128,8 @@ def test_machines_and_ranks():
     """--world_size counts machines; the rank of a process is machine x devices + position; --dist_url and --addr say where."""
     words = ["--device=cpu", "--device_list=0,1", "--multiprocessing_distributed", "--world_size=3", "--rank=2"]
     layout = train.device_layout(parse(*words, "--dist_url=tcp://10.0.0.9:4000"))
-    assert (layout.world_size, layout.rank(1), layout.init_method) == (6, 5, "tcp://10.0.0.9:4000")
-    assert train.device_layout(parse(*words, "--addr=10.0.0.9")).init_method == "tcp://10.0.0.9:29688"
+    assert (layout.world_size, layout.rank(1), layout.place.address, layout.place.port) == (6, 5, "10.0.0.9", 4000)
+    assert train.device_layout(parse(*words, "--addr=10.0.0.9")).place.port == 29688
     with pytest.raises(cli.UserError, match="tcp://ADDRESS:PORT"):
         train.device_layout(parse(*words, "--dist_url=somewhere"))
 

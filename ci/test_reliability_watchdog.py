@@ -14,7 +14,7 @@ from common import cli, distributed, meters, spawn, watchdog
 from conftest import CI, environment, run_script, running_in, script_command, wait_until
 from test_genet_data import write_cifar
 
-LAYOUT = {ranks: distributed.Layout("cpu", tuple(range(ranks)), 1, 0, "") for ranks in (1, 2)}
+LAYOUT = {ranks: distributed.layout("cpu", range(ranks)) for ranks in (1, 2)}
 ONE_RANK = distributed.Rank(0, 1, 0, torch.device("cpu"))
 HERE = os.getpid()
 

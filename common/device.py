@@ -87,6 +87,11 @@ def count(device_type):
     return api.device_count() if api is not None and api.is_available() else 0
 
 
+def are_chosen(device_type):
+    """Return whether the environment says which devices this process may see."""
+    return {"npu": "ASCEND_RT_VISIBLE_DEVICES", "cuda": "CUDA_VISIBLE_DEVICES"}.get(device_type) in os.environ
+
+
 def _api(device_type):
     """Return torch.npu or torch.cuda, or None where it is not installed, or broken."""
     if device_type == "npu" and (_import_errors or not hasattr(torch, "npu")):  # PyTorch 1.5's Ascend build has torch.npu built in

@@ -1,6 +1,6 @@
-"""From devices and machines, or from what torchrun sets, to one initialised process group.
+"""From devices and machines, or from what a launcher says (launch.py), to one initialised process group.
 
-One rank drives one device; torch.multiprocessing starts the ranks of a machine, unless torchrun has. A single one needs no group.
+One rank drives one device; torch.multiprocessing starts the ranks of a machine, unless a launcher has. A single one needs no group.
 """
 import atexit
 import contextlib
@@ -14,9 +14,8 @@ from collections import namedtuple
 import torch
 import torch.distributed as dist
 
-from common import cli, device as devices, environment, spawn, watchdog
+from common import cli, device as devices, environment, launch as launchers, meeting, spawn, watchdog
 from common.cli import UserError
-from common.environment import is_launched
 
 # What libraries say when memory is short, and when a rank that they talk to is gone.
 _NO_MEMORY = re.compile("out of memory|(can.t|cannot|unable to) allocate|alloc_failed|storage size calculation overflow", re.IGNORECASE)
@@ -46,82 +45,61 @@ class Rank(namedtuple("Rank", "rank world_size local_rank device")):
                 cli.print_line(line)
 
 
-class Layout(namedtuple("Layout", "device_type indices nnodes node_rank init_method")):
-    """Which devices take part: the device `indices` of this machine, and the same number on each of `nnodes` machines.
-
-    Local rank k drives the k-th smallest index; rank = node_rank * len(indices) + k.
-    """
+class Layout(namedtuple("Layout", "device_type indices place")):
+    """Which devices take part: local rank k of this machine drives device `indices[k]`. `place`: a launch.Place."""
 
     @property
     def world_size(self):
         """Ranks over all machines."""
-        return self.nnodes * len(self.indices)
+        return self.place.world_size
 
     def rank(self, local_rank):
-        """Return the rank of a local rank of this machine."""
-        return self.node_rank * len(self.indices) + local_rank
+        """Return the rank of a local rank that this process is or starts."""
+        return self.place.rank + local_rank - self.place.local_ranks[0]
 
 
-def layout(device_kind, indices, nnodes=1, node_rank=0, addr=None, port=None):
-    """Check a user's choice of devices and machines and return the Layout.
+def layout(device_kind, indices, **told):
+    """Check a user's choice of devices and machines and return the Layout. `told`: what else flags say, as in launch.Told.
 
-    `addr` and `port` are where rank 0 listens; on a single machine they default to 127.0.0.1 and any free port. Under
-    torchrun its environment says all that. Raises UserError for absent devices, a node rank out of range, or a port that is
-    taken.
+    Raises UserError for absent devices, a launcher's environment that does not fit, an unknown address or a port that is taken.
     """
     device_type = devices.resolve(device_kind)
-    if is_launched():
-        return _launched_layout(device_type, indices)
-    devices.require(device_type, indices)
-    if not 0 <= node_rank < nnodes:
-        raise UserError("node rank %d: with %d machine(s) it is 0 to %d" % (node_rank, nnodes, nnodes - 1))
-    if nnodes > 1 and not (addr and port):
-        raise UserError("%d machines need the address and the port of the first one (--addr, --master_port)" % nnodes)
-    addr = addr or "127.0.0.1"
-    environment.check_address(addr)
-    if node_rank == 0 and nnodes * len(indices) > 1:
-        port = _listenable(addr, port)
-    return Layout(device_type, tuple(sorted(indices)), nnodes, node_rank, "tcp://%s:%s" % (addr, port))
+    place = launchers.read(os.environ, launchers.Told(devices=len(indices) or None, **told))
+    size, is_rank = place.local_size, len(place.local_ranks) < place.local_size
+    indices = sorted(indices)[:size] if len(indices) >= size else list(range(size))
+    if is_rank and device_type != "cpu" and devices.count(device_type) == 1 and devices.are_chosen(device_type):
+        indices = [0] * size  # the launcher lets each rank see its own device alone
+    devices.require(device_type, [indices[local_rank] for local_rank in place.local_ranks])
+    if place.world_size > 1:
+        environment.check_address(place.address, 300 if place.started_by in launchers.PODS else 0)  # a pod's name may come late
+    if len(place.local_ranks) > 1 and place.rank == 0:
+        place = place._replace(port=_listenable(place.port))
+    return Layout(device_type, tuple(indices), place)
 
 
-def _launched_layout(device_type, indices):
-    here = environment.launched()
-    if len(indices) != here.local_size:
-        indices = range(here.local_size)
-    devices.require(device_type, indices)
-    return Layout(device_type, tuple(sorted(indices)), here.world_size // here.local_size, here.rank // here.local_size, "env://")
-
-
-def announce_rank(rank, world_size, local_rank, local_size, master):
-    """Put into the environment what a launcher would have put there, for a process that was started by hand as one rank of a
-    training. `master`: (address, port) of rank 0."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank), LOCAL_WORLD_SIZE=str(local_size),
-                      MASTER_ADDR=str(master[0]), MASTER_PORT=str(master[1]))
-
-
-def _listenable(addr, port):
-    """Return `port` (or any free one when it is None) after checking that this process can listen there."""
+def _listenable(port):
+    """Return `port` (or any free one when it is None) after checking that this process can listen there, whatever its address is called
+    elsewhere."""
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((addr, port or 0))
+            probe.bind(("", port or 0))
         except (OSError, OverflowError) as error:
-            raise UserError("cannot listen on %s port %s (%s); give another with --master_port, or another --addr"
-                            % (addr, port, getattr(error, "strerror", None) or error))
+            raise UserError("cannot listen on port %s (%s); give another with --master_port" % (port, getattr(error, "strerror", None) or error))
         return probe.getsockname()[1]
 
 
 def launch(worker, args, layout):
     """Run `worker(args, rank)` on every device of the Layout `layout`; return when all ranks are done.
 
-    Started by torchrun, this process is one rank already and runs the worker itself; so it does when there is one rank
-    in all. Otherwise one process per device is spawned. When a rank fails, the others are stopped at once; so they are when
-    nothing has moved for args.stall_timeout seconds. Raises what the failed rank met: UserError, TrainingStopped, Terminated,
+    Where a launcher has started this process as a rank, it runs the worker itself; so it does when there is one on this machine.
+    Otherwise one process per device is spawned. When a rank fails, the others are stopped at once; so they are when nothing has
+    moved for args.stall_timeout seconds. Raises what the failed rank met: UserError, TrainingStopped, Terminated,
     KeyboardInterrupt or RankFailed.
     """
     timeout = getattr(args, "stall_timeout", 0)
-    if is_launched() or layout.world_size == 1:
-        local_rank = int(os.environ["LOCAL_RANK"]) if is_launched() else 0
+    local_rank = layout.place.local_ranks[0]
+    if len(layout.place.local_ranks) == 1:
         with watchdog.over_this_process(layout, local_rank, timeout):
             _run_rank(worker, args, layout, local_rank)
     else:
@@ -147,15 +125,23 @@ def _run_rank(worker, args, layout, local_rank):
 
 def _work(worker, args, layout, rank):
     if rank.world_size > 1:
-        dist.init_process_group(devices.BACKENDS[layout.device_type], init_method=layout.init_method, rank=rank.rank,
-                                world_size=rank.world_size, timeout=datetime.timedelta(minutes=30),
-                                **_bound_to(rank.device))
+        _meet(layout, rank)
     worker(args, rank)
     if rank.world_size > 1:
         if dist.get_backend() == "gloo":
             _ended_groups.append(dist.group.WORLD)
             atexit.register(cli.leave_at_once)  # or the process aborts now and then, over threads of the group
         dist.destroy_process_group()
+
+
+def _meet(layout, rank):
+    """Make the process group, and see that a collective comes through."""
+    meeting.choose_interface(layout.place)
+    ours = meeting.Meeting(layout.place, rank.rank)
+    with ours.advised():
+        dist.init_process_group(devices.BACKENDS[layout.device_type], store=ours.store(), rank=rank.rank, world_size=rank.world_size,
+                                timeout=datetime.timedelta(seconds=meeting.TIMEOUT + 60), **_bound_to(rank.device))
+        barrier(rank)
 
 
 def _reason(error, rank):

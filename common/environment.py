@@ -1,4 +1,4 @@
-"""What the environment says of this process: numbers, and which rank a launcher has made it."""
+"""What a program finds around it: numbers in the environment, the address of another machine, a PyTorch."""
 import argparse
 import contextlib
 import importlib.util
@@ -6,47 +6,32 @@ import os
 import re
 import socket
 import sys
-from collections import namedtuple
+import time
 
 from common import ranges
 from common.cli import UserError
 
 _OLDEST_TORCH = (1, 5)
 
-Launched = namedtuple("Launched", "rank world_size local_rank local_size")
 
-
-def number(name, default, allowed=ranges.count):
+def number(name, default, allowed=ranges.count, environ=os.environ):
     """Return the number that a variable says, `default` where it is not set. Raises UserError outside its Range."""
     try:
-        return allowed(os.environ[name]) if name in os.environ else default
+        return allowed(environ[name]) if name in environ else default
     except argparse.ArgumentTypeError as error:
         raise UserError("the environment's %s: %s" % (name, error))
 
 
-def is_launched():
-    """Return whether torchrun or torch.distributed.launch has started this process as one rank."""
-    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-
-
-def launched():
-    """Return the Launched that a launcher has made this process. Raises UserError where that cannot be."""
-    world_size = number("WORLD_SIZE", 1, ranges.size)
-    local_size = number("LOCAL_WORLD_SIZE", world_size, ranges.whole(1, world_size))  # PyTorch 1.5's launcher does not tell
-    if world_size > 1:
-        if not os.environ.get("MASTER_ADDR") or number("MASTER_PORT", None, ranges.port) is None:
-            raise UserError("the environment has WORLD_SIZE %d, but not MASTER_ADDR and MASTER_PORT: where rank 0 is" % world_size)
-        check_address(os.environ["MASTER_ADDR"])
-    return Launched(number("RANK", 0, ranges.whole(0, world_size - 1)), world_size,
-                    number("LOCAL_RANK", 0, ranges.whole(0, local_size - 1)), local_size)
-
-
-def check_address(address):
-    """Raise UserError for an address of machine 0 that cannot be resolved: PyTorch would look for it for minutes."""
-    try:
-        socket.getaddrinfo(address, None)
-    except (OSError, UnicodeError) as error:
-        raise UserError("the address %s of the first machine is not known here (%s)" % (address, error))
+def check_address(address, patience=0):
+    """Raise UserError for an address of machine 0 that cannot be resolved, for `patience` seconds: PyTorch would look for it for minutes."""
+    end = time.time() + patience
+    while True:
+        try:
+            return socket.getaddrinfo(address, None)
+        except (OSError, UnicodeError) as error:
+            if time.time() >= end:
+                raise UserError("the address %s of the first machine is not known here (%s)" % (address, error))
+        time.sleep(1)
 
 
 def check_torch():

@@ -1,7 +1,7 @@
 """The flags that several programs have, each said once, and what they say together."""
 import os
 
-from common import checkpoint, cli, decoders, device as devices, distributed, environment, precision, ranges
+from common import checkpoint, cli, decoders, device as devices, distributed, precision, ranges
 from common.cli import UserError
 
 
@@ -17,6 +17,7 @@ def add_run_flags(p, images=True):
                    help="half precision of O1 and O2; without it fp16 on npu and gpu, bf16 on a CPU; bf16 has no loss scale")
     p.add_argument("--stall-timeout", type=ranges.count, default=600, metavar="SECONDS",
                    help="end a run in which nothing has moved for so long, once the first step is done; 0: never")
+    p.add_argument("--standalone", action="store_true", help="this machine trains alone, whatever a launcher or a cluster has set")
     if images:
         p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
 
@@ -86,10 +87,23 @@ def machine_layout(args, index, usual_port):
     """Return the distributed.Layout that the flags of `add_machine_flags` describe; `index` is the device of a run on one, and
     `usual_port` where several machines meet unless the flags say it."""
     addr, port = _meeting_point(args)
-    indices = args.device_list if args.multiprocessing_distributed else [index]
-    nnodes = max(1, args.world_size)
-    node_rank = args.rank if args.rank >= 0 else environment.number("NODE_RANK", 0)
-    return distributed.layout(args.device, indices, nnodes, node_rank, addr, port or (usual_port if nnodes > 1 else None))
+    return distributed.layout(args.device, args.device_list if args.multiprocessing_distributed else [index],
+                              nnodes=max(1, args.world_size), node_rank=args.rank if args.rank >= 0 else None, addr=addr, port=port,
+                              usual_port=usual_port, standalone=args.standalone)
+
+
+def add_node_flags(p, *also):
+    """Add which machines take part, by torchrun's names, for programs whose upstream has none. `also`: other names for --nnodes."""
+    p.add_argument("--nnodes", *also, type=cli.positive_int, default=1, help="number of machines")
+    p.add_argument("--node-rank", type=cli.natural_int, help="number of this machine, from 0; without it the environment's NODE_RANK, else 0")
+    p.add_argument("--addr", help="address of machine 0")
+    p.add_argument("--master-port", type=ranges.port, help="port on machine 0")
+
+
+def node_layout(args, indices, usual_port, **told):
+    """Return the distributed.Layout that the flags of `add_node_flags` describe, as `machine_layout` does."""
+    return distributed.layout(args.device, indices, nnodes=args.nnodes, node_rank=args.node_rank, addr=args.addr, port=args.master_port,
+                              usual_port=usual_port, standalone=args.standalone, **told)
 
 
 def _meeting_point(args):

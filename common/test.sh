@@ -4,7 +4,7 @@
 # A model's test/model.sh sources this file and says once what its scripts share: its own options, the flags of its programs that
 # options become, its recipes. A script sources model.sh and says what makes its case this case:
 #
-#   on_one_device "one sentence on the case"       # or on_listed_devices
+#   on_one_device "one sentence on the case"       # or on_listed_devices, on_machines
 #   defaults batch_size=512 train_epochs=90 …      # gives an option its default here; without one it is unset
 #   train acc … "$@"                               # model.sh's: from the options to run_case
 #
@@ -36,14 +36,14 @@ stop() {
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
-profile_steps="" term_grace="" stall_timeout=""
+profile_steps="" term_grace="" stall_timeout="" standalone=""
+nnodes="" node_rank="" local_addr="" master_addr="" master_port="" # of the scripts for several machines
 resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-case_devices=one case_ranks=1 batch_per_rank=""
-nnodes=""    # of the scripts for several machines
-no_report="" # set on machines that have no records of the run
+case_devices=one case_ranks=1 case_machine=0 batch_per_rank=""
+case_machines=1 no_report="" further_rank="" # what count_ranks finds
 option_names=() flags=()
 declare -A option_default=() option_check=() option_help=()
 
@@ -73,6 +73,15 @@ on_one_device() {
     without_options device_list
 }
 on_listed_devices() { case_about=$1 case_devices=listed; }
+on_machines() {
+    on_listed_devices "$1 Run it on each machine: a launcher says which one that is, or --nnodes and --node_rank."
+    case_example="${case_example:---data_path=/data/imagenet} --nnodes=2 --node_rank=0 --local_addr=10.0.0.1 --master_addr=10.0.0.1"
+    option nnodes "" positive "number of machines (empty: what the launcher says)"
+    option node_rank "" natural "number of this machine, from 0; with nnodes"
+    option local_addr "" text "address of this machine, in the network of master_addr (empty: that on the way there)"
+    option master_addr "" text "address of machine 0 (empty: what the launcher says, else 127.0.0.1)"
+    option master_port "" 1..65535 "free port on machine 0 (empty: what the launcher says, else 29501)"
+}
 
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
@@ -115,6 +124,7 @@ common_options() {
     option dummy "" switch "no data set: a batch that is made up once and stays on the device"
     option profile_steps "" range "profile the steps from A up to, not with, B: traces in the output path, a table in the log"
     option stall_timeout 600 natural "seconds after which a run ends in which nothing moves, once the first step is done; 0: never"
+    option standalone "" switch "this machine trains alone, whatever a launcher or a cluster has set"
     option decoder exact "exact|fast" "what decodes and resizes pictures; fast: simplejpeg, and at most 2 of 255 off"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
@@ -157,13 +167,14 @@ parse() {
     resolve_options
 }
 
-# parse_case SUFFIX SET OPTION…: `parse`, and find the data: --data_path, without which a perf case of one machine takes the demo data SET,
+# parse_case SUFFIX SET OPTION…: `parse`, count the ranks, and find the data: --data_path, without which a perf case of one machine takes the demo data SET,
 # or with --dummy none.
 parse_case() {
     [[ $1 == perf ]] || without_options dummy
     parse "${@:3}"
+    count_ranks
     if [[ -n $dummy ]]; then return 0
-    elif [[ $1 == perf && -z $nnodes ]]; then demo_data_unless_given "$2"; else require data_path; fi
+    elif [[ $1 == perf && $case_machines == 1 ]]; then demo_data_unless_given "$2"; else require data_path; fi
 }
 
 # check_value SAID CHECK VALUE
@@ -209,7 +220,6 @@ resolve_options() {
     [[ -z $pth_path ]] || pth_path=$(absolute "$pth_path")
     output_path=$(absolute "$output_path")
     find_checkpoint
-    [[ $case_devices == one ]] || count_ranks
 }
 
 # find_checkpoint: set `resume_from` where --resume was given and the output path holds a checkpoint.
@@ -219,11 +229,22 @@ find_checkpoint() {
     [[ -z $resume || ! -f $newest && ! -f $newest.1 ]] || resume_from=$newest
 }
 
-# count_ranks: the case has as many ranks as --device_list has entries, on each machine.
+# count_ranks: which ranks on which machines there are, by launch.py. As many on each as --device_list has entries, unless a launcher
+# has started others; where it has started several on this machine, the first one writes the log.
 count_ranks() {
-    local listed
-    IFS=, read -r -a listed <<<"$device_list"
-    case_ranks=$((${#listed[@]} * ${nnodes:-1}))
+    local listed=(one) found first started_by
+    [[ $case_devices == one ]] || IFS=, read -r -a listed <<<"$device_list"
+    [[ -z $local_addr ]] || export HCCL_IF_IP=$local_addr
+    if [[ -n $nnodes ]]; then
+        node_rank=${node_rank:-${NODE_RANK:-0}} master_addr=${master_addr:-127.0.0.1} master_port=${master_port:-29501}
+    fi
+    found=$(python3 "$common_path/launch.py" --devices=${#listed[@]} ${standalone:+--standalone} ${nnodes:+--nnodes="$nnodes"} \
+        ${node_rank:+--node-rank="$node_rank"} ${master_addr:+--addr="$master_addr"} ${master_port:+--port="$master_port"}) || exit 2
+    read -r case_ranks case_machines case_machine first started_by <<<"$found"
+    [[ -z ${option_check[nnodes]:-} || -n $nnodes$standalone || $started_by != nobody ]] ||
+        fail "--nnodes is missing, and no launcher says how many machines there are (see --help)"
+    ((case_machine == 0)) || no_report=1 # rank 0, which reports, is on machine 0
+    ((first == 0)) || further_rank=1
 }
 
 absolute() { case $1 in /*) printf %s "$1" ;; *) printf %s "$PWD/$1" ;; esac; }
@@ -296,12 +317,13 @@ run_case() {
     export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
     cd "$model_path"
     # From a trap to run.py's handlers, signals wait; before coreutils 8.31 they end the process.
-    local hold=""
+    local hold="" training=("${@:1:3}" --stall-timeout="$stall_timeout" ${standalone:+--standalone} "${@:4}")
+    [[ -z $further_rank ]] || exec "${training[@]}"
     ! env --block-signal=INT,TERM,HUP true 2>/dev/null || hold=1
     exec ${hold:+env --block-signal=INT,TERM,HUP} python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
         --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
         --term-grace="$term_grace" ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} \
-        --stall-timeout="$stall_timeout" -- "${@:1:3}" --stall-timeout="$stall_timeout" "${@:4}"
+        --stall-timeout="$stall_timeout" -- "${training[@]}"
 }
 
 common_options

@@ -11,6 +11,7 @@ test_image_size="" workers_per_rank="" auto_resume=""
 # forward_common: what training and evaluation both take.
 forward_common() {
     if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
+    forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
     forward --data-path=data_path --device=device --deterministic=deterministic --allow-tf32=allow_tf32 \
         --skip-bad-images=skip_bad_images --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile --dummy=dummy \
         --profile-steps=profile_steps

@@ -2,7 +2,7 @@
 import os
 import time
 
-from common import cli, distributed, environment, flags, precision, ranges
+from common import cli, flags, precision, ranges
 from common.cli import UserError
 
 MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
@@ -31,11 +31,7 @@ def parser(description, input_size, batch):
     add("--local-rank", type=ranges.device, default=0, help="the device of a run on one card; launchers pass it too")
     add("--global-rank", type=cli.natural_int,
         help="rank of this process when every task is started by hand; without it this process starts all of them")
-    add("--node", type=cli.positive_int, default=1, help="number of machines")
-    add("--node-rank", type=cli.natural_int, default=0, help="number of this machine, from 0")
-    add("--addr", default="127.0.0.1", help="address of machine 0")
-    add("--master-port", type=ranges.port,
-        help="port on machine 0; without it any free one on a single machine, else %d" % MASTER_PORT)
+    flags.add_node_flags(p, "--node")
     return p
 
 
@@ -80,41 +76,20 @@ def beside_checkpoint(args, name):
 def layout(args):
     """Return the distributed.Layout that the flags describe.
 
-    A launcher (torchrun, torch.distributed.launch), or one process a task started by hand with --global-rank as upstream does
-    it, has one rank here already; otherwise this process starts as many as --num-tasks says.
+    A launcher, or one process a task started by hand with --global-rank as upstream does it, has one rank here already; otherwise
+    this process starts as many as --num-tasks says.
     """
-    if not distributed.is_launched() and args.global_rank is not None and (args.num_tasks or 1) > 1:
-        _announce_rank(args)
-    if distributed.is_launched():
-        return _layout_of_launched(args)
-    here = _tasks_here(args)
-    flags.require_memory(args.batch // getattr(args, "accumulate", 1) * here, args.input_size)
-    first = args.local_rank if args.num_tasks in (None, 1) else 0
-    indices = args.device_list or list(range(first, first + here))
-    if len(indices) != here:
-        raise UserError("--device_list names %d device(s), but --num_tasks %d on %d machine(s) needs %d here"
-                        % (len(indices), args.num_tasks or 1, args.node, here))
-    port = args.master_port or (MASTER_PORT if args.node > 1 else None)
-    return distributed.layout(args.device, indices, args.node, args.node_rank, args.addr, port)
+    by_hand = _rank_by_hand(args) if args.global_rank is not None and (args.num_tasks or 1) > 1 else None
+    indices = args.device_list or ([args.local_rank] if args.num_tasks in (None, 1) else [])
+    found = flags.node_layout(args, indices, MASTER_PORT, world_size=args.num_tasks, by_hand=by_hand)
+    flags.require_memory(args.batch // getattr(args, "accumulate", 1) * len(found.indices), args.input_size)
+    return found
 
 
-def _tasks_here(args):
-    tasks = args.num_tasks or 1
-    if tasks % args.node != 0:
-        raise UserError("--num_tasks %d cannot be divided among --node %d machines" % (tasks, args.node))
-    return tasks // args.node
-
-
-def _announce_rank(args):
+def _rank_by_hand(args):
+    if args.num_tasks % args.nnodes:
+        raise UserError("--num_tasks %d cannot be divided among %d machines" % (args.num_tasks, args.nnodes))
     if args.global_rank >= args.num_tasks:
         raise UserError("--global_rank %d: with --num_tasks %d it is 0 to %d"
                         % (args.global_rank, args.num_tasks, args.num_tasks - 1))
-    distributed.announce_rank(args.global_rank, args.num_tasks, args.local_rank, _tasks_here(args),
-                              (args.addr, args.master_port or MASTER_PORT))
-
-
-def _layout_of_launched(args):
-    started = environment.number("WORLD_SIZE", 1)
-    if args.num_tasks not in (None, started):
-        raise UserError("--num_tasks %d, but the launcher has started %d" % (args.num_tasks, started))
-    return distributed.layout(args.device, args.device_list or [])
+    return args.global_rank, args.num_tasks, args.local_rank, args.num_tasks // args.nnodes

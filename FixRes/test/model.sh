@@ -73,8 +73,9 @@ forward_training() {
 
 # The programs count the images, and the processes, of one card, the training process among them.
 forward_common() {
-    if [[ $case_devices == one ]]; then flags+=(--num-tasks=1) && forward --local-rank=device_id
-    else flags+=(--num-tasks="$case_ranks") && forward --device-list=device_list; fi
+    flags+=(--num-tasks="$case_ranks")
+    if [[ $case_devices == one ]]; then forward --local-rank=device_id; else forward --device-list=device_list; fi
+    forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
     flags+=(--batch="$((batch_size / case_ranks))" --workers="$(($(share "$workers") + 1))")
     flags+=(--metrics-file="$output_path/metrics.jsonl")
     forward --imnet-path=data_path --device=device --input-size=image_size --num-classes=num_classes --resize=resize \

@@ -40,6 +40,7 @@ evaluate() { # OPTION…
 run() { # KIND SUFFIX FLAG…
     if [[ $case_devices == one ]]; then forward --device_list=device_id
     else forward --device_list=device_list && flags+=(--multiprocessing_distributed); fi
+    forward --world_size=nnodes --rank=node_rank --addr=master_addr --master_port=master_port
     forward --DataPath=data_path --dataset=dataset --device=device --depth=depth --width=width --extent=extent \
         --extra_params=extra_params --mlp=mlp --workers=workers --opt_level=opt_level --max_steps=max_steps \
         --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --amp_dtype=amp_dtype --output_path=output_path

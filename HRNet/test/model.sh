@@ -14,6 +14,7 @@ run_program() {
     [[ ! -f $cfg ]] || cfg=$(absolute "$cfg") # a relative path is of the folder one stands in, or of the model's
     [[ -z $image_size ]] || set -- "$@" MODEL.IMAGE_SIZE "[$image_size, $image_size]"
     if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
+    forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
     forward --cfg=cfg --device=device --bs=batch_size --nproc=workers --opt-level=opt_level --skip-bad-images=skip_bad_images \
         --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --output-path=output_path
     run_case HRNet_ID1780_for_PyTorch "$1" "$2" python3 -u "$3" "$data_path" "${flags[@]}" \

@@ -3,7 +3,7 @@
 # shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
-arch="" num_classes="" checkpoint="" node_rank="" local_addr="" master_addr="" master_port=""
+arch="" num_classes="" checkpoint=""
 option arch resnet50 text "the network"
 one_card=(--lr-schedule=cosine --warmup=5 --label-smoothing=0.1 --no-decay=bias --zero-init-residual --normal-fc)
 eight_cards=(--lr-schedule=cosine --warmup=8 --label-smoothing=0.1 --smoothing-form=off-class --no-decay=bn)
@@ -11,12 +11,12 @@ eight_cards=(--lr-schedule=cosine --warmup=8 --label-smoothing=0.1 --smoothing-f
 forward_devices() {
     if [[ $case_devices == one ]]; then forward --npu=device_id
     else forward --device-list=device_list && flags+=(--multiprocessing-distributed); fi
+    forward --world-size=nnodes --rank=node_rank --addr=master_addr --master-port=master_port
 }
 
 train() { # NETWORK SUFFIX RECIPE OPTION…
     local -n recipe=$3
     parse_case "$2" imagenet "${@:4}"
-    [[ -z $nnodes ]] || join_machines
     forward_devices
     forward --data=data_path --device=device --arch=arch --batch-size=batch_size --epochs=train_epochs --workers=workers \
         --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --max-steps=max_steps --image-size=image_size \
@@ -43,21 +43,4 @@ evaluate() { # OPTION…
         --workers=workers --opt-level=opt_level --max-steps=max_steps --image-size=image_size --skip-bad-images=skip_bad_images \
         --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --use-ema=use_ema --workspace=output_path
     run_case ResNet50_for_PyTorch eval eval python3 -u main.py "${flags[@]}" --evaluate --label-smoothing=0.1 --raport-file=metrics.jsonl
-}
-
-# Scripts for several machines have five more options.
-machines() { # NAME=DEFAULT…
-    case_example="--data_path=/data/imagenet --batch_size=8192 --nnodes=2 --node_rank=0 --local_addr=10.0.0.1 --master_addr=10.0.0.1"
-    option nnodes 1 positive "number of machines"
-    option node_rank 0 natural "number of this machine, from 0"
-    option local_addr 127.0.0.1 text "address of this machine, in the network of master_addr"
-    option master_addr 127.0.0.1 text "address of machine 0"
-    option master_port 29501 1..65535 "free port on machine 0"
-    defaults "$@"
-}
-
-join_machines() {
-    export HCCL_IF_IP=$local_addr
-    ((node_rank == 0)) || no_report=1 # rank 0, which reports, is on machine 0
-    forward --world-size=nnodes --rank=node_rank --addr=master_addr --master-port=master_port
 }

@@ -2,6 +2,6 @@
 # shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-on_listed_devices "Measure ResNet50's training speed on several machines: 3 epochs. Run it on each of them, with its own --node_rank."
-machines batch_size=4096 train_epochs=3 workers="$(at_most_cores 128)" opt_level=O2 seed=49
+on_machines "Measure ResNet50's training speed on several machines: 3 epochs."
+defaults batch_size=4096 train_epochs=3 workers="$(at_most_cores 128)" opt_level=O2 seed=49
 train ResNet50_ID0095_for_PyTorch perf eight_cards "$@"

@@ -1,13 +1,10 @@
 """The command line of the tools, and the ranks that they run in."""
-import os
-
-from common import cli, data, distributed, environment, flags, ranges
+from common import cli, data, distributed, flags, ranges
 from common.cli import UserError
 from pycls.core import config
 from pycls.core.config import cfg
 
-# Where ranks that were started one by one (--rank-id) meet, unless MASTER_ADDR and MASTER_PORT say otherwise.
-_ADDRESS, _PORT = "127.0.0.1", "29588"
+_PORT = 29588  # where ranks meet that are started one by one (--rank-id), or on several machines, unless MASTER_PORT or a flag says otherwise
 
 
 def parse(description, trains=False):
@@ -31,7 +28,8 @@ def _parser(description, trains):
     add("--device-id", type=ranges.device, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
     add("--rank-id", type=ranges.count, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
-        "MASTER_ADDR and MASTER_PORT (%s, %s)" % (_ADDRESS, _PORT))
+        "MASTER_ADDR and MASTER_PORT (127.0.0.1, %d)" % _PORT)
+    flags.add_node_flags(p)
     add("opts", nargs="...", metavar="KEY VALUE", help="configuration keys to override, such as OUT_DIR result; after the flags")
     return p
 
@@ -49,23 +47,11 @@ def launch(worker, args, splits):
 
 
 def _layout(args):
-    """Return the distributed.Layout of NUM_GPUS ranks, all of them here or this one alone."""
+    """Return the distributed.Layout of NUM_GPUS ranks over all machines: those of this machine, or this one alone."""
     if args.rank_id is not None and cfg.NUM_GPUS > 1:
-        return _one_of_many(args)
-    world_size = environment.number("WORLD_SIZE", cfg.NUM_GPUS) if "LOCAL_RANK" in os.environ else cfg.NUM_GPUS
-    if world_size != cfg.NUM_GPUS:
-        raise UserError("the launcher has started %d ranks, NUM_GPUS is %d" % (world_size, cfg.NUM_GPUS))
-    indices = args.device_list or list(range(cfg.NUM_GPUS))
-    if cfg.NUM_GPUS == 1 and not args.device_list:
-        indices = [args.device_id or 0]
-    if len(indices) != cfg.NUM_GPUS:
-        raise UserError("--device-list names %d devices, NUM_GPUS is %d" % (len(indices), cfg.NUM_GPUS))
-    return distributed.layout(args.device, indices)
-
-
-def _one_of_many(args):
-    if args.rank_id >= cfg.NUM_GPUS:
-        raise UserError("--rank-id %d: NUM_GPUS is %d, so it is 0 to %d" % (args.rank_id, cfg.NUM_GPUS, cfg.NUM_GPUS - 1))
-    master = os.environ.get("MASTER_ADDR", _ADDRESS), os.environ.get("MASTER_PORT", _PORT)
-    distributed.announce_rank(args.rank_id, cfg.NUM_GPUS, 0, 1, master)
-    return distributed.layout(args.device, [args.rank_id if args.device_id is None else args.device_id])
+        if args.rank_id >= cfg.NUM_GPUS:
+            raise UserError("--rank-id %d: NUM_GPUS is %d, so it is 0 to %d" % (args.rank_id, cfg.NUM_GPUS, cfg.NUM_GPUS - 1))
+        index = args.rank_id if args.device_id is None else args.device_id
+        return flags.node_layout(args, [index], _PORT, by_hand=(args.rank_id, cfg.NUM_GPUS, 0, 1))
+    indices = args.device_list or ([args.device_id or 0] if cfg.NUM_GPUS == 1 else [])
+    return flags.node_layout(args, indices, _PORT, world_size=cfg.NUM_GPUS)

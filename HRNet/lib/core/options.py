@@ -1,12 +1,12 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, distributed, flags, precision, ranges
+from common import checkpoint, cli, flags, precision, ranges
 from lib.config import RANGES, new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
 
-MASTER_PORT = 29988  # where ranks that are started one by one meet, as in the Ascend port
+MASTER_PORT = 29988  # where ranks meet that are started one by one, or on several machines, as in the Ascend port
 
 
 def add_common_flags(parser):
@@ -34,28 +34,26 @@ def add_common_flags(parser):
     add("--device-id", type=ranges.device, default=0, help="the device; with --dn, also the rank of this process")
     add("--device-list", type=cli.int_list, help="start one rank on each of these devices, such as 0,1,2,3")
     add("--dn", type=cli.positive_int, help="number of devices, where each one's process is started by hand")
-    add("--addr", default="127.0.0.1", help="address of rank 0")
-    add("--master-port", type=ranges.port, default=MASTER_PORT, help="port of rank 0, with --dn")
+    flags.add_node_flags(parser)
 
 
 def device_layout(args):
     """Return the distributed.Layout that the flags describe.
 
-    A rank per entry of --device-list is started here; torchrun says in the environment what this process is; with --dn and
+    A rank per entry of --device-list is started here; a launcher says in the environment what this process is; with --dn and
     neither of them, this process is rank --device-id of DN, and the caller starts the others (the Ascend port's way).
     """
-    if args.dn and args.dn > 1 and not args.device_list and not distributed.is_launched():
-        _become_rank(args)
-    layout = distributed.layout(args.device, args.device_list or [args.device_id], addr=args.addr)
+    by_hand = _rank_by_hand(args) if args.dn and args.dn > 1 and not args.device_list else None
+    layout = flags.node_layout(args, args.device_list or [args.device_id], MASTER_PORT, by_hand=by_hand)
     if args.dn not in (None, layout.world_size):
         raise cli.UserError("--dn=%d, but %d rank(s) take part" % (args.dn, layout.world_size))
     return layout
 
 
-def _become_rank(args):
+def _rank_by_hand(args):
     if args.device_id >= args.dn:
         raise cli.UserError("--device_id=%d is no rank of --dn=%d: ranks are 0 to %d" % (args.device_id, args.dn, args.dn - 1))
-    distributed.announce_rank(args.device_id, args.dn, args.device_id, args.dn, (args.addr, args.master_port))
+    return args.device_id, args.dn, args.device_id, args.dn
 
 
 def resolved(args, overrides, layout):

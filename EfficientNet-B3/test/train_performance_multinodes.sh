@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# shellcheck source=EfficientNet-B3/test/model.sh
+source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
+
+on_machines "Measure EfficientNet-B3's training speed on several machines: 1 epoch of at most 1001 steps."
+defaults batch_size=512 train_epochs=1 max_steps=1001 workers="$(at_most_cores 192)" opt_level=O2
+train perf 8npu_perf "$@"

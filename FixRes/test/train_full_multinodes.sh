@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# shellcheck source=FixRes/test/model.sh
+source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
+
+on_machines "FixRes, phase 1 of 3: train a ResNet-50 on ImageNet at 224 pixels on several machines, 120 epochs."
+training batch_size=512 train_epochs=120 workers="$(at_most_cores 72)" opt_level=O1 learning_rate=0.02 image_size=224
+train acc "$@"
