@@ -116,8 +116,8 @@ def _flags(environ, told):
 
 def _is_of_ascend_job(environ):
     """Whether LOCAL_RANK lists the NPUs of a pod: within it, a launcher of PyTorch has set another."""
-    return "MINDX_TASK_ID" in environ and environ.get("LOCAL_RANK", "").count(",") + 1 == int(
-        re.sub(r"\D", "", environ.get("LOCAL_WORLD_SIZE", "")) or 1)
+    listed = environ.get("LOCAL_RANK", "")
+    return "MINDX_TASK_ID" in environ and (listed == "" or str(listed.count(",") + 1) == environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _rank_of_ascend_job(environ, told):

@@ -25,7 +25,8 @@ def choose_interface(place):
         return
     told = os.environ.get("HCCL_IF_IP")
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as way, contextlib.suppress(OSError):
-        way.connect((place.address, 9))  # sends nothing
+        if not told:
+            way.connect((place.address, 9))  # sends nothing
         address = told or way.getsockname()[0]
         name = next((name for _, name in socket.if_nameindex() if _address(way, name) == address), None)
         if name and not address.startswith("127."):
