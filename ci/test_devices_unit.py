@@ -92,7 +92,7 @@ def test_npu_environment_is_the_users_or_ours(npu, monkeypatch):
 def test_the_scripts_leave_the_environment_to_the_user(tmp_path, device):
     """A script changes nothing of what the user has set for the Ascend software, and sets nothing of it that belongs to the programs."""
     python = tmp_path / "python3"
-    python.write_text("#!/bin/bash\nenv >\"$SEEN\"\n")
+    python.write_text("#!/bin/bash\n[[ $1 != */launch.py ]] || { echo 1 1 0 0 nobody; exit; }\nenv >\"$SEEN\"\n")
     python.chmod(0o755)
     env = environment(SEEN=str(tmp_path / "seen"), ASCEND_GLOBAL_LOG_LEVEL="1", COMBINED_ENABLE="0", HCCL_CONNECT_TIMEOUT="77")
     env["PATH"] = "%s:%s" % (tmp_path, env["PATH"])
