@@ -8,7 +8,8 @@ import pytest
 import torch.distributed as dist
 
 from common import cli, distributed, launch, meeting
-from conftest import ROOT, environment, free_port, wait_until
+from conftest import ROOT, block, environment, free_port, wait_until
+from test_genet_data import write_cifar
 
 MASTER = {"MASTER_ADDR": "n1", "MASTER_PORT": "2222"}
 TWO = ("n1", 2222)
@@ -337,3 +338,48 @@ def test_torchrun_restarts_ranks(tmp_path):
                            "--rdzv_endpoint=127.0.0.1:%d" % free_port(), "--monitor_interval=0.1", str(tmp_path / "worker.py")],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300, env=environment(OMP_NUM_THREADS="1"))
     assert done.returncode == 0 and "restarts 2, sum 3" in done.stdout, done.stderr
+
+
+# --- the scripts ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """The words of a script that takes seconds."""
+    folder = tmp_path_factory.mktemp("cifar")
+    write_cifar(folder / "cifar-10-batches-py", per_batch=20)
+    return ["bash", os.path.join(ROOT, "GENet", "test", "train_performance_1p.sh"), "--data_path=%s" % folder, "--workers=0", "--batch_size=8",
+            "--depth=10", "--width=1", "--device=cpu", "--opt_level=O0", "--train_epochs=1", "--max_steps=1"]
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--no_python"]
+SCRIPTS = {
+    "torchrun": (TORCHRUN, [{}]),
+    "srun": ([], [slurm(1, 0, local, 2) for local in range(2)]),
+    "AscendJob": ([], [ascend_job(1, 0, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", ["srun", pytest.param("torchrun", marks=pytest.mark.slow), pytest.param("AscendJob", marks=pytest.mark.slow)])
+def test_a_script_under_a_launcher(name, words, tmp_path):
+    """As many ranks as the launcher says, whether it starts them or the script does; one process of a machine writes the log, one block.
+    Defect: under torchrun each rank printed a report; under srun each task trained alone."""
+    command, environments = SCRIPTS[name]
+    if command:
+        pytest.importorskip("torch.distributed.run")
+    port = str(free_port())
+    processes = [subprocess.Popen(command + words + ["--output_path=%s" % (tmp_path / "o")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  universal_newlines=True, env=environment(**dict(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)))
+                 for variables in environments]
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    assert "".join(said).count("Final result") == 1 and (tmp_path / "o" / "GENET_bs8_2p_perf.log").exists()
+
+
+def test_a_batch_script_does_not_train_alone(words, tmp_path):
+    """In a Slurm job of two nodes, without srun: a line, status 2, and nothing touched; --standalone says that it is meant."""
+    done = subprocess.run(words + ["--output_path=%s" % (tmp_path / "o")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+                          env=environment(**BATCH_SCRIPT))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "--standalone" in done.stderr and not (tmp_path / "o").exists()
+    done = subprocess.run(words + ["--output_path=%s" % (tmp_path / "o"), "--standalone"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, env=environment(**BATCH_SCRIPT))
+    assert block(done)["Final Performance images/sec"] and (tmp_path / "o" / "GENET_bs8_1p_perf.log").exists()
