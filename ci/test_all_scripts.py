@@ -513,9 +513,9 @@ def test_finetuning(model):
 def two_machines(model, script, folder, environments, *options):
     """Run a script as two machines with a rank each, each in one of `environments`: both end, and machine 0 reports for both."""
     outs = [folder / script / str(number) for number in range(2)]
-    nodes = [subprocess.Popen(script_command(*model.words(script, out, "--device_list=%d" % (3 - number), *options)), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True, env=environment(**environments[number]))
-             for number, out in enumerate(outs)]
+    commands = [script_command(*model.words(script, out, "--device_list=%d" % (3 - number), *options)) for number, out in enumerate(outs)]
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment(**variables))
+             for command, variables in zip(commands, environments)]
     found = [node.communicate(timeout=600) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], found
     assert_left(model, outs[0], subprocess.CompletedProcess([], 0, *found[0]), "perf" if "performance" in script else "acc", 2)

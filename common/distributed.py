@@ -85,7 +85,8 @@ def _listenable(port):
         try:
             probe.bind(("", port or 0))
         except (OSError, OverflowError) as error:
-            raise UserError("cannot listen on port %s (%s); give another with --master_port" % (port, getattr(error, "strerror", None) or error))
+            raise UserError("cannot listen on port %s (%s); give another with --master_port"
+                            % (port, getattr(error, "strerror", None) or error))
         return probe.getsockname()[1]
 
 

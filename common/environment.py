@@ -23,7 +23,7 @@ def number(name, default, allowed=ranges.count, environ=os.environ):
 
 
 def check_address(address, patience=0):
-    """Raise UserError for an address of machine 0 that cannot be resolved, for `patience` seconds: PyTorch would look for it for minutes."""
+    """Raise UserError for an address of machine 0 that cannot be resolved for `patience` seconds: PyTorch would look for minutes."""
     end = time.time() + patience
     while True:
         try:

@@ -95,7 +95,7 @@ def machine_layout(args, index, usual_port):
 def add_node_flags(p, *also):
     """Add which machines take part, by torchrun's names, for programs whose upstream has none. `also`: other names for --nnodes."""
     p.add_argument("--nnodes", *also, type=cli.positive_int, default=1, help="number of machines")
-    p.add_argument("--node-rank", type=cli.natural_int, help="number of this machine, from 0; without it the environment's NODE_RANK, else 0")
+    p.add_argument("--node-rank", type=cli.natural_int, help="number of this machine; without it the environment's NODE_RANK, else 0")
     p.add_argument("--addr", help="address of machine 0")
     p.add_argument("--master-port", type=ranges.port, help="port on machine 0")
 

@@ -29,11 +29,12 @@ PODS = ("AscendJob", "PyTorchJob", "TrainJob", "Volcano")  # one process a pod
 
 def read(environ, told=Told()):
     """Return the Place of this process by a mapping of environment variables and by `told`. What has started this very process goes
-    before what has started that one (torchrun in srun in a pod); a launcher's number of ranks before that of flags, as its ranks are there.
+    before what has started that one (torchrun in srun in a pod); a launcher's number of ranks goes before that of flags.
 
     Raises UserError where something is missing or does not fit: signs of several machines and no way to join them above all.
     """
-    for reading in (_standalone, _rank_of_torch, _rank_by_hand, _rank_of_ascend_job, _flags, _ascend_job, _kubeflow, _volcano, _mpirun, _srun, _alone):
+    for reading in (_standalone, _rank_of_torch, _rank_by_hand, _rank_of_ascend_job, _flags, _ascend_job, _kubeflow, _volcano,
+                    _mpirun, _srun, _alone):
         place = reading(environ, told)
         if place:
             break
@@ -165,7 +166,8 @@ def _volcano(environ, told):
 def _mpirun(environ, told):  # before Slurm: mpirun starts its daemons with srun, so its ranks have Slurm's variables as well
     if "OMPI_COMM_WORLD_RANK" not in environ:
         return None
-    rank, size, local_rank, local_size = [_number(environ, "OMPI_COMM_WORLD_" + name) for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")]
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    rank, size, local_rank, local_size = [_number(environ, "OMPI_COMM_WORLD_" + name) for name in names]
     usual = ("127.0.0.1", _port_of(zlib.crc32(environ.get("PMIX_NAMESPACE", "").encode()))) if size == local_size else (None, None)
     return _is_rank("mpirun", (rank, size), (local_rank, local_size), _master(environ, told, usual))
 

@@ -91,15 +91,16 @@ class Meeting(object):
         """Return in a line what keeps the ranks apart, as far as this one knows; '' where another one says it."""
         start, here = "after %d s " % _SECONDS_TO_ADVICE, ", ".join(sorted(set(self._hosts.values())))
         if self._rank:
-            is_first = self._rank == self._place.rank and self._place.local_ranks[0] == 0
-            return is_first and not self._has_reached and start + "rank %d on %s has not met rank 0 at %s: is it running, and is the port open?" % (
-                self._rank, here, self._where) or ""
+            silent = self._has_reached or self._rank != self._place.rank or self._place.local_ranks[0]
+            return "" if silent else start + "rank %d on %s has not met rank 0 at %s: is it running, and is the port open?" % (
+                self._rank, here, self._where)
         missing = self._missing()
         if missing:
             machines = sorted({rank // self._place.local_size for rank in missing})
-            return start + "rank(s) %s of machine(s) %s have not come to %s; here are those of %s" % (_ranges(missing), _ranges(machines), self._where, here)
-        return start + ("all ranks are here, from %s, but the first collective does not come back: can these hosts reach each other on any port? "
-                        "%s" % (here, ", ".join("%s=%s" % (name, os.environ.get(name, "")) for name in _INTERFACES)))
+            return start + "rank(s) %s of machine(s) %s have not come to %s; here are those of %s" % (
+                _ranges(missing), _ranges(machines), self._where, here)
+        return start + "all ranks are here, from %s, but the first collective does not come back: do these let each other in on any port? %s" % (
+            here, ", ".join("%s=%s" % (name, os.environ.get(name, "")) for name in _INTERFACES))
 
     @contextlib.contextmanager
     def advised(self):
