@@ -12,7 +12,7 @@ from torch import nn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, entries, evaluation, flags, network,  # noqa: E402
-                    optimizer, outputs, precision, profiling, ranges, records, synthetic)
+                    optimizer, outputs, precision, profiling, ranges, records, resume, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import cifar  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
@@ -55,7 +55,7 @@ def parser():
     add("--pth-path", metavar="FILE", help="weights to start from, or to evaluate")
     add("--pretrained", action="store_true",
         help="start from --pth-path (without it from model_best.pth.tar of the output path), with a new classifier")
-    add("--resume", metavar="FILE", default="", help="go on exactly where this checkpoint was written; with --eval: evaluate it")
+    flags.add_resume_flag(p, "<output-path>/checkpoint.pth.tar")
 
     flags.add_run_flags(p, images=False)
     flags.add_machine_flags(p)
@@ -101,10 +101,10 @@ def checked(args):
         raise cli.UserError("--nesterov needs a positive --momentum")
     if args.pretrained and not args.pth_path:
         args.pth_path = os.path.join(args.output_path, "model_best.pth.tar")
-    if args.eval and not (args.pth_path or args.resume):
-        raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume)")
-    if args.eval and args.resume:
-        args.pth_path, args.resume = args.resume, ""
+    if args.eval and args.resume not in (None, resume.AUTO):
+        args.pth_path, args.resume = args.resume, None
+    if args.eval and not args.pth_path:
+        raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume=FILE)")
     if not args.amp:
         args.opt_level = "O0"
     return args
@@ -119,14 +119,14 @@ def device_layout(args):
 
 def train_or_evaluate(args, rank):
     """What each rank does; the order is that of every model (ResNet50/main.py)."""
-    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
+    resumed, args.resume = resume.choose(args.resume, None if args.eval else checkpoint_path(args), rank)
     args.seed = choose_seed(args.seed, resumed, rank)
     learner = make_learner(args, rank)
     if args.eval:
         return evaluate(learner, args, rank)
     progress = make_progress(learner, args, rank)
     if args.resume:
-        resume(progress, resumed, args)
+        go_on(progress, resumed, args)
     fit(learner._replace(model=distributed.data_parallel(learner.model, rank)), progress, args, rank)
 
 
@@ -152,10 +152,14 @@ def make_optimizer(model, args):
 def make_progress(learner, args, rank):
     """Return the Progress of a training from its first epoch on, with the port's keys in the checkpoint."""
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
-    path, best_path = (os.path.join(args.output_path, name) for name in ("checkpoint.pth.tar", "model_best.pth.tar"))
     constants = {"arch": "GENET", "seed": args.seed, "network": network_of(args)}
-    return Progress(rank, "state_dict", parts, path, best_path, constants, args.checkpoint_steps, "best_err1", best_is_error=True,
-                    keep=args.keep_checkpoints)
+    return Progress(rank, "state_dict", parts, checkpoint_path(args), os.path.join(args.output_path, "model_best.pth.tar"), constants,
+                    args.checkpoint_steps, "best_err1", best_is_error=True, keep=args.keep_checkpoints)
+
+
+def checkpoint_path(args):
+    """Return where the checkpoint of a training goes."""
+    return os.path.join(args.output_path, "checkpoint.pth.tar")
 
 
 def evaluate(learner, args, rank):
@@ -307,7 +311,7 @@ def check_network(content, args, source):
         raise cli.UserError("%s was trained with %s" % (source, " ".join(different)))
 
 
-def resume(progress, content, args):
+def go_on(progress, content, args):
     """Continue where the loaded checkpoint was written: ours, the Ascend port's, or upstream's own."""
     check_network(content, args, args.resume)
     progress.resume(content, args.resume)

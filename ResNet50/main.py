@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
-                    optimizer, precision, ranges, records, synthetic, transforms)
+                    optimizer, precision, ranges, records, resume, synthetic, transforms)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
@@ -64,7 +64,7 @@ def parser():
 
     add("--pretrained", action="store_true", help="start from torchvision's published weights (downloads them)")
     add("--pth-path", metavar="FILE", help="weights to start from, or to evaluate")
-    add("--resume", metavar="FILE", default="", help="go on exactly where this checkpoint was written")
+    flags.add_resume_flag(p, "<save-ckpt-path>/<checkpoint-nameprefix>.pth.tar")
     add("-t", "--fine-tuning", action="store_true", help="train fc alone; weights of another number of classes fit")
     add("-e", "--evaluate", type=cli.boolean, nargs="?", const=True, default=False, help="evaluate and stop")
 
@@ -99,8 +99,8 @@ def checked(args):
     args.data = args.data or args.folder
     if not (args.data or args.dummy):
         raise cli.UserError("no dataset: give its root, the folder that holds train/ and val/, with --data")
-    if args.evaluate and not (args.pth_path or args.resume or args.pretrained):
-        raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume)")
+    if args.evaluate and args.resume in (None, resume.AUTO) and not (args.pth_path or args.pretrained):
+        raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume=FILE)")
     if args.start_epoch > args.epochs:
         raise cli.UserError("--start-epoch %d: there are %d epochs" % (args.start_epoch, args.epochs))
     if args.lr is None:
@@ -132,7 +132,7 @@ def device_layout(args):
 
 def train_or_evaluate(args, rank):
     """What each rank does."""
-    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
+    resumed, args.resume = resume.choose(args.resume, None if args.evaluate else checkpoint_path(args), rank)
     args.seed = choose_seed(args.seed, resumed, rank)
     devices.npu_modes(rank.device, graph_mode=args.graph_mode, private_formats=None if args.ND is None else not args.ND)
     learner = make_learner(args, rank)
@@ -164,12 +164,16 @@ def make_learner(args, rank):
 def make_progress(learner, args, rank):
     """Return the Progress of a training from its first epoch on, with upstream's keys in the checkpoint."""
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
-    progress = Progress(rank, "state_dict", parts, os.path.join(args.save_ckpt_path, args.checkpoint_nameprefix + ".pth.tar"),
-                        os.path.join(args.save_ckpt_path, "model_best.pth.tar"),
+    progress = Progress(rank, "state_dict", parts, checkpoint_path(args), os.path.join(args.save_ckpt_path, "model_best.pth.tar"),
                         constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps, keep=args.keep_checkpoints)
     progress.products += [numbered_copy("[0-9]*", args)] if args.checkpoint_freq else []
     progress.epoch = args.start_epoch
     return progress
+
+
+def checkpoint_path(args):
+    """Return where the checkpoint of a training goes."""
+    return os.path.join(args.save_ckpt_path, args.checkpoint_nameprefix + ".pth.tar")
 
 
 def evaluate(learner, args, rank):

@@ -248,13 +248,15 @@ def test_the_configurations_do_not_undo_it(monkeypatch, flags_restored):
     stop = (_ for _ in ()).throw
     train = load_script("HRNet/tools/train.py")
     monkeypatch.setattr(train, "make_learner", lambda args, rank: stop(KeyboardInterrupt))
-    settings = argparse.Namespace(CUDNN=argparse.Namespace(ENABLED=False, BENCHMARK=True, DETERMINISTIC=False))
+    settings = argparse.Namespace(CUDNN=argparse.Namespace(ENABLED=False, BENCHMARK=True, DETERMINISTIC=False),
+                                  TRAIN=argparse.Namespace(BATCH_SIZE_PER_GPU=2))
+    told = {"resume": None, "continues": False, "checkpoint": None, "accumulate": 1, "seed": 1, "config": settings}
     monkeypatch.setattr(cudnn, "enabled", True)
     rank = distributed.Rank(0, 1, 0, CPU)
     for deterministic in (True, False):
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
         with pytest.raises(KeyboardInterrupt):
-            train.fit(argparse.Namespace(resume="", seed=1, deterministic=deterministic, config=settings), rank)
+            train.fit(argparse.Namespace(deterministic=deterministic, **told), rank)
         assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == (False, not deterministic, deterministic)
         trainer.setup_env(argparse.Namespace(cfg_text=config.as_text(), deterministic=deterministic), rank)
         assert cudnn.benchmark is not deterministic

@@ -280,8 +280,7 @@ def test_best_error_survives_a_resume(tmp_path, no_signals):
     progress, parts = make_progress()
     end_epoch(progress, parts, 30.0)
     progress, parts = make_progress()
-    source = checkpoint.newest_checkpoint()
-    assert progress.resume(checkpoint.load(source, print)[0], source) == []
+    assert progress.resume(*checkpoint.choose(None, RANK)) == []
     assert progress.epoch == 1 and progress.best == 70.0
     end_epoch(progress, parts, 35.0)
     assert files.load(str(tmp_path / "model.pyth"))["test_err"] == 30.0
@@ -295,8 +294,8 @@ def test_upstreams_checkpoint_resumes(tmp_path, no_signals):
         torch.save({"epoch": epoch, "model_state": model.state_dict(), "optimizer_state": optimizer.construct_optimizer(model).state_dict(),
                     "cfg": "NUM_GPUS: 8\n"}, str(tmp_path / "checkpoints" / ("model_epoch_%04d.pyth" % (epoch + 1))))
     progress, parts = make_progress()
-    source = checkpoint.newest_checkpoint()
-    assert source.endswith("model_epoch_0010.pyth") and progress.resume(checkpoint.load(source, print)[0], source) == []
+    content, source = checkpoint.choose("auto", RANK)
+    assert source.endswith("model_epoch_0010.pyth") and progress.resume(content, source) == []
     assert (progress.epoch, progress.step) == (10, 0)
 
 

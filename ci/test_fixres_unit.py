@@ -202,21 +202,18 @@ def test_launcher_and_num_tasks_have_to_agree(no_launcher, monkeypatch):
 
 
 def test_where_a_job_writes(tmp_path):
-    """Checkpoints go to <shared folder>/<job id>/, and a job that is known goes on; without a job id every run has its own folder."""
+    """Checkpoints go to <shared folder>/<job id>/, and a job with a name goes on; without a job id every run has its own folder."""
     words = ("--shared-folder-path", str(tmp_path))
     args = parsed("main_resnet50_scratch", "--job-id", "j", *words)
     flags.resolve_files(args, "")
-    assert (args.checkpoint_file, args.resume) == (str(tmp_path / "j" / "checkpoint.pth"), None)
+    assert (args.checkpoint_file, args.resume) == (str(tmp_path / "j" / "checkpoint.pth"), "auto")
     assert args.metrics_file == str(tmp_path / "j" / "metrics.jsonl")
     assert flags.beside_checkpoint(args, "model_best") == str(tmp_path / "j" / "model_best.pth")
-    (tmp_path / "j").mkdir()
-    (tmp_path / "j" / "checkpoint.pth").write_bytes(b"")
-    known = parsed("main_resnet50_scratch", "--job-id", "j", *words)
-    flags.resolve_files(known, "")
-    assert known.resume == known.checkpoint_file == args.checkpoint_file
     anew = parsed("main_finetune", *words)
     flags.resolve_files(anew, "finetune")
     assert anew.resume is None and os.path.dirname(os.path.dirname(anew.checkpoint_file)) == str(tmp_path / "finetune")
+    with pytest.raises(UserError, match="neither --checkpoint-file nor --job-id"):
+        flags.resolve_files(parsed("main_finetune", "--resume=auto", *words), "finetune")
 
 
 def test_a_resumed_checkpoint_is_written_again_where_it_was(tmp_path):

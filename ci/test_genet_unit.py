@@ -403,7 +403,7 @@ def test_a_run_to_go_on_with_has_weights(tmp_path):
     """A file that is no checkpoint of a run is a clear error."""
     _, progress, args = start_training(tmp_path, "--resume=x.pth")
     with pytest.raises(cli.UserError, match="x.pth holds no model weights"):
-        train.resume(progress, {"epoch": 3}, args)
+        train.go_on(progress, {"epoch": 3}, args)
 
 
 def test_checkpoint_holds_the_lowest_error(tmp_path):
@@ -423,7 +423,7 @@ def test_resuming_from_upstreams_checkpoints(tmp_path, capsys, content, best):
     """Epoch, weights and best error come from the port's and from upstream's layout; what they lack is named once."""
     learner, progress, args = start_training(tmp_path, "--resume=old.t7")
     state = trained_state()
-    train.resume(progress, dict(content, epoch=7, state_dict={"module." + key: value for key, value in state.items()}), args)
+    train.go_on(progress, dict(content, epoch=7, state_dict={"module." + key: value for key, value in state.items()}), args)
     assert (progress.epoch, progress.step, progress.best) == (7, 0, best)
     assert torch.equal(learner.model.state_dict()["conv1.weight"], state["conv1.weight"])
     assert capsys.readouterr().out == "old.t7 holds no optimizer, amp: starting anew with that\n"

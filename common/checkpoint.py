@@ -86,9 +86,11 @@ def _shift(paths):
 
 
 def load_newest(path, tell):
-    """Return (content, file) of the checkpoint at `path`, or where that is damaged or gone, after `tell`ing so, of the newest kept one.
-    Raises UserError where none can be read."""
+    """Return (content, file) of the checkpoint at `path`, or where that is damaged or gone, after `tell`ing so, of the newest kept one;
+    ({}, "") where there is none. Raises UserError where none can be read."""
     files = [path] + list(itertools.takewhile(os.path.exists, kept_paths(path, 1000)))
+    if not any(map(os.path.lexists, files)):
+        return {}, ""
     for newer, older in zip(files, files[1:]):
         try:
             return load(newer), newer
@@ -165,7 +167,7 @@ def _content(path):
         _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats, which are fine
-            return _load(path)
+            return parse(path)
     except PermissionError as error:
         raise UserError("%s cannot be read: %s" % (path, error.strerror))
     except Exception as error:  # a damaged file can lead an unpickler anywhere
@@ -184,16 +186,17 @@ def _check_size(path):
             raise ValueError("its parts are said to hold %d bytes, the file has %d" % (claimed, os.path.getsize(path)))
 
 
-def _load(path):
+def parse(file):
+    """Return what the file of a checkpoint, a path or a stream, holds, without running anything in it. Raises what an unpickler does."""
     has_weights_only = "weights_only" in inspect.signature(torch.load).parameters
     if has_weights_only:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if "npu" not in str(error):
                 raise
     options = {"weights_only": False} if has_weights_only else {}
-    return torch.load(path, map_location="cpu", pickle_module=_SAFE_PICKLE, **options)
+    return torch.load(file, map_location="cpu", pickle_module=_SAFE_PICKLE, **options)
 
 
 def _rebuild_npu_tensor(*description):

@@ -33,6 +33,22 @@ def add_training_flags(p, seed=None):
     add_measuring_flags(p)
 
 
+def add_resume_flag(p, own):
+    """Add --resume to a training. `own`: the words for the file that `auto` is about."""
+    p.add_argument("--resume", nargs="?", const="", type=resumable, metavar="auto|FILE",  # FILE as a word of its own, as upstream
+                   help="go on exactly where the checkpoint FILE was written; auto: the newest of %s, and of those that are kept "
+                        "beside it, if there is one. Without this flag, so do ranks that torchrun starts again, with a checkpoint of theirs"
+                        % own)
+
+
+def resumable(text):
+    """argparse type: the word auto, or a file's name."""
+    if not text or os.path.isdir(text):
+        raise cli.argparse.ArgumentTypeError("%snot the name of a checkpoint: --resume=auto goes on with the run's own newest one, "
+                                             "if there is one, --resume=FILE with this file" % (text and "%.99r is " % text))
+    return text
+
+
 def add_measuring_flags(p):
     """Add what trainings have that makes a step faster, or shows what it takes."""
     p.add_argument("--compile", action="store_true",

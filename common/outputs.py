@@ -74,6 +74,30 @@ def writing(path, checkpoint_size=0):
         raise TrainingStopped(line + "; what was there before is intact" * bool(checkpoint_size))
 
 
+def launched_at():
+    """Return when the torchrun that has started this process, or its parents, began, in seconds since the epoch; infinity for none. It
+    is the first ancestor without the variable that every rank of it has."""
+    pid, names_launch = os.getppid(), "TORCHELASTIC_RUN_ID" in os.environ
+    while names_launch and pid:
+        with open("/proc/%s/stat" % pid) as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        try:
+            with open("/proc/%s/environ" % pid, "rb") as environ:
+                names_launch = b"TORCHELASTIC_RUN_ID=" in environ.read()
+        except PermissionError:  # no rank of ours
+            names_launch = False
+        if not names_launch:
+            return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        pid = int(fields[1])
+    return float("inf")
+
+
+def is_of_this_launch(path):
+    """Return whether the file at `path`, or the one that was there before (`.1`), was written since `launched_at`: by an earlier attempt
+    of this run."""
+    return any(os.path.exists(file) and os.path.getmtime(file) >= launched_at() for file in (path, path + ".1"))
+
+
 class Hold(object):
     """A lock on a folder, and the names in there, relative to it, of what runs have written (`names`)."""
 

@@ -63,7 +63,9 @@ class Progress(object):
         self._profiler = StepProfiler(profile_steps, os.path.join(os.path.dirname(os.path.abspath(self._path)), "profile"), self._rank)
         for key, value in zip(("global_batch", "train_images"), (batches.global_batch, batches.images)):
             if self.constants.setdefault(key, value) != value:
-                raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]))
+                shares = key == "global_batch" and self.constants[key] % self._rank.world_size
+                raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]) + (
+                    ", which %d ranks cannot share evenly" % self._rank.world_size if shares else ""))
         if self.epoch > epochs:
             raise cli.UserError("this run has %d epochs, the run to resume has trained %d" % (epochs, self.epoch))
         # Where an update is now divided into more or fewer steps, the same images have been seen after another number of them.
@@ -172,7 +174,8 @@ class Progress(object):
         """Write the checkpoint (rank 0; every rank has to call)."""
         self.tally.fetch()
         if self._rank.is_main:
-            state = dict(self.constants, epoch=self.epoch, step=self.step, results=self.results, tally=self.tally.state_dict())
+            state = dict(self.constants, epoch=self.epoch, step=self.step, results=self.results, tally=self.tally.state_dict(),
+                         world_size=self._rank.world_size)
             state[self._best_key] = self._accuracy_or_error(self.best)
             state.update((key, part.state_dict()) for key, part in self._parts.items())
             with watchdog.mark.within(watchdog.SAVING):

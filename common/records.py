@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from common import cli, outputs
+from common import cli, environment, outputs
 
 _UNITS = {"val.top1": "%", "val.top5": "%", "train.data_wait": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
 
@@ -29,8 +29,8 @@ def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     if goes_on and rank.is_main:
         _forget_since(path, progress.epoch, progress.step)
     recorder = Recorder(path, rank, goes_on, tensorboard_dir)
-    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
-                             torch=torch.__version__))
+    recorder.parameters(dict(vars(args), world_size=rank.world_size, restarts=environment.number("TORCHELASTIC_RESTART_COUNT", 0),
+                             device_type=rank.device.type, opt_level_run=amp.opt_level, torch=torch.__version__))
     return recorder
 
 

@@ -25,6 +25,7 @@ def main():
     args = _parser().parse_args()
     environment.check_torch()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
+    args.resume = args.resume or outputs.is_of_this_launch(log_path)  # torchrun starts it again
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
     images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
     case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,

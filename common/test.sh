@@ -38,7 +38,6 @@ precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
 profile_steps="" term_grace="" stall_timeout="" standalone=""
 nnodes="" node_rank="" local_addr="" master_addr="" master_port="" # of the scripts for several machines
-resume_from="" # with --resume: the checkpoint to go on from, where there is one
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
 common_path=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -116,7 +115,7 @@ common_options() {
     option checkpoint_steps 0 natural "also write the checkpoint every so many steps; 0: after each epoch only"
     option keep_checkpoints 2 1..100 "the last checkpoints that stay: checkpoint.pth.tar, before it checkpoint.pth.tar.1, ..."
     option term_grace 25 positive "seconds from SIGTERM to the kill of a training that has not left, in a step that takes longer"
-    option resume "" switch "continue from the newest checkpoint of the output path"
+    option resume "" resume "go on with the newest checkpoint of the output path, if there is one; --resume=FILE: from this file"
     option deterministic "" switch "only algorithms that give the same bits at each call; slower on gpu and npu"
     option allow_tf32 "" switch "fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)"
     option amp_dtype "" "fp16|bf16" "half precision of O1 and O2 (empty: fp16 on npu and gpu, bf16 on a cpu); bf16 has no loss scale"
@@ -155,7 +154,7 @@ parse() {
         name=${word%%=*} && name=${name#--} && name=${name//-/_}
         [[ $word == --[a-z]* && $name != *[^a-z0-9_]* ]] || fail "$word is no option; options have the form --name=value (see --help)"
         [[ -n ${option_check[$name]:-} ]] || fail "unknown option --$name (see --help)"
-        if [[ $word == *=* ]]; then value=${word#*=}; elif [[ ${option_check[$name]} == switch ]]; then value=1
+        if [[ $word == *=* ]]; then value=${word#*=}; elif [[ ${option_check[$name]} =~ ^(switch|resume)$ ]]; then value=1
         else fail "--$name has no value; write --$name=..."; fi
         check_value "--$name=$value" "${option_check[$name]}" "$value"
         [[ ${option_check[$name]} != *..* ]] || value=$((10#$value)) # or Bash would read 08 as octal
@@ -173,6 +172,8 @@ parse_case() {
     [[ $1 == perf ]] || without_options dummy
     parse "${@:3}"
     count_ranks
+    [[ -z $resume || $resume == auto || -f $resume || -n $no_report ]] || # no_report: machine 0 has it
+        fail "--resume=$resume is no file; --resume alone takes the newest checkpoint of the output path"
     if [[ -n $dummy ]]; then return 0
     elif [[ $1 == perf && $case_machines == 1 ]]; then demo_data_unless_given "$2"; else require data_path; fi
 }
@@ -186,7 +187,7 @@ check_value() {
         list) pattern='^[0-9]+(,[0-9]+)*$' ;;
         switch) pattern='^[01]$' ;;
         range) pattern='^[0-9]+:[0-9]+$' ;;
-        text) pattern='.' ;;
+        text | resume) pattern='.' ;;
         *) pattern="^(${2//|/|})\$" ;;
     esac
     if [[ $3 == *[[:cntrl:]]* || ! $3 =~ $pattern ]]; then is_right=""
@@ -202,6 +203,7 @@ describe_check() {
         switch) echo "no value" ;;
         range) echo "two step numbers A:B, such as 10:13" ;;
         text) echo "a value of printable characters" ;;
+        resume) echo "no value, or the file of a checkpoint" ;;
         *) echo "one of ${1//|/, }" ;;
     esac
 }
@@ -216,17 +218,14 @@ resolve_options() {
     esac
     [[ -z $pth_path || -e $pth_path ]] || fail "--pth_path=$pth_path does not exist"
     output_path=${output_path:-$model_path/test/output/$device_id}
+    case $resume in
+        0) resume="" ;;
+        1 | auto) resume=auto ;;
+        ?*) resume=$(absolute "$resume") ;;
+    esac
     [[ -z $data_path ]] || data_path=$(absolute "$data_path")
     [[ -z $pth_path ]] || pth_path=$(absolute "$pth_path")
     output_path=$(absolute "$output_path")
-    find_checkpoint
-}
-
-# find_checkpoint: set `resume_from` where --resume was given and the output path holds a checkpoint.
-find_checkpoint() {
-    resume_from=""
-    local newest=$output_path/checkpoint.pth.tar
-    [[ -z $resume || ! -f $newest && ! -f $newest.1 ]] || resume_from=$newest
 }
 
 # count_ranks: which ranks on which machines there are, by launch.py. As many on each as --device_list has entries, unless a launcher

@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 without_options decoder # OpenCV resizes
 option seed "" 0..4294967295 "of everything random (empty: the configuration's, 1)"
 option max_steps "" positive "end each training epoch, or the evaluation, after this many steps"
-test_image_size="" workers_per_rank="" auto_resume=""
+test_image_size="" workers_per_rank=""
 
 # forward_common: what training and evaluation both take.
 forward_common() {
@@ -26,14 +26,14 @@ train() { # SUFFIX RECIPE OPTION…
     # The rate goes with the batch, and has a point: the configuration takes no integer for it.
     learning_rate=$(awk -v rate="$learning_rate" -v batch="$batch_size" \
         'BEGIN { rate = sprintf("%.17g", rate == "" ? 0.2 * batch / 128 : rate); print rate (rate ~ /[.e]/ ? "" : ".0") }')
-    auto_resume=$([[ -n $resume ]] && echo True || echo False)
+    forward --resume=resume
     forward_common
     forward "OPTIM.MAX_EPOCH =train_epochs" "OPTIM.BASE_LR =learning_rate" "TRAIN.ACCUMULATE =accumulate" \
-        "TRAIN.MAX_STEPS =max_steps" "TRAIN.WEIGHTS =pth_path" "RNG_SEED =seed" "TRAIN.AUTO_RESUME =auto_resume" \
-        "TRAIN.SAVE_STEPS =checkpoint_steps" "TRAIN.KEEP_CHECKPOINTS =keep_checkpoints"
+        "TRAIN.MAX_STEPS =max_steps" "TRAIN.WEIGHTS =pth_path" "RNG_SEED =seed" "TRAIN.SAVE_STEPS =checkpoint_steps" \
+        "TRAIN.KEEP_CHECKPOINTS =keep_checkpoints"
     local test_batch=$(($([[ $case_devices == one ]] && echo 200 || echo 25) * case_ranks))
     run_case EfficientNet-B3 "$1" train python3 -u tools/train_net.py --cfg="configs/dds_baselines/effnet/EN-B3_dds_$2.yaml" \
-        "${flags[@]}" TEST.BATCH_SIZE "$test_batch" PREC_TIME.NUM_ITER 0
+        "${flags[@]}" TEST.BATCH_SIZE "$test_batch" PREC_TIME.NUM_ITER 0 TRAIN.AUTO_RESUME False
 }
 
 evaluate() { # RECIPE OPTION…

@@ -2,7 +2,7 @@
 import os
 import time
 
-from common import cli, flags, precision, ranges
+from common import cli, flags, outputs, precision, ranges, resume
 from common.cli import UserError
 
 MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
@@ -47,7 +47,7 @@ def add_training(p, learning_rate, epochs, scaling):
     add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the jobs' folders are; made when needed")
     add("--job-id", type=cli.file_name, help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
     add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best and numbered copies go beside it")
-    add("--resume", metavar="FILE", help="go on exactly where this checkpoint was written")
+    flags.add_resume_flag(p, "<checkpoint-file>, or <shared-folder-path>/<job-id>/checkpoint.pth")
 
 
 def divide(args):
@@ -58,12 +58,15 @@ def divide(args):
 
 
 def resolve_files(args, subfolder):
-    """Say where a training writes, in place: `checkpoint_file`, `metrics_file`, and `resume` for a known job."""
+    """Say where a training writes, in place: `checkpoint_file`, `metrics_file`; a job that has a name goes on (`resume`)."""
+    if args.resume == resume.AUTO and not (args.checkpoint_file or args.job_id):
+        raise UserError("--resume=auto: a run that has neither --checkpoint-file nor --job-id has a folder of its own, and nothing in it")
     if not args.checkpoint_file:
-        folder = os.path.join(args.shared_folder_path, subfolder, args.job_id or time.strftime("%Y%m%d-%H%M%S"))
-        args.checkpoint_file = args.resume or os.path.join(folder, "checkpoint.pth")
-        if args.job_id and os.path.isfile(args.checkpoint_file):
-            args.resume = args.checkpoint_file
+        began = time.localtime(min(time.time(), outputs.launched_at()))  # ranks that torchrun starts again come back to it
+        folder = os.path.join(args.shared_folder_path, subfolder, args.job_id or time.strftime("%Y%m%d-%H%M%S", began))
+        has_file = args.resume not in (None, resume.AUTO)
+        args.checkpoint_file = args.resume if has_file else os.path.join(folder, "checkpoint.pth")
+        args.resume = args.resume if has_file or not args.job_id else resume.AUTO
     args.metrics_file = args.metrics_file or os.path.join(os.path.dirname(args.checkpoint_file), "metrics.jsonl")
 
 

@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import torch.nn.functional as functional
 
-from common import checkpoint, distributed, evaluation, network, precision, records
+from common import distributed, evaluation, network, precision, records, resume
 from common.progress import Learner, Progress, Run, choose_seed
 from imnet_common import batches, flags, networks, transforms
 from imnet_common.schedule import Schedule, base_learning_rate, sgd
@@ -18,7 +18,9 @@ Phase = namedtuple("Phase", "architecture network sampler transform set_mode sca
 
 def train(args, rank, phase):
     """Train a phase to the end of `args.epochs`: what each rank does. The order of the set-up is that of ResNet50/main.py."""
-    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
+    resumed, args.resume = resume.choose(args.resume, args.checkpoint_file, rank)
+    args.batch_per_rank = resume.batch_of_rank(args.batch_per_rank, args.accumulate, resumed, rank)
+    args.batch = args.batch_per_rank * args.accumulate
     args.seed = choose_seed(args.seed, resumed, rank)
     args.base_learning_rate = base_learning_rate(args.learning_rate, args.batch, rank.world_size, phase.scaled)
     learner = make_learner(args, rank, phase)

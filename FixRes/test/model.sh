@@ -60,7 +60,6 @@ weights_of_an_earlier_phase() {
     [[ -d $folder ]] || folder=$(dirname "$folder")
     [[ $folder -ef $output_path ]] || return 0
     output_path=$output_path/$1
-    find_checkpoint
 }
 
 forward_training() {
@@ -68,7 +67,7 @@ forward_training() {
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
     forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
         --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints \
-        --resume=resume_from --compile=compile --dummy=dummy --profile-steps=profile_steps
+        --resume=resume --compile=compile --dummy=dummy --profile-steps=profile_steps
 }
 
 # The programs count the images, and the processes, of one card, the training process among them.

@@ -8,7 +8,7 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
-from common import checkpoint, cli, data, distributed, flags, network, precision, ranges, records  # noqa: E402
+from common import checkpoint, cli, data, distributed, flags, network, precision, ranges, records, resume  # noqa: E402
 from common.optimizer import set_rate  # noqa: E402
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from lib.core import options  # noqa: E402
@@ -31,8 +31,7 @@ def parser():
     add("--stop-step", "--max-steps", dest="stop_step", type=stop_step, metavar="STEPS",
         help="end each epoch, and each validation, after this many steps; TRUE means %d" % OLD_STOP_STEP)
     add("--pretrained", default="", metavar="FILE", help="weights to start from")
-    add("--resume", default="", metavar="FILE",
-        help="go on exactly where this checkpoint was written (TRAIN.RESUME True: with the output folder's, if there is one)")
+    flags.add_resume_flag(p, "<output-path>/checkpoint.pth.tar (TRAIN.RESUME True says so too)")
     add("--static-loss-scale", type=ranges.positive, default=128.0, help="constant loss scale of O1 and O2")
     add("--dynamic-loss-scale", action="store_true", help="loss scale that adapts itself")
     return p
@@ -54,24 +53,18 @@ def main():
     if args.train_epochs is not None:
         overrides += ["TRAIN.END_EPOCH", str(args.train_epochs)]
     args = options.resolved(args, overrides, layout)
-    find_checkpoint(args)
+    args.checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
+    args.continues = not args.resume and args.config.TRAIN.RESUME
     if not args.dummy:
         data.check_layout(args.data_path, (args.config.DATASET.TRAIN_SET, args.config.DATASET.TEST_SET))
     distributed.launch(fit, args, layout)
 
 
-def find_checkpoint(args):
-    """Where TRAIN.RESUME asks for it and no --resume is given, resume from the output folder's checkpoint, if there is one."""
-    args.checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
-    args.continues = not args.resume and args.config.TRAIN.RESUME and os.path.isfile(args.checkpoint)
-    if args.continues:
-        args.resume = args.checkpoint
-
-
 def fit(args, rank):
     """What each rank does: train to the end of the last epoch, with an evaluation and a checkpoint after each."""
     config = args.config
-    resumed, args.resume = checkpoint.load_newest(args.resume, rank.print) if args.resume else ({}, "")
+    resumed, args.resume = resume.choose(resume.AUTO if args.continues else args.resume, args.checkpoint, rank)
+    keep_batch(args, resumed, rank)
     args.seed = choose_seed(args.seed, resumed, rank)
     set_cudnn(config.CUDNN, args.deterministic)
     learner = make_learner(args, rank)
@@ -95,6 +88,17 @@ def fit(args, rank):
         progress.end_epoch()
     save_weights(learner.model, os.path.join(args.output_path, "final_state.pth.tar"), rank)
     recorder.summary(progress, clock, train_batches.count_bad(rank) + eval_batches.count_bad(rank))
+
+
+def keep_batch(args, resumed, rank):
+    """Where the run to go on with had another number of ranks, have the images of an update, and the rate, stay what they were."""
+    config, before = args.config, args.config.TRAIN.BATCH_SIZE_PER_GPU
+    batch = resume.batch_of_rank(before, args.accumulate, resumed, rank)
+    if batch != before:
+        config.defrost()
+        config.TRAIN.BATCH_SIZE_PER_GPU = batch
+        config.TRAIN.LR *= 1 if args.lr is None else batch / before  # --lr was multiplied by the ranks that there are
+        config.freeze()
 
 
 def set_cudnn(settings, deterministic):

@@ -2,7 +2,7 @@
 import glob
 import os
 
-from common import checkpoint, entries
+from common import checkpoint, resume
 from common.cli import UserError
 from common.distributed import unwrapped
 from common.meters import Tally
@@ -75,12 +75,11 @@ def newest_checkpoint():
     return upstreams[-1] if upstreams else None
 
 
-def load(source, tell):
-    """Return (content, file) as common.checkpoint.load_newest does for a file of `newest_checkpoint`. Upstream's `epoch` is the one that
-    has ended, ours is the next."""
-    content, source = checkpoint.load_newest(source, tell)
-    entries.check_run(content, source)
-    if not os.path.basename(source).startswith(_NEWEST):
+def choose(asked, rank):
+    """Return (content, file) to go on from as common.resume.choose does, for `asked`, of --resume. Upstream's `epoch` is the one that has
+    ended, ours is the next."""
+    content, source = resume.choose(resume.AUTO if asked is None and cfg.TRAIN.AUTO_RESUME else asked, newest_checkpoint(), rank)
+    if source and "step" not in content:
         content = dict(content, epoch=int(content.get("epoch", -1)) + 1, step=0)
     return content, source
 

@@ -25,6 +25,7 @@ def _parser(description, trains):
     p.set_defaults(compile=False, dummy=False)
     if trains:
         flags.add_measuring_flags(p)
+        flags.add_resume_flag(p, "OUT_DIR/checkpoint.pth.tar, else of upstream's (TRAIN.AUTO_RESUME True says so too)")
     add("--device-id", type=ranges.device, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
     add("--rank-id", type=ranges.count, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "

@@ -151,10 +151,9 @@ def test_epoch(batches, network, rank, meter, epoch=0):
 
 def setup_env(args, rank, may_resume=False):
     """Take the configuration in this process and seed it: all ranks begin with the same weights. Returns the checkpoint file to
-    go on from and what it holds, or (None, {})."""
+    go on from and what it holds, or ("", {})."""
     config.from_text(args.cfg_text)
-    source = checkpoint.newest_checkpoint() if may_resume and cfg.TRAIN.AUTO_RESUME else None
-    resumed, source = checkpoint.load(source, rank.print) if source else ({}, None)
+    resumed, source = checkpoint.choose(args.resume, rank) if may_resume else ({}, "")
     training.choose_seed(cfg.RNG_SEED, resumed, rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK and not args.deterministic
     return source, resumed
