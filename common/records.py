@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from common import cli, environment, outputs
+from common import cli, outputs
 
 _UNITS = {"val.top1": "%", "val.top5": "%", "train.data_wait": "%", "train.total_ips": "img/s", "val.total_ips": "img/s"}
 
@@ -26,11 +26,10 @@ def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
         if not goes_on:
             held.check([path] + (progress.products if progress else []))
         outputs.note(path)
-    if goes_on and rank.is_main:
-        _forget_since(path, progress.epoch, progress.step)
+    restarts = _forget_since(path, progress.epoch, progress.step) if goes_on and rank.is_main else 0
     recorder = Recorder(path, rank, goes_on, tensorboard_dir)
-    recorder.parameters(dict(vars(args), world_size=rank.world_size, restarts=environment.number("TORCHELASTIC_RESTART_COUNT", 0),
-                             device_type=rank.device.type, opt_level_run=amp.opt_level, torch=torch.__version__))
+    recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
+                             torch=torch.__version__, restarts=restarts))
     return recorder
 
 
@@ -152,14 +151,15 @@ def _logger(path, append):
 
 def _forget_since(path, epoch, step):
     """Take out what a run has recorded after the checkpoint that it goes on from, and the half line that it may have left: the
-    steps are taken, and recorded, again."""
+    steps are taken, and recorded, again. Returns how often it has been started so far."""
     if not os.path.exists(path):
-        return
+        return 0
     with open(path, errors="replace") as stream:
         kept = [line for line in stream if line.endswith("\n") and _is_before(_parsed(line), epoch, step)]
     with outputs.writing(path), cli.new_file(path + ".part") as stream:
         stream.writelines(line.encode() for line in kept)
     os.replace(path + ".part", path)
+    return sum(_parsed(line).get("step") == "PARAMETER" for line in kept)
 
 
 def _is_before(record, epoch, step):

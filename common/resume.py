@@ -60,12 +60,12 @@ def _broadcast(data, source, rank):
 
 
 def batch_of_rank(batch, accumulate, resumed, rank):
-    """Return how many images of a rank make a batch: `batch`, as the run is told, or where the run to go on with (`resumed`, the content
-    of its checkpoint) was one of that kind on another number of ranks, what leaves the images of an update as they were. Raises
-    UserError where these cannot be divided."""
+    """Return how many images of a rank make a batch: `batch`, as the run is told, or where a launcher has started another number of
+    ranks than the run to go on with had (`resumed`: the content of its checkpoint), what leaves the images of an update as they were.
+    Raises UserError where these cannot be divided."""
     ranks, images = resumed.get("world_size", rank.world_size), resumed.get("global_batch")
     parts = rank.world_size * accumulate
-    if ranks == rank.world_size or images != batch * accumulate * ranks:
+    if ranks == rank.world_size or images != batch * accumulate * ranks or not distributed.is_launched():
         return batch
     if images % parts:
         raise UserError("the run to resume has %d images in an update, of %d ranks; %d ranks%s cannot share them evenly" % (
