@@ -159,16 +159,18 @@ HAD = {"world_size": 4, "global_batch": 64}
     (4, 8, 1, 8), (2, 8, 1, 8)])  # another batch, which Progress.start_clock refuses
 def test_an_update_keeps_its_images_on_other_ranks(monkeypatch, ranks, batch, accumulate, found):
     """Where a launcher starts fewer or more ranks with the same command, each takes more or fewer images; by hand nothing changes."""
+    for name in resume._LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
     rank = ALONE._replace(world_size=ranks)
     assert resume.batch_of_rank(batch, accumulate, HAD, rank) == batch
-    monkeypatch.setattr(distributed, "is_launched", lambda: True)
+    monkeypatch.setenv("RANK", "0")
     assert resume.batch_of_rank(batch, accumulate, HAD, rank) == found
     assert resume.batch_of_rank(batch, accumulate, {}, rank) == batch
 
 
 def test_an_update_that_cannot_be_divided(monkeypatch):
     """Both numbers are in the line."""
-    monkeypatch.setattr(distributed, "is_launched", lambda: True)
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(cli.UserError, match="64 images in an update, of 4 ranks; 3 ranks cannot share them evenly"):
         resume.batch_of_rank(16, 1, HAD, ALONE._replace(world_size=3))
 

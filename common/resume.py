@@ -1,5 +1,6 @@
 """Which checkpoint a training goes on from: the same on every rank, whichever machine has it."""
 import io
+import os
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from common import checkpoint, distributed, entries, outputs, watchdog
 from common.cli import UserError
 
 AUTO = "auto"  # --resume
+_LAUNCHED = ("RANK", "PET_NNODES", "SLURM_STEP_ID", "OMPI_COMM_WORLD_RANK")  # each launcher sets one of them
 
 
 def choose(asked, own, rank):
@@ -65,7 +67,7 @@ def batch_of_rank(batch, accumulate, resumed, rank):
     Raises UserError where these cannot be divided."""
     ranks, images = resumed.get("world_size", rank.world_size), resumed.get("global_batch")
     parts = rank.world_size * accumulate
-    if ranks == rank.world_size or images != batch * accumulate * ranks or not distributed.is_launched():
+    if ranks == rank.world_size or images != batch * accumulate * ranks or not any(map(os.environ.get, _LAUNCHED)):
         return batch
     if images % parts:
         raise UserError("the run to resume has %d images in an update, of %d ranks; %d ranks%s cannot share them evenly" % (
