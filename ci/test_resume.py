@@ -224,10 +224,9 @@ def trained(model, folder, out, *words, ranks=2, dies=()):
                                                    ("--stop-step=" if model == "HRNet" else "--max-steps=") + "3"]
     if model == "EfficientNet-B3":
         own[:0] = ["--device=cpu"]
-    # The agent's store keeps the addresses of dead ranks (PyTorch 2.13), unless it is a new one for each attempt.
     return subprocess.run(command + [os.path.join(ROOT, program)] + steps + list(words) + own, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True, timeout=600,
-                          env=environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"))
+                          env=environment())
 
 
 def results(out):
