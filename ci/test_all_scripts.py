@@ -61,7 +61,8 @@ EVALUATION = {"val.top1", "val.top5", "val.loss", "bad_images"}
 EARLIER = ["train_0.log", "metrics.jsonl", "checkpoint.pth.tar", "model_best.pth.tar"]
 # Not results: they differ from run to run.
 MEASURED = {"train.total_ips", "train.data_wait", "steady_steps", "warmup_steps", "train.step_time", "train.data_time",
-            "peak_memory_bytes"}
+            "peak_memory_bytes", "train.slowest_rank", "train.slowest_host", "train.slowest_time", "train.slowest_data_time",
+            "train.median_time"}
 
 
 # --- a model and its runs ---------------------------------------------------------------------------------------------

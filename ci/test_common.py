@@ -795,6 +795,23 @@ def test_clock_measures_the_device_over_steady_steps(monkeypatch):
     assert [meters.Clock(CPU, steps).warmup_steps for steps in (1, 3, 8, 1000)] == [1, 1, 4, 10]
 
 
+def test_time_of_a_ranks_own(monkeypatch):
+    """It ends where the rank may wait for others: its wait for the batch, and forward, of the steps since the last line."""
+    time = MadeUpTime(monkeypatch)
+    clock = meters.Clock(CPU, 100, usual_warmup=1)
+    clock.start()
+    for forward in (9.0, 1.0, 3.0):
+        clock.wait_for_batch()
+        time.now += 0.5
+        clock.batch_came()
+        time.now += forward
+        clock.forward_is_over()
+        time.now += 10.0
+        clock.lap(10)
+    clock.split()
+    assert clock.own_time == pytest.approx(0.5 + (1.0 + 3.0) / 2) and clock.step_time.val == pytest.approx(12.5)
+
+
 def test_tally_counts_each_image_once():
     """Means are over images, not over batches; top-5 of fewer than five classes is of all of them; the state goes on where it was."""
     tally, half = meters.Tally("a test"), meters.Tally("a test")

@@ -213,6 +213,7 @@ class Ranks(object):
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.time[self.now])
         monkeypatch.setattr(distributed, "begin_sum", self._begin_sum)
         self.all = [progress.Preemption(distributed.Rank(rank, count, rank, CPU), None) for rank in range(count)]
+        self.clocks = [SimpleNamespace(own_time=0, data_time=meters.AverageMeter("Data")) for _ in range(count)]
 
     def _begin_sum(self, values, rank):
         assert len(self._values) == rank.rank, "not every rank has begun the sum before"
@@ -226,7 +227,7 @@ class Ranks(object):
         answers = set()
         for self.now, preemption in enumerate(self.all):
             self.time[self.now] += seconds[self.now]
-            answers.add(preemption.agreed())
+            answers.add(preemption.agreed(self.clocks[self.now]))
         assert len(answers) == 1 and not self._values
         return answers.pop()
 
@@ -251,6 +252,27 @@ def test_steps_that_grow_longer(monkeypatch):
         for _ in range(count):
             ranks.step([seconds] * 2)
     assert ranks.sums - before >= 200
+
+
+def test_who_is_waited_for(monkeypatch):
+    """The sum over SIGTERM, and no other one, brings each rank's times to all: the record names the rank with the most time of its
+    own, and its host; nothing before a rank has measured."""
+    monkeypatch.setattr(distributed, "host_of", "host{}".format)
+    ranks = Ranks(3, monkeypatch)
+    for _ in range(3):
+        ranks.step([4.0] * 3)
+    assert [meters.straggler(preemption.times) for preemption in ranks.all] == [{}] * 3
+    for clock, own, data in zip(ranks.clocks, (0.25, 0.75, 0.5), (0.125, 0.5, 0.0)):
+        clock.own_time = own
+        clock.data_time.update(data)
+    sums = ranks.sums
+    for _ in range(3):
+        ranks.step([4.0] * 3)
+    assert ranks.sums == sums + 3
+    for preemption in ranks.all:
+        assert meters.straggler(preemption.times) == {
+            "train.slowest_rank": 1, "train.slowest_host": "host1", "train.slowest_time": 0.75, "train.slowest_data_time": 0.5,
+            "train.median_time": 0.5}
 
 
 # --- in a training, and outside ---------------------------------------------------------------------------------------

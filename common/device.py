@@ -7,6 +7,7 @@ import os
 import random
 import re
 import sys
+import time
 
 import numpy as np
 import torch
@@ -185,6 +186,19 @@ def synchronize(device):
     """Wait until everything queued on the device has been done."""
     if device.type != "cpu":
         _api(device.type).synchronize()
+
+
+def mark_time(device):
+    """Return a mark of what the device has been asked to do so far, for `seconds_between`; nobody waits for it."""
+    if device.type == "cpu":
+        return time.perf_counter()
+    api = _api(device.type)
+    return api.current_stream().record_event(api.Event(enable_timing=True))
+
+
+def seconds_between(earlier, later):
+    """Return the seconds that the device took from one mark to another; it has passed both."""
+    return later - earlier if isinstance(later, float) else earlier.elapsed_time(later) / 1000
 
 
 def peak_memory(device):

@@ -143,6 +143,16 @@ def _meet(layout, rank):
         dist.init_process_group(devices.BACKENDS[layout.device_type], store=ours.store(), rank=rank.rank, world_size=rank.world_size,
                                 timeout=datetime.timedelta(seconds=meeting.TIMEOUT + 60), **_bound_to(rank.device))
         barrier(rank)
+    _store().set("host of %d" % rank.rank, socket.gethostname())
+
+
+def _store():
+    return dist.distributed_c10d._get_default_store()
+
+
+def host_of(number):
+    """Return the name of the host of a rank: the group's store knows, without a collective."""
+    return _store().get("host of %d" % number).decode()
 
 
 def _reason(error, rank):

@@ -1,6 +1,7 @@
 """Averages, accuracy, and the time that steps take."""
 import contextlib
 import math
+import statistics
 import time
 from collections import namedtuple
 
@@ -114,9 +115,20 @@ class Tally(object):
             raise ValueError("not all of it is numbers")
 
 
+def straggler(times):
+    """Return what a record says of the rank that the others wait for, {} where it is not known. `times`: own_time and data_time of
+    each rank's Clock."""
+    if not any(times):
+        return {}
+    own = times[::2]
+    slowest = own.index(max(own))
+    return {"train.slowest_rank": slowest, "train.slowest_host": distributed.host_of(slowest), "train.slowest_time": own[slowest],
+            "train.slowest_data_time": times[2 * slowest + 1], "train.median_time": statistics.median(own)}
+
+
 class Clock(object):
     """What steps take: images per second over the steady steps of a run, and seconds a step (`step_time`) and for the wait for its
-    batch (`data_time`), with their averages over an epoch.
+    batch (`data_time`), with their averages over an epoch; `own_time`, lately, up to where a rank waits for others: that wait, forward.
 
     A device runs behind the host, so time is read only where the host has waited for it: at `start`, `split` and `stop`, and
     when the `warmup_steps` are over, which compile and fill caches and do not count for the images per second. What lies between
@@ -127,7 +139,7 @@ class Clock(object):
         """`steps_left`: of the run; where they are few, fewer than `usual_warmup` are left out."""
         self._device = device
         self.warmup_steps = self._left_to_warm_up = max(1, min(usual_warmup, steps_left // 2))
-        self.steps = self.images = self.seconds = 0
+        self.steps = self.images = self.seconds = self.own_time = 0
         self.lapped = self._is_disturbed = False
 
     def start(self):
@@ -145,6 +157,11 @@ class Clock(object):
         """The batch is there."""
         watchdog.mark.enter(watchdog.STEP)
         self._waited += time.perf_counter() - self._asked
+        self._came = devices.mark_time(self._device)
+
+    def forward_is_over(self):
+        """The host has asked for the network's output."""
+        self._forwards.append((self._came, devices.mark_time(self._device)))
 
     def lap(self, images):
         """The host is through with a step over `images` images (of all ranks)."""
@@ -178,6 +195,7 @@ class Clock(object):
             return
         self.step_time.update(seconds / self._laps, self._laps)
         self.data_time.update(self._waited / self._laps, self._laps)
+        self.own_time = (self._waited + sum(devices.seconds_between(*ends) for ends in self._forwards)) / self._laps
         if self._is_steady:
             self.steps, self.images, self.seconds = self.steps + self._laps, self.images + self._images, self.seconds + seconds
 
@@ -199,7 +217,7 @@ class Clock(object):
                 "peak_memory_bytes": devices.peak_memory(self._device)}
 
     def _open(self):
-        self._laps, self._images, self._waited = 0, 0, 0.0
+        self._laps, self._images, self._waited, self._forwards = 0, 0, 0.0, []
         self._is_steady = self._left_to_warm_up == 0 and not self._is_disturbed
         self._since = self._asked = self._now()
 

@@ -88,6 +88,7 @@ class Progress(object):
         self._tell_errors()
         self.steps_in_epoch = len(batches)
         self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
+        self._clock = clock
         clock.start()
         for images, target in batches.of_epoch(self.epoch, first_step=self.step):
             clock.batch_came()
@@ -117,6 +118,7 @@ class Progress(object):
 
     def update(self, amp, loss):
         """Add the gradients of `loss`, the mean over a batch, to those of its update, and take the update with the last of them."""
+        self._clock.forward_is_over()
         amp.backward(loss / self.batches_in_update if self.batches_in_update > 1 else loss)
         if self.update_is_complete:
             amp.step()
@@ -127,9 +129,13 @@ class Progress(object):
         self.tally.end_window()
         clock.split()
 
+    def straggler(self):
+        """Return what a record says of the rank that the others wait for; {} on other ranks than 0, and before it is known."""
+        return meters.straggler(self._preemption.times) if self._rank.is_main else {}
+
     def _end_step(self, clock):
         self.step += 1
-        if self._preemption.agreed() and self.update_is_complete:
+        if self._preemption.agreed(clock) and self.update_is_complete:
             self._preemption.leave()
         if self.update_is_complete and self._every_steps and self.step % self._every_steps == 0:
             with clock.paused():
@@ -256,7 +262,7 @@ class Preemption(object):
 
     def __init__(self, rank, save):
         self._rank, self._save, self.seen, self._agreed = rank, save, False, False
-        self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
+        self._answer, self._steps, self._left, self._since, self.times = None, 1, 1, time.monotonic(), []
 
     def listen(self):
         """From now on, SIGTERM is noted: `seen`. Every rank calls."""
@@ -264,22 +270,23 @@ class Preemption(object):
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
         distributed.barrier(self._rank)  # it still ends a rank that is not here, and with it all
 
-    def agreed(self):
+    def agreed(self, clock):
         """Return whether to leave after this step; every rank asks after each, and all get the same answer.
 
         A sum over the ranks, under way while they take a step and read after it, says who has seen the signal; and in how many
-        steps the next sum begins, by rank 0's clock alone: a collective is begun by all or by none.
+        steps the next sum begins, by rank 0's clock alone: a collective is begun by all or by none. It carries each rank's times too.
         """
         if self._rank.world_size == 1:
             return self.seen
         if self._answer:
-            seen, self._steps = self._answer()
+            seen, self._steps, *self.times = self._answer()
             self._answer, self._agreed, self._left = None, self._agreed or seen > 0, self._steps
         self._left -= 1
         if self._left <= 0:
             steps = int(_SECONDS_BETWEEN_SUMS * self._steps / max(time.monotonic() - self._since, 1e-9))
             self._since = time.monotonic()
-            values = [self.seen, self._rank.is_main * min(max(steps, 1), _STEPS_BETWEEN_SUMS)]
+            values = [self.seen, self._rank.is_main * min(max(steps, 1), _STEPS_BETWEEN_SUMS)] + [0] * (2 * self._rank.world_size)
+            values[2 + 2 * self._rank.rank:4 + 2 * self._rank.rank] = clock.own_time, clock.data_time.val
             self._answer = distributed.begin_sum(values, self._rank)
         return self._agreed
 
