@@ -16,7 +16,7 @@ def start(names, open_candidate, method="fork"):
     context, pipes = multiprocessing.get_context(method), {}
     for name in names:
         pipe, its_end = context.Pipe()
-        context.Process(target=_serve, args=(name, open_candidate, its_end), daemon=True).start()
+        context.Process(target=serve, args=(name, open_candidate, its_end), daemon=True).start()
         problem = pipe.recv()
         if problem:
             cli.print_line("left out: %s (%s)" % (name, problem))
@@ -25,7 +25,8 @@ def start(names, open_candidate, method="fork"):
     return pipes
 
 
-def _serve(name, open_candidate, pipe):
+def serve(name, open_candidate, pipe):
+    """Answer through a pipe: first why `open_candidate(name)` fails, None where it does not, then what it measures with each number."""
     try:
         measure = open_candidate(name)
     except ImportError as error:
