@@ -213,7 +213,9 @@ class Ranks(object):
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.time[self.now])
         monkeypatch.setattr(distributed, "begin_sum", self._begin_sum)
         self.all = [progress.Preemption(distributed.Rank(rank, count, rank, CPU), None) for rank in range(count)]
-        self.clocks = [SimpleNamespace(own_time=0, data_time=meters.AverageMeter("Data")) for _ in range(count)]
+        self.clocks = [meters.Clock(CPU, 1) for _ in range(count)]
+        for clock in self.clocks:
+            clock.start()
 
     def _begin_sum(self, values, rank):
         assert len(self._values) == rank.rank, "not every rank has begun the sum before"
@@ -261,7 +263,7 @@ def test_who_is_waited_for(monkeypatch):
     ranks = Ranks(3, monkeypatch)
     for _ in range(3):
         ranks.step([4.0] * 3)
-    assert [meters.straggler(preemption.times) for preemption in ranks.all] == [{}] * 3
+    assert [clock.straggler() for clock in ranks.clocks] == [{}] * 3
     for clock, own, data in zip(ranks.clocks, (0.25, 0.75, 0.5), (0.125, 0.5, 0.0)):
         clock.own_time = own
         clock.data_time.update(data)
@@ -269,8 +271,8 @@ def test_who_is_waited_for(monkeypatch):
     for _ in range(3):
         ranks.step([4.0] * 3)
     assert ranks.sums == sums + 3
-    for preemption in ranks.all:
-        assert meters.straggler(preemption.times) == {
+    for clock in ranks.clocks:
+        assert clock.straggler() == {
             "train.slowest_rank": 1, "train.slowest_host": "host1", "train.slowest_time": 0.75, "train.slowest_data_time": 0.5,
             "train.median_time": 0.5}
 

@@ -143,16 +143,6 @@ def _meet(layout, rank):
         dist.init_process_group(devices.BACKENDS[layout.device_type], store=ours.store(), rank=rank.rank, world_size=rank.world_size,
                                 timeout=datetime.timedelta(seconds=meeting.TIMEOUT + 60), **_bound_to(rank.device))
         barrier(rank)
-    _store().set("host of %d" % rank.rank, socket.gethostname())
-
-
-def _store():
-    return dist.distributed_c10d._get_default_store()
-
-
-def host_of(number):
-    """Return the name of the host of a rank: the group's store knows, without a collective."""
-    return _store().get("host of %d" % number).decode()
 
 
 def _reason(error, rank):
@@ -205,6 +195,17 @@ def broadcast_buffers(model, rank):
         with watchdog.mark.within(watchdog.COLLECTIVE):
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
+
+
+def tell_host(rank):
+    """Have the group's store know the name of this rank's host."""
+    if rank.world_size > 1:
+        dist.distributed_c10d._get_default_store().set("host of %d" % rank.rank, socket.gethostname())
+
+
+def host_of(number):
+    """Return the name of the host of rank `number`, which has told it: no collective."""
+    return dist.distributed_c10d._get_default_store().get("host of %d" % number).decode()
 
 
 def barrier(rank):

@@ -115,17 +115,6 @@ class Tally(object):
             raise ValueError("not all of it is numbers")
 
 
-def straggler(times):
-    """Return what a record says of the rank that the others wait for, {} where it is not known. `times`: own_time and data_time of
-    each rank's Clock."""
-    if not any(times):
-        return {}
-    own = times[::2]
-    slowest = own.index(max(own))
-    return {"train.slowest_rank": slowest, "train.slowest_host": distributed.host_of(slowest), "train.slowest_time": own[slowest],
-            "train.slowest_data_time": times[2 * slowest + 1], "train.median_time": statistics.median(own)}
-
-
 class Clock(object):
     """What steps take: images per second over the steady steps of a run, and seconds a step (`step_time`) and for the wait for its
     batch (`data_time`), with their averages over an epoch; `own_time`, lately, up to where a rank waits for others: that wait, forward.
@@ -140,6 +129,7 @@ class Clock(object):
         self._device = device
         self.warmup_steps = self._left_to_warm_up = max(1, min(usual_warmup, steps_left // 2))
         self.steps = self.images = self.seconds = self.own_time = 0
+        self.of_ranks = []  # own_time and data_time of each rank, as the ranks have told each other lately
         self.lapped = self._is_disturbed = False
 
     def start(self):
@@ -210,6 +200,15 @@ class Clock(object):
     def images_per_second(self):
         """The rate over steady steps, or None when there was none."""
         return self.images / self.seconds if self.steps and self.seconds else None
+
+    def straggler(self):
+        """Return what a record says of the rank that the others wait for, {} where it is not known."""
+        if not any(self.of_ranks):
+            return {}
+        own = self.of_ranks[::2]
+        slowest = own.index(max(own))
+        return {"train.slowest_rank": slowest, "train.slowest_host": distributed.host_of(slowest), "train.slowest_time": own[slowest],
+                "train.slowest_data_time": self.of_ranks[2 * slowest + 1], "train.median_time": statistics.median(own)}
 
     def summary(self):
         """Return what the summary of a run says about its speed."""

@@ -129,10 +129,6 @@ class Progress(object):
         self.tally.end_window()
         clock.split()
 
-    def straggler(self):
-        """Return what a record says of the rank that the others wait for; {} on other ranks than 0, and before it is known."""
-        return meters.straggler(self._preemption.times) if self._rank.is_main else {}
-
     def _end_step(self, clock):
         self.step += 1
         if self._preemption.agreed(clock) and self.update_is_complete:
@@ -262,12 +258,13 @@ class Preemption(object):
 
     def __init__(self, rank, save):
         self._rank, self._save, self.seen, self._agreed = rank, save, False, False
-        self._answer, self._steps, self._left, self._since, self.times = None, 1, 1, time.monotonic(), []
+        self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
 
     def listen(self):
         """From now on, SIGTERM is noted: `seen`. Every rank calls."""
         Preemption.listening = self
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
+        distributed.tell_host(self._rank)
         distributed.barrier(self._rank)  # it still ends a rank that is not here, and with it all
 
     def agreed(self, clock):
@@ -279,7 +276,7 @@ class Preemption(object):
         if self._rank.world_size == 1:
             return self.seen
         if self._answer:
-            seen, self._steps, *self.times = self._answer()
+            seen, self._steps, *clock.of_ranks = self._answer()
             self._answer, self._agreed, self._left = None, self._agreed or seen > 0, self._steps
         self._left -= 1
         if self._left <= 0:

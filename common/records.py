@@ -74,7 +74,7 @@ class Recorder(object):
         self.log((progress.epoch, progress.step),
                  {"train.loss": tally.loss.val, "train.loss_mean": tally.loss.avg, "train.top1": tally.top1.avg,
                   "train.top5": tally.top5.avg, "train.step_time": clock.step_time.val, "train.data_time": clock.data_time.val,
-                  "lr": rate, **progress.straggler()}, progress.epoch * progress.steps_in_epoch + progress.step)
+                  "lr": rate, **(clock.straggler() if self._backend else {})}, progress.epoch * progress.steps_in_epoch + progress.step)
 
     def epoch(self, progress, clock, rate, evaluated=True):
         """Record the epoch that has just been trained and, unless it was not, evaluated."""
