@@ -16,7 +16,7 @@ from benchmarks import _alpha_beta, _loops, _turns
 from common import cli
 
 BATCH, STEPS, SUMS = 8, 2, 4
-SMALL, LARGE = 4096, 8 * _alpha_beta.MIB  # bytes of the sums that show the hop and the bandwidth
+SMALL, LARGE = 4096, 25 * _alpha_beta.MIB  # bytes of the sums that show the hop and the bandwidth; the second is a bucket's
 OF_ALL_RANKS = ("ResNet50", "GENet", "EfficientNet-B3")  # whose flag for the batch counts the images of all ranks
 
 
@@ -58,7 +58,7 @@ def _free_port():
 
 
 def open_rank(settings):
-    """Return a function of "sizes" (gives the bytes of each gradient), of a number of steps, or of minus the bytes of a tensor to sum
+    """Return a function of "sizes" (gives the bytes of each gradient), of a number of steps, or of minus the bytes of a bucket to sum
     (both give (seconds, seconds of the CPU), of one)."""
     os.sched_setaffinity(0, {settings.core})
     if settings.world_size > 1:
@@ -87,12 +87,16 @@ def open_rank(settings):
 
 
 def sums_of(size):
-    """Return a function that sums a tensor of `size` bytes over the ranks, so often, after waiting for them."""
+    """Return a function that does, so often, what DistributedDataParallel does with a bucket of `size` bytes: divide, and sum."""
     import torch
     import torch.distributed as dist
     tensor = torch.zeros(size // 4)
-    dist.all_reduce(tensor)
-    return lambda times: [dist.all_reduce(tensor) for _ in range(times)]
+    dist.all_reduce(tensor)  # both ranks are there
+
+    def act(times):
+        for _ in range(times):
+            dist.all_reduce(tensor.mul_(0.5))
+    return act
 
 
 def asked(pipes, order):

@@ -102,12 +102,12 @@ class Measured(object):
 
 
 def _steady(found, path):
-    """Return the medians of a step's seconds, and of its wait for data, over the last two thirds of the logging lines."""
+    """Return the medians of a step's seconds, and of its wait for data, over the last two thirds of the logging lines, never the first."""
     lines = [record["data"] for record in found if isinstance(record.get("step"), list) and len(record["step"]) == 2]
     lines = [(line["train.step_time"], line["train.data_time"]) for line in lines if line.get("train.step_time")]
-    lines = lines[len(lines) // 3:]
+    lines = lines[max(1, len(lines) // 3):]
     if not lines:
-        raise cli.UserError("%s: no step was recorded; take more steps, or a smaller --print_freq" % path)
+        raise cli.UserError("%s: of no steps but the first are there records; take more steps, or a smaller --print_freq" % path)
     return [statistics.median(values) for values in zip(*lines)]
 
 
