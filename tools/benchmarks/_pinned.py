@@ -26,8 +26,7 @@ def check(model, args):
     if len(cores) < 2:
         raise cli.UserError("two ranks, each pinned to a core, need two of them; this process may use one")
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            pipes = start(model, args.image_size, cores, folder)
+        with tempfile.TemporaryDirectory() as folder, started(model, args.image_size, cores, folder) as pipes:
             sizes = asked(pipes[:1], "sizes")[0]
             rounds = [one_round(pipes) for _ in range(args.rounds)]
     except EOFError:
@@ -35,20 +34,27 @@ def check(model, args):
     return report(model, sizes, rounds)
 
 
-def start(model, image_size, cores, folder):
-    """Return the pipes to three processes: a rank alone on the first core, and two ranks of a group, on a core each."""
-    context, pipes, port = multiprocessing.get_context("spawn"), [], _free_port()
-    for rank, world_size in ((0, 1), (0, 2), (1, 2)):
-        pipe, its_end = context.Pipe()
-        settings = Namespace(model=model, image_size=image_size, batch_size=BATCH, threads=1, device="cpu", folder=folder, rank=rank,
-                             world_size=world_size, port=port, core=cores[rank])
-        context.Process(target=_turns.serve, args=(settings, open_rank, its_end), daemon=True).start()
-        its_end.close()  # or nobody would notice that the process has ended
-        pipes.append(pipe)
-    problems = [problem for problem in (pipe.recv() for pipe in pipes) if problem]
-    if problems:
-        raise cli.TrainingStopped("a rank of the benchmark did not start: " + problems[0])
-    return pipes
+@contextlib.contextmanager
+def started(model, image_size, cores, folder):
+    """Give the pipes to three processes, which end with this: a rank alone on the first core, two ranks of a group on a core each."""
+    context, pipes, processes, port = multiprocessing.get_context("spawn"), [], [], _free_port()
+    try:
+        for rank, world_size in ((0, 1), (0, 2), (1, 2)):
+            pipe, its_end = context.Pipe()
+            settings = Namespace(model=model, image_size=image_size, batch_size=BATCH, threads=1, device="cpu", folder=folder, rank=rank,
+                                 world_size=world_size, port=port, core=cores[rank])
+            processes.append(context.Process(target=_turns.serve, args=(settings, open_rank, its_end), daemon=True))
+            processes[-1].start()
+            its_end.close()  # or nobody would notice that the process has ended
+            pipes.append(pipe)
+        problems = [problem for problem in (pipe.recv() for pipe in pipes) if problem]
+        if problems:
+            raise cli.TrainingStopped("a rank of the benchmark did not start: " + problems[0])
+        yield pipes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def _free_port():
