@@ -11,8 +11,9 @@
 # start, taken out by stop), 8 pretended CPUs, 8 "gpu" and 8 "npu" that can be asked for (neither sets *_VISIBLE_DEVICES).
 # Files, /tmp, shared memory and TCP ports are shared by both: a port that two nodes both listen on must differ here.
 # A second cluster at once: another DIR and another SLURM_BASE_PORT (it takes 3 ports from there; default 16817).
+# SLURM_KILL_WAIT: seconds from SIGTERM to SIGKILL (default 10).
 set -euo pipefail
-(($# >= 2)) || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+(($# >= 2)) || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 action=$1 dir=$(mkdir -p "$2" && cd "$2" && pwd) node=${3:-}
 base_port=${SLURM_BASE_PORT:-16817}
 export SLURM_CONF=$dir/slurm.conf
@@ -69,7 +70,7 @@ SlurmdUser=root
 SlurmdParameters=config_overrides
 SlurmctldTimeout=30
 SlurmdTimeout=30
-KillWait=10
+KillWait=${SLURM_KILL_WAIT:-10}
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
 SlurmctldPidFile=$dir/slurmctld.pid

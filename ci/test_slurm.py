@@ -1,0 +1,220 @@
+"""deploy/slurm/train.sbatch in a real Slurm of two nodes on this machine (ci/cluster/slurm_two_nodes.sh): models train, and go on after a
+node's death, scancel and a time limit with weights that are bit for bit those of an undisturbed run."""
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import CI, MODELS, ROOT, differences, environment, free_port, wait_until, weights_of
+from test_all_scripts import TINY, Model
+from test_genet_data import write_cifar
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "unshare")
+MISSING = [name for name in PROGRAMS if not shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")]
+pytestmark = pytest.mark.skipif(bool(MISSING) or os.getuid() != 0, reason="needs root and Slurm, of which these are missing: %s; "
+                                "apt-get install slurmd slurmctld slurm-client munge" % (", ".join(MISSING) or "none"))
+NOT_ENDED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+PATIENCE = 400
+
+# A training that waits once: when it has written its HOLD_AT-th checkpoint, while there is the file HOLD, until SIGTERM comes.
+HOOK = '''
+import eager, os, signal, time
+if "HOLD" in os.environ:
+    replace, set_handler, written, told = os.replace, signal.signal, [], []
+    def held(source, target):
+        replace(source, target)
+        if str(target).endswith("checkpoint.pth.tar"):
+            written.append(target)
+        if len(written) == int(os.environ["HOLD_AT"]) and os.path.exists(os.environ["HOLD"]):
+            open(os.environ["HOLD"] + ".held", "w").close()
+            while os.path.exists(os.environ["HOLD"]) and not told:
+                time.sleep(0.05)
+            written.append("done")
+            if told:
+                os.remove(os.environ["HOLD"])
+    def noting(number, handler):
+        def noted(*words):
+            told.append(number)
+            return handler(*words)
+        return set_handler(number, noted if number == signal.SIGTERM and callable(handler) else handler)
+    os.replace, signal.signal = held, noting
+'''
+
+
+class Cluster(object):
+    """Slurm with the nodes n1 and n2, and the jobs of one model in it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "hooks").mkdir()
+        (folder / "hooks" / "sitecustomize.py").write_text(HOOK)
+        # SIGTERM comes a minute before SIGKILL: this machine may be busy.
+        self.env = environment(SLURM_CONF=str(folder / "slurm.conf"), SLURM_BASE_PORT=str(free_port()), SLURM_KILL_WAIT="60",
+                               PYTHONPATH=str(folder / "hooks"))
+        self.env["PATH"] += ":/usr/sbin:/sbin"
+
+    def do(self, action, *node):
+        """Have slurm_two_nodes.sh start, stop, kill or revive."""
+        done = subprocess.run(["bash", os.path.join(CI, "cluster", "slurm_two_nodes.sh"), action, str(self.folder)] + list(node),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=self.env, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask(self, *words, **variables):
+        """Return what a command of Slurm prints."""
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=ROOT,
+                              env=dict(self.env, **variables), timeout=100)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def submit(self, name, model, out, *more, nodes=2, sbatch=(), **variables):
+        """Submit a small training, of one rank a node; return its Job."""
+        log = self.folder / (name + ".log")
+        script, *words = model.words("train_full_multinodes.sh", out, *more, ranks=1)
+        number = self.ask("sbatch", "--parsable", "--nodes=%d" % nodes, "--output=%s" % log, *sbatch, "deploy/slurm/train.sbatch",
+                          script.split("/")[0], os.path.basename(script), *words, **variables)
+        return Job(self, number.strip(), log)
+
+
+class Job(object):
+    """A job that has been submitted."""
+
+    def __init__(self, cluster, number, log):
+        self.cluster, self.number, self._log = cluster, number, log
+
+    def state(self):
+        """Return Slurm's word, such as RUNNING."""
+        return re.search(r"JobState=(\w+)", self.cluster.ask("scontrol", "--oneliner", "show", "job", self.number)).group(1)
+
+    def log(self):
+        """Return what the job has printed."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def end(self):
+        """Wait for the end; return the state."""
+        wait_until(lambda: self.state() not in NOT_ENDED, timeout=PATIENCE, interval=0.5)
+        return self.state()
+
+    def trained(self):
+        """The job ends well, and reports once."""
+        assert self.end() == "COMPLETED", self.log()
+        assert self.log().count("Final Performance images/sec : ") == 1, self.log()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The Cluster, which ends with the tests of this file."""
+    ours = Cluster(tmp_path_factory.mktemp("slurm"))
+    ours.do("start")
+    yield ours
+    ours.do("stop")
+
+
+@pytest.fixture(scope="module")
+def resnet50(tiny_imagenet, tmp_path_factory):
+    """ResNet50's scripts on the small data."""
+    return Model("ResNet50", tiny_imagenet, tmp_path_factory.mktemp("resnet50"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, resnet50):
+    """(the job, the output path) of a training on both nodes that nothing has disturbed."""
+    out = resnet50.folder / "undisturbed $HOME"
+    job = cluster.submit("undisturbed", resnet50, out)
+    job.trained()
+    return job, out
+
+
+def test_two_nodes(cluster, undisturbed):
+    """torchrun in srun: a training of two ranks on two nodes, one report by the first node, whose name is in it."""
+    job, out = undisturbed
+    assert '"ranks": 2' in (out / "report.json").read_text()
+    assert job.log().count("the result is reported only on machine 0") == 1
+
+
+def test_mistakes_are_one_line(cluster, resnet50, tmp_path):
+    """A job without a model, a model without such a script, bad input: the job fails with a line, trains nothing, and does not come back."""
+    mistakes = {"write MODEL SCRIPT": ["ResNet50"], "there is no ": ["ResNet51", "train_full_8p"],
+                "/nowhere": ["ResNet50", "train_full_1p", "--data_path=/nowhere", "--output_path=%s" % (tmp_path / "out")]}
+    for number, (line, words) in enumerate(mistakes.items()):
+        log = tmp_path / ("log%d" % number)
+        job = Job(cluster, cluster.ask("sbatch", "--parsable", "--nodes=1", "--output=%s" % log, "--export=ALL,LAUNCHER=script",
+                                       "deploy/slurm/train.sbatch", *words).strip(), log)
+        assert job.end() == "FAILED"
+        said = [text for text in job.log().splitlines() if ": error: " in text and not text.startswith("srun: ")]
+        assert len(said) == 1 and line in said[0] and "into the queue" not in job.log(), job.log()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name in TINY and name != "ResNet50"])
+def test_models(name, cluster, tiny_imagenet, tmp_path):
+    """The other models on both nodes."""
+    data = tiny_imagenet
+    if TINY[name].layout == "cifar":
+        data = tmp_path / "data"
+        write_cifar(data / "cifar-10-batches-py", per_batch=20)
+    cluster.submit(name, Model(name, data, tmp_path), tmp_path / "out").trained()
+
+
+@pytest.mark.slow
+def test_the_script_starts_the_ranks(cluster, resnet50, undisturbed, tmp_path):
+    """Without torchrun (PyTorch 1.5 and 1.8) the script itself starts a node's ranks, and the weights are the same; where a data set is copied to
+    the node's own disk, it is read there, and copied once."""
+    cluster.submit("script", resnet50, tmp_path / "out", LAUNCHER="script").trained()
+    assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
+    stage = tmp_path / "own disk" / "data"
+    for out in ("one", "other"):
+        cluster.submit(out, resnet50, tmp_path / out, "--max_steps=1", nodes=1, STAGE=str(stage)).trained()
+        assert str(stage) in (tmp_path / out / "metrics.jsonl").read_text()
+        next((stage / "train").rglob("*.JPEG")).unlink()
+    assert sum(1 for _ in (stage / "train").rglob("*.JPEG")) == 62
+
+
+def held(cluster, name, resnet50, out, *more, sbatch=(), **variables):
+    """Return (a job that stands still in the middle of its training, the file that holds it)."""
+    hold = cluster.folder / (name + ".hold")
+    hold.touch()
+    job = cluster.submit(name, resnet50, out, *more, sbatch=sbatch, HOLD=str(hold), **variables)
+    wait_until(lambda: os.path.exists(str(hold) + ".held") or job.state() not in NOT_ENDED, timeout=PATIENCE, interval=0.2)
+    assert os.path.exists(str(hold) + ".held"), job.log()
+    return job, hold
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "script"])
+def test_a_node_dies(launcher, cluster, resnet50, undisturbed, tmp_path):
+    """kill -9 of a node's slurmd and ranks in the middle of an epoch: the job fails; submitted again it goes on, to the same bits."""
+    variables = {"LAUNCHER": launcher, "HOLD_AT": "2", "REQUEUES": "0"}
+    job, hold = held(cluster, "dies " + launcher, resnet50, tmp_path / "out", "--checkpoint_steps=1", **variables)
+    cluster.do("kill", "n2")
+    hold.unlink()
+    wait_until(lambda: job.state() != "RUNNING", timeout=PATIENCE, interval=0.5)
+    cluster.do("revive", "n2")
+    assert job.end() in ("FAILED", "NODE_FAIL") and "Final result" not in job.log()
+    cluster.submit("again " + launcher, resnet50, tmp_path / "out", "--checkpoint_steps=1", LAUNCHER=launcher).trained()
+    assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
+
+
+@pytest.mark.slow
+def test_scancel(cluster, resnet50, undisturbed, tmp_path):
+    """scancel: a checkpoint is saved, the job does not come back by itself; submitted again it goes on, to the same bits."""
+    job, hold = held(cluster, "scancel", resnet50, tmp_path / "out", HOLD_AT="1")
+    cluster.ask("scancel", job.number)
+    assert job.end() == "CANCELLED" and not hold.exists()
+    assert "after saving; go on with --resume" in job.log() and "queue" not in job.log(), job.log()
+    cluster.submit("after scancel", resnet50, tmp_path / "out").trained()
+    assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
+
+
+@pytest.mark.slow
+def test_time_limit(cluster, resnet50, undisturbed, tmp_path):
+    """Before the time limit a checkpoint is saved and the job puts itself back into the queue (where it waits two minutes); it goes on, to
+    the same bits, and reports once."""
+    job, _ = held(cluster, "limit", resnet50, tmp_path / "out", sbatch=["--time=3", "--signal=TERM@120"], HOLD_AT="1")
+    job.trained()
+    assert "after saving; go on with --resume" in job.log() and "back into the queue" in job.log(), job.log()
+    assert "Restarts=0" not in cluster.ask("scontrol", "--oneliner", "show", "job", job.number)
+    assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
