@@ -15,7 +15,7 @@ bash tools/make_venv.sh --constraints=tools/2.13_constraints.txt "${requirements
 PATH=$PWD/${VENV:-.venv}/bin:$PATH
 
 if command -v shellcheck >/dev/null; then
-    shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh
+    shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh ci/cluster/*.sh deploy/slurm/*.sbatch
 else # ci/requirements.txt has none for this machine
     echo "run_tests.sh: no shellcheck here, the scripts are not checked; install the system's" >&2
 fi

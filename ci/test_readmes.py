@@ -11,7 +11,8 @@ import pytest
 from conftest import MODELS, ROOT, environment
 
 ENGLISH = ["README.md"] + [model + "/README.md" for model in MODELS] + sorted(
-    "docs/" + os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "docs", "*.md")) if ".zh-CN." not in path)
+    os.path.relpath(path, ROOT) for pages in (("docs", "*.md"), ("deploy", "*", "README.md"))
+    for path in glob.glob(os.path.join(ROOT, *pages)) if ".zh-CN." not in path)
 # What users of the vendor's model zoo look for in a model's page.
 SECTIONS = ["概述", "准备训练环境", "准备数据集", "开始训练", "模型训练脚本参数说明", "训练结果展示", "版本说明", "FAQ"]
 FENCE = re.compile(r"^```[a-z]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -73,12 +74,12 @@ def anchors(page):
 @pytest.mark.parametrize("page", ENGLISH)
 def test_commands_of_a_page_exist(page):
     """Each command answers --help, a script after it has checked the options shown (every script also runs in a smoke test).
-    The commands of docs/ are those of someone who stands in the repository's root; Chinese pages have the same ones (below)."""
+    The commands of docs/ and deploy/ are those of someone who stands in the repository's root; Chinese pages have the same ones (below)."""
     found = commands(page)
     assert found
-    below = "" if page.startswith("docs/") else os.path.dirname(page)
+    below = "" if page.startswith(("docs/", "deploy/")) else os.path.dirname(page)
     for command in found:
-        if not re.search(r"(quickstart|run_tests|version_matrix)\.sh", command):
+        if not re.search(r"(quickstart|run_tests|version_matrix|slurm_two_nodes)\.sh", command):
             command = re.sub(r"(--pth_path)=\S+", r"\1=README.md", command)
             asked = command + " --help" if "bash" in command else command.replace(".py", ".py --help", 1)
             done = subprocess.run(["bash", "-c", asked], cwd=os.path.join(ROOT, below), stdout=subprocess.PIPE,
