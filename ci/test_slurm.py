@@ -62,10 +62,10 @@ class Cluster(object):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def ask(self, *words, **variables):
+    def ask(self, *words, timeout=100, **variables):
         """Return what a command of Slurm prints."""
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=ROOT,
-                              env=dict(self.env, **variables), timeout=100)
+                              env=dict(self.env, **variables), timeout=timeout)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -171,6 +171,15 @@ def test_the_script_starts_the_ranks(cluster, resnet50, undisturbed, tmp_path):
         assert str(stage) in (tmp_path / out / "metrics.jsonl").read_text()
         next((stage / "train").rglob("*.JPEG")).unlink()
     assert sum(1 for _ in (stage / "train").rglob("*.JPEG")) == 62
+
+
+@pytest.mark.slow
+def test_a_task_for_each_device(cluster, resnet50, tmp_path):
+    """srun alone, with two tasks on each of two nodes: four ranks, and one report."""
+    script, *words = resnet50.words("train_full_multinodes.sh", tmp_path / "out", "--max_steps=1", ranks=2)
+    said = cluster.ask("srun", "--nodes=2", "--ntasks-per-node=2", "bash", os.path.join(ROOT, script), *words, timeout=PATIENCE)
+    assert said.count("Final Performance images/sec : ") == 1
+    assert '"ranks": 4' in (tmp_path / "out" / "report.json").read_text()
 
 
 def held(cluster, name, resnet50, out, *more, sbatch=(), **variables):
