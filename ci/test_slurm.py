@@ -1,5 +1,5 @@
-"""deploy/slurm/train.sbatch in a real Slurm of two nodes on this machine (ci/cluster/slurm_two_nodes.sh): models train, and go on after a
-node's death, scancel and a time limit with weights that are bit for bit those of an undisturbed run."""
+"""deploy/slurm/train.sbatch in a real Slurm of two nodes on this machine (ci/cluster/slurm_two_nodes.sh): models train, and go on
+after a node's death, scancel and a time limit with weights that are bit for bit those of an undisturbed run."""
 import os
 import re
 import shutil
@@ -135,7 +135,8 @@ def test_two_nodes(cluster, undisturbed):
 
 
 def test_mistakes_are_one_line(cluster, resnet50, tmp_path):
-    """A job without a model, a model without such a script, bad input: the job fails with a line, trains nothing, and does not come back."""
+    """A job without a model, a model without such a script, bad input: the job fails with a line, trains nothing, and does not come
+    back."""
     mistakes = {"write MODEL SCRIPT": ["ResNet50"], "there is no ": ["ResNet51", "train_full_8p"],
                 "/nowhere": ["ResNet50", "train_full_1p", "--data_path=/nowhere", "--output_path=%s" % (tmp_path / "out")]}
     for number, (line, words) in enumerate(mistakes.items()):
@@ -161,8 +162,8 @@ def test_models(name, cluster, tiny_imagenet, tmp_path):
 
 @pytest.mark.slow
 def test_the_script_starts_the_ranks(cluster, resnet50, undisturbed, tmp_path):
-    """Without torchrun (PyTorch 1.5 and 1.8) the script itself starts a node's ranks, and the weights are the same; where a data set is copied to
-    the node's own disk, it is read there, and copied once."""
+    """Without torchrun (PyTorch 1.5 and 1.8) the script itself starts a node's ranks, and the weights are the same;
+    where a data set is copied to the node's own disk, it is read there, and copied once."""
     cluster.submit("script", resnet50, tmp_path / "out", LAUNCHER="script").trained()
     assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
     stage = tmp_path / "own disk" / "data"
@@ -195,7 +196,8 @@ def held(cluster, name, resnet50, out, *more, sbatch=(), **variables):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "script"])
 def test_a_node_dies(launcher, cluster, resnet50, undisturbed, tmp_path):
-    """kill -9 of a node's slurmd and ranks in the middle of an epoch: the job fails; submitted again it goes on, to the same bits."""
+    """kill -9 of a node's slurmd and ranks in the middle of an epoch: the job fails; submitted again it goes on, to the
+    same bits."""
     variables = {"LAUNCHER": launcher, "HOLD_AT": "2", "REQUEUES": "0"}
     job, hold = held(cluster, "dies " + launcher, resnet50, tmp_path / "out", "--checkpoint_steps=1", **variables)
     cluster.do("kill", "n2")
@@ -220,8 +222,8 @@ def test_scancel(cluster, resnet50, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_time_limit(cluster, resnet50, undisturbed, tmp_path):
-    """Before the time limit a checkpoint is saved and the job puts itself back into the queue (where it waits two minutes); it goes on, to
-    the same bits, and reports once."""
+    """Before the time limit a checkpoint is saved and the job puts itself back into the queue (where it waits two minutes); it
+    goes on, to the same bits, and reports once."""
     job, _ = held(cluster, "limit", resnet50, tmp_path / "out", sbatch=["--time=3", "--signal=TERM@120"], HOLD_AT="1")
     job.trained()
     assert "after saving; go on with --resume" in job.log() and "back into the queue" in job.log(), job.log()
