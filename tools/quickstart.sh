@@ -32,5 +32,5 @@ step "a short training"
 bash "$repository/ResNet50/test/train_full_1p.sh" "${small[@]}" --train_epochs=15 --seed=1 \
     --data_path="$repository/demo_data/imagenet" --output_path="$output/full" "$@"
 
-python "$repository/tools/plot_curves.py" "$output/full/metrics.jsonl" --out "$output/full/curves.png"
+python "$repository/tools/runs.py" curves "$output/full" --out "$output/full/curves.png"
 printf 'log: %s\n' "$output/full/train_0.log"

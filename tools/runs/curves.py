@@ -1,12 +1,12 @@
-#!/usr/bin/env python3
-"""Draw the curves of one or more trainings: loss, top-1, learning rate and images/s over the epochs.
+"""Draw the curves of one or more trainings: loss, top-1, learning rate, images/s and waiting over the epochs.
 
 Reads metrics.jsonl, the DLLogger records that every training leaves in its output path. Thin lines are single steps,
 thick ones whole epochs; solid is training, dashed is validation. What a run did not record is left out.
+
+Example: runs.py curves ResNet50/test/output/0 --out curves.png
 """
 import argparse
 import os
-import sys
 import uuid
 from collections import OrderedDict
 
@@ -15,9 +15,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common import records  # noqa: E402
-from common.cli import Parser, UserError, run  # noqa: E402
+from common import cli, records  # noqa: E402
+from common.cli import UserError  # noqa: E402
+from runs import _runs  # noqa: E402
 
 # panel -> (label of its axis, names of its training and of its validation metric; of several names the first recorded)
 PANELS = OrderedDict([
@@ -25,6 +25,7 @@ PANELS = OrderedDict([
     ("top1", ("top-1 (%)", ("train.top1",), ("val.top1",))),
     ("lr", ("learning rate", ("lr", "train.lr"), ())),
     ("speed", ("images/s", ("train.total_ips",), ())),
+    ("wait", ("waiting for data (%)", ("train.data_wait",), ())),
 ])
 METRICS = {name for _, train, val in PANELS.values() for name in train + val}
 
@@ -97,20 +98,24 @@ def is_number(value):
 
 def draw(runs):
     """Return a figure of `runs`: {name: curves}. Each run has a colour; a single one has two, for training and validation."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), sharex=True)
-    palette = plt.get_cmap("tab10" if len(runs) <= 10 else "viridis", max(10, len(runs)))
+    figure, axes = plt.subplots(3, 2, figsize=(11, 10))
     for panel, axis in zip(PANELS, axes.flat):
-        for number, (name, curves) in enumerate(runs.items()):
-            if len(runs) == 1:
-                draw_run(axis, panel, curves, (palette(0), palette(1)), "")
-            else:
-                draw_run(axis, panel, curves, (palette(number), palette(number)), name)
-        finish_panel(axis, panel)
-    for axis in axes[1]:
-        axis.set_xlabel("epochs")
+        draw_panel(axis, panel, runs)
+    axes.flat[-1].set_axis_off()
     figure.suptitle(list(runs)[0] if len(runs) == 1 else "%d runs" % len(runs))
     figure.tight_layout()
     return figure
+
+
+def draw_panel(axis, panel, runs):
+    """Draw one of PANELS."""
+    palette = plt.get_cmap("tab10" if len(runs) <= 10 else "viridis", max(10, len(runs)))
+    for number, (name, curves) in enumerate(runs.items()):
+        if len(runs) == 1:
+            draw_run(axis, panel, curves, (palette(0), palette(1)), "")
+        else:
+            draw_run(axis, panel, curves, (palette(number), palette(number)), name)
+    finish_panel(axis, panel)
 
 
 def draw_run(axis, panel, curves, colours, name):
@@ -130,6 +135,7 @@ def draw_run(axis, panel, curves, colours, name):
 def finish_panel(axis, panel):
     """Label a panel that holds all its curves, and bound its scale."""
     axis.set_ylabel(PANELS[panel][0])
+    axis.set_xlabel("epochs")
     axis.grid(alpha=0.3)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not axis.lines:
@@ -138,7 +144,7 @@ def finish_panel(axis, panel):
     elif panel == "top1":
         bottom, top = axis.get_ylim()
         axis.set_ylim(max(bottom, -2), min(top, 102))
-    elif panel in ("lr", "speed"):
+    elif panel in ("lr", "speed", "wait"):
         axis.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in axis.lines) or 1)
     if any(line.get_label() and not line.get_label().startswith("_") for line in axis.lines):
         axis.legend(fontsize="small")
@@ -160,18 +166,6 @@ def save(figure, path):
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-def names_of(paths):
-    """Return a short name for each file: its path without what all have in common."""
-    parts = [os.path.abspath(path).split(os.sep) for path in paths]
-    if len(paths) == 1:
-        return [os.sep.join(parts[0][-2:])]
-    while len(parts[0]) > 1 and all(len(p) > 1 and p[0] == parts[0][0] for p in parts):
-        parts = [p[1:] for p in parts]
-    while len(parts[0]) > 1 and all(len(p) > 1 and p[-1] == parts[0][-1] for p in parts):
-        parts = [p[:-1] for p in parts]
-    return [os.sep.join(p) for p in parts]
-
-
 def picture_path(text):
     """argparse type: the path of a picture in a format that matplotlib writes."""
     suffixes = sorted(plt.Figure().canvas.get_supported_filetypes())
@@ -180,19 +174,17 @@ def picture_path(text):
     return text
 
 
-def main():
-    parser = Parser(description=__doc__, epilog="Example: %(prog)s test/output/0/metrics.jsonl --out curves.png",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("metrics", metavar="METRICS.jsonl", nargs="+", help="record files; several are drawn into one picture")
+def add_flags(parser):
+    """Add the verb's flags to its parser."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="output paths, or record files; several are drawn into one picture")
     parser.add_argument("--out", metavar="PICTURE", type=picture_path,
-                        help="the picture to write, its suffix says the format (default: curves.png beside the first file)")
-    arguments = parser.parse_args()
-    paths = list(OrderedDict.fromkeys(arguments.metrics))
-    runs = OrderedDict(zip(names_of(paths), [read_curves(path) for path in paths]))
-    out = arguments.out or os.path.join(os.path.dirname(paths[0]), "curves.png")
-    save(draw(runs), out)
-    print("curves: %s" % out)
+                        help="the picture to write, its suffix says the format (default: curves.png beside the first run's records)")
 
 
-if __name__ == "__main__":
-    run(main)
+def run(args):
+    """Draw the picture, and say where it is."""
+    paths = list(OrderedDict.fromkeys(map(_runs.metrics_of, args.runs)))
+    curves = OrderedDict(zip(_runs.names_of(paths), [read_curves(path) for path in paths]))
+    out = args.out or os.path.join(os.path.dirname(paths[0]), "curves.png")
+    save(draw(curves), out)
+    cli.print_line("curves: %s" % out)
