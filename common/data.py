@@ -171,7 +171,7 @@ class EvalBatches(object):
         if max_steps:
             length = min(length, max_steps * batch_size * rank.world_size)
         self._indices = range(rank.rank, length, rank.world_size)
-        self.batch_size = batch_size
+        self.images, self.batch_size = length, batch_size
 
     def __len__(self):
         return (len(self._indices) + self.batch_size - 1) // self.batch_size

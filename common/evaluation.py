@@ -3,6 +3,7 @@ import torch
 
 from common import distributed
 from common.meters import Clock, Tally
+from common.predictions import Predictions
 from common.progress import Preemption
 
 
@@ -14,7 +15,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
     meters.Clock to measure with. Raises UserError where there is no image, TrainingStopped for a loss that is not finite, and in a
     training Terminated, after saving, when SIGTERM has come: a resumed run evaluates anew.
     """
-    preemption = Preemption.listening
+    preemption, predictions = Preemption.listening, Predictions() if Predictions.path and hasattr(batches, "source") else None
     tally, clock = Tally("the evaluation"), clock or Clock(rank.device, len(batches))
     distributed.broadcast_buffers(learner.model, rank)
     network = distributed.unwrapped(learner.model).eval()
@@ -25,6 +26,8 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
             with learner.amp.autocast():
                 output = network(images).float()
             tally.add(learner.criterion(output, target), output, target)
+            if predictions:
+                predictions.add(output, target)
             clock.lap(len(target) * rank.world_size)
             if show and step % every == first:
                 tally.fetch()
@@ -37,4 +40,6 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
         clock.stop()
     if preemption:
         preemption.leave_if_asked()
+    if predictions:
+        predictions.write(batches, rank)
     return tally.result(rank)

@@ -18,6 +18,8 @@ def add_run_flags(p, images=True):
     p.add_argument("--stall-timeout", type=ranges.count, default=600, metavar="SECONDS",
                    help="end a run in which nothing has moved for so long, once the first step is done; 0: never")
     p.add_argument("--standalone", action="store_true", help="this machine trains alone, whatever a launcher or a cluster has set")
+    p.add_argument("--predictions", action="store_true",
+                   help="evaluations also write predictions.npz beside the records: what the network says of each picture")
     if images:
         p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
 
@@ -55,6 +57,7 @@ def add_measuring_flags(p):
                    help="torch.compile the network for training (PyTorch 2; the first step takes minutes; experimental on npu)")
     p.add_argument("--dummy", action="store_true",
                    help="no data set: a batch that is made up once and stays on the device, so that the step alone is measured")
+    p.add_argument("--tensorboard", action="store_true", help="also write the records as TensorBoard's events, in tensorboard/ beside them")
     p.add_argument("--profile-steps", type=step_range, metavar="A:B",
                    help="profile the steps from A up to, not with, B of the first epoch: traces beside the checkpoint, a table in the log")
 

@@ -53,7 +53,7 @@ class Loader(object):
         """Where this process may use fewer CPUs than the machine has, it has no more `workers` than those, and they stay there.
         `tell(line)` is called once, in trainings, with the images/s that they can reach. Raises UserError where there are no memory,
         processes or open files for them."""
-        self.batch_sampler, self._dataset, self._rates = batches, dataset, []
+        self.batch_sampler, self.dataset, self._rates = batches, dataset, []
         self._tell = tell if hasattr(batches, "global_batch") else None
         self.num_workers = min(workers, _CPUS) if _CPUS < (os.cpu_count() or 1) else workers
         sample, place = dataset.sample(), (max(1, self.num_workers) * _SLOTS, batches.batch_size)
@@ -94,7 +94,7 @@ class Loader(object):
         start = time.perf_counter()
         labels, bad, shifts = [], [], []
         for key in self._keys[slot, :count].tolist():
-            picture, label, messages = self._dataset[tuple(key)]
+            picture, label, messages = self.dataset[tuple(key)]
             bad += messages
             if picture is None:
                 continue

@@ -5,6 +5,7 @@ summary of an epoch; () for that of the run, which is the last record of a run t
 """
 import atexit
 import datetime
+import glob
 import inspect
 import json
 import os
@@ -20,16 +21,23 @@ def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     `progress`: that of a training; where it goes on with another one, so do the records. Raises UserError where another run is working in
     the folder of the records, or a file there would be written over that no run has written."""
     import torch  # not for run.py, which only reads records: every script would start a second later
-    goes_on = progress is not None and progress.resumed
+    from common.predictions import Predictions
+    goes_on, events, folder = progress is not None and progress.resumed, None, os.path.dirname(path or "")
+    Predictions.path = os.path.join(folder, "predictions.npz") if getattr(args, "predictions", False) else None
+    if getattr(args, "tensorboard", False):
+        tensorboard_dir = os.path.join(folder, "tensorboard")
+    written = [path] + [Predictions.path] * bool(Predictions.path)
     if rank.is_main and path:
         held = outputs.hold(os.path.dirname(path), goes_on)
         if not goes_on:
-            held.check([path] + (progress.products if progress else []))
-        outputs.note(path)
+            held.check(written + (progress.products if progress else []))
+        events = Events(tensorboard_dir, progress) if tensorboard_dir else None
+        outputs.note(*written)
     restarts = _forget_since(path, progress.epoch, progress.step) if goes_on and rank.is_main else 0
-    recorder = Recorder(path, rank, goes_on, tensorboard_dir)
+    recorder = Recorder(path, rank, goes_on, events)
     recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
-                             torch=torch.__version__, restarts=restarts))
+                             torch=torch.__version__, restarts=restarts, steps_in_epoch=getattr(progress, "steps_in_epoch", None),
+                             train_images=progress and progress.constants.get("train_images")))
     return recorder
 
 
@@ -38,11 +46,11 @@ class Recorder(object):
 
     A name means the same in every model: `train.loss` is that of the last batch, `train.loss_mean`, `train.top1` and `train.top5`
     are means over the images of the epoch so far, times are means of a step. `append` continues the file of an interrupted run.
-    TensorBoard gets the same numbers when `tensorboard_dir` is given.
+    The Events `events` get the same numbers.
     """
 
-    def __init__(self, path, rank, append=False, tensorboard_dir=None):
-        self._path, self._backend, self._tensorboard = path, None, None
+    def __init__(self, path, rank, append=False, events=None):
+        self._path, self._backend, self._events = path, None, events
         self._waited = self._took = 0.0
         if not (rank.is_main and path):
             return
@@ -50,9 +58,6 @@ class Recorder(object):
         self._backend = _logger(path, append)
         for metric, unit in _UNITS.items():
             self._backend.metadata(metric, {"unit": unit, "format": ":.2f"})
-        if tensorboard_dir:
-            from torch.utils.tensorboard import SummaryWriter
-            self._tensorboard = SummaryWriter(tensorboard_dir)
 
     def parameters(self, values):
         """Record the command line: a dictionary; values that JSON does not know are recorded as text."""
@@ -74,7 +79,7 @@ class Recorder(object):
         self.log((progress.epoch, progress.step),
                  {"train.loss": tally.loss.val, "train.loss_mean": tally.loss.avg, "train.top1": tally.top1.avg,
                   "train.top5": tally.top5.avg, "train.step_time": clock.step_time.val, "train.data_time": clock.data_time.val,
-                  "lr": rate, **(clock.straggler() if self._backend else {})}, progress.epoch * progress.steps_in_epoch + progress.step)
+                  "lr": rate, **(clock.straggler() if self._backend else {})})
 
     def epoch(self, progress, clock, rate, evaluated=True):
         """Record the epoch that has just been trained and, unless it was not, evaluated."""
@@ -88,30 +93,51 @@ class Recorder(object):
 
     def summary(self, progress, clock, bad_images):
         """Record the end of a training."""
-        values = dict(progress.results, bad_images=bad_images, **clock.summary())
+        values = dict(progress.results, epochs=progress.epoch, bad_images=bad_images, **clock.summary())
         self.log((), dict(values, **{"train.data_wait": _percent(self._waited, self._took)}))
 
     def evaluation(self, result, bad_images):
         """Record an evaluation (meters.Result) that is all of the run."""
         self.log((), {"val.top1": result.top1, "val.top5": result.top5, "val.loss": result.loss, "bad_images": bad_images})
 
-    def log(self, step, values, global_step=None):
-        """Record `values` (name -> number, None for what was not measured) at `step`, a tuple as above.
-
-        `global_step` is TensorBoard's horizontal axis; without it the last number of `step` is."""
+    def log(self, step, values):
+        """Record `values` (name -> number, None for what was not measured) at `step`, a tuple as above."""
         if self._backend:
             self._write(step, values)
         if not step:
             outputs.release()  # the last record of a run
-        if self._tensorboard and step:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._tensorboard.add_scalar(name, value, step[-1] if global_step is None else global_step)
-            self._tensorboard.flush()
+        if self._events:
+            self._events.write(step, values)
 
 
 def _percent(part, whole):
     return 100 * part / whole if whole else None
+
+
+class Events(object):
+    """TensorBoard's events of the records of steps and epochs: the same names, over the steps of the run."""
+
+    def __init__(self, folder, progress):
+        """`progress`: has steps_in_epoch, and of a run that is `resumed` epoch and step: what the folder holds from there on counts no
+        more. Raises UserError where there is no TensorBoard."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except (ImportError, AttributeError) as error:  # AttributeError: PyTorch 1.8 beside a setuptools without distutils.version
+            raise cli.UserError("TensorBoard cannot be imported (%s): pip install tensorboard" % error)
+        self._steps_in_epoch = progress.steps_in_epoch
+        with outputs.writing(folder):
+            self._writer = SummaryWriter(folder, purge_step=self._place((progress.epoch, progress.step)) if progress.resumed else None)
+        outputs.note(*glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")))
+
+    def _place(self, step):
+        return step[0] * self._steps_in_epoch + (step[1] if len(step) > 1 else self._steps_in_epoch)
+
+    def write(self, step, values):
+        """Write what Recorder.log records."""
+        for name, value in values.items() if step else ():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, self._place(step))
+        self._writer.flush()
 
 
 class JsonLines(object):

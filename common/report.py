@@ -46,10 +46,36 @@ def write(case, metrics_path, output_path, seconds):
     lines = _case_lines(case, name, measured, seconds)
     typed = {"case": dict(case, name=name), "duration_sec": round(seconds, 3), "summary": measured, "parameters": parameters,
              "host": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}}
+    typed["reference"] = compared(typed)
     with outputs.writing(report_path), open(log_path, "w") as log, open(report_path, "w") as stream:
         log.write("".join("%s = %s\n" % line for line in lines))
         stream.write(json.dumps(typed, indent=2, sort_keys=True) + "\n")
     return _block(case["kind"], measured, seconds)
+
+
+def compared(report):
+    """Return what references.json has on the case of a report.json: the published `top1`, its `band` with the `reason`, the `published`
+    row of as many devices of the kind (or None), and the `verdict` on the run's accuracy. None where it has nothing."""
+    case, parameters, measured = (report.get(name) or {} for name in ("case", "parameters", "summary"))
+    with open(os.path.join(os.path.dirname(__file__), "references.json")) as stream:
+        known = [entry for entry in json.load(stream) if case["network"] in entry["networks"] and case["kind"] == entry["kind"]]
+    for entry in known:
+        same = [row for row in entry["published"] if (row["device"], row["ranks"]) == (parameters.get("device_type"), case["ranks"])]
+        return {"top1": entry["top1"], "band": entry["band"], "reason": entry["reason"], "published": same[0] if same else None,
+                "verdict": _verdict(entry, parameters, measured)}
+
+
+def _verdict(entry, parameters, measured):
+    settings = parameters.get("opts") or []  # KEY VALUE ..., of the models with configurations
+    run = dict(parameters, epochs=measured.get("epochs"), **dict(zip(settings[::2], settings[1::2])))
+    for name, wanted in entry["recipe"].items():
+        if run.get(name) != wanted:
+            return "not comparable: %s is %s, the reference's %s" % tuple(
+                "not given" if each is None else each for each in (name, run.get(name), wanted))
+    (low, high), top1 = entry["band"], measured.get("val.top1")
+    if top1 is None:
+        return NOT_MEASURED
+    return "within the band" if low <= top1 <= high else "below the band" if top1 < low else "above the band"
 
 
 def _names(kind):

@@ -29,7 +29,7 @@ def main():
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
     images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
     case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,
-            "suffix": args.suffix, "kind": args.kind}
+            "suffix": args.suffix, "kind": args.kind, "command": args.command, "commit": environment.commit()}
     undo = _prepare(args, [log_path] + ([] if args.no_report else report.files(case, args.output_path)))
     records_before = _size(metrics_path)
     started = time.time()

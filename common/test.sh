@@ -36,7 +36,7 @@ stop() {
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
-profile_steps="" term_grace="" stall_timeout="" standalone=""
+profile_steps="" term_grace="" stall_timeout="" standalone="" predictions="" tensorboard=""
 nnodes="" node_rank="" local_addr="" master_addr="" master_port="" # of the scripts for several machines
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
@@ -84,7 +84,7 @@ on_machines() {
 
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
-    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps
+    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps tensorboard
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
     defaults "$@"
@@ -124,6 +124,8 @@ common_options() {
     option profile_steps "" range "profile the steps from A up to, not with, B: traces in the output path, a table in the log"
     option stall_timeout 600 natural "seconds after which a run ends in which nothing moves, once the first step is done; 0: never"
     option standalone "" switch "this machine trains alone, whatever a launcher or a cluster has set"
+    option tensorboard "" switch "also write the records as TensorBoard's events, in tensorboard/ of the output path"
+    option predictions "" switch "evaluations also write predictions.npz: what the network says of each picture, for tools/runs.py page"
     option decoder exact "exact|fast" "what decodes and resizes pictures; fast: simplejpeg, and at most 2 of 255 off"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
@@ -169,7 +171,7 @@ parse() {
 # parse_case SUFFIX SET OPTION…: `parse`, count the ranks, and find the data: --data_path, without which a perf case of one machine takes the demo data SET,
 # or with --dummy none.
 parse_case() {
-    [[ $1 == perf ]] || without_options dummy
+    if [[ $1 == perf ]]; then without_options predictions; else without_options dummy; fi
     parse "${@:3}"
     count_ranks
     [[ -z $resume || $resume == auto || -f $resume || -n $no_report ]] || # no_report: machine 0 has it
@@ -316,7 +318,8 @@ run_case() {
     export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
     cd "$model_path"
     # From a trap to run.py's handlers, signals wait; before coreutils 8.31 they end the process.
-    local hold="" training=("${@:1:3}" --stall-timeout="$stall_timeout" ${standalone:+--standalone} "${@:4}")
+    local hold="" training=("${@:1:3}" --stall-timeout="$stall_timeout" ${standalone:+--standalone} ${predictions:+--predictions}
+        ${tensorboard:+--tensorboard} "${@:4}")
     [[ -z $further_rank ]] || exec "${training[@]}"
     ! env --block-signal=INT,TERM,HUP true 2>/dev/null || hold=1
     exec ${hold:+env --block-signal=INT,TERM,HUP} python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \

@@ -3,12 +3,68 @@ import json
 import os
 from collections import namedtuple
 
-from common import records
+from common import records, report
 from common.cli import UserError
 
 # A run: its short name among those that are shown together, its folder, its DLLogger records, the parameters and the summary among
-# them ({} where it did not reach its end), and its report.json ({} where no script has run it).
+# them ({} where it did not reach its end), and its report.json ({} where no script has run it to its end).
 Run = namedtuple("Run", "name folder records parameters summary report")
+
+# The row of a model's README.
+COLUMNS = ("NAME", "Acc@1", "FPS", "Epochs", "AMP_Type", "Torch_Version")
+
+
+def read(paths):
+    """Return the Runs that are named by their output paths or files in them. Raises UserError where one has left nothing."""
+    return [_read(path, name) for path, name in zip(paths, names_of([os.path.join(_folder_of(path), "report.json") for path in paths]))]
+
+
+def _read(path, name):
+    folder = _folder_of(path)
+    metrics, written = os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "report.json")
+    try:
+        with open(written, encoding="utf-8") as stream:
+            found = json.load(stream)
+        if not isinstance(found, dict) or not {"network", "kind", "ranks"} <= set(found.get("case") or {}):
+            raise ValueError("it has no case")
+    except FileNotFoundError:
+        found = {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError("%s cannot be read: %s" % (written, getattr(error, "strerror", None) or error))
+    if not os.path.isfile(metrics):
+        if not found:
+            raise UserError("%s is no output path of a run: it has neither metrics.jsonl nor report.json" % path)
+        return Run(name, folder, [], found.get("parameters") or {}, found.get("summary") or {}, found)
+    parameters, summary = report.summary(metrics)
+    return Run(name, folder, records.read(metrics), parameters, summary or {}, found)
+
+
+def _folder_of(path):
+    return path if os.path.isdir(path) else os.path.dirname(path) or "."
+
+
+def row(run):
+    """Return the row of COLUMNS of a Run: numbers, text, and None for what was not measured."""
+    epochs = [record["step"][0] + 1 for record in run.records
+              if record.get("type") == "LOG" and isinstance(record.get("step"), list) and len(record["step"]) == 1
+              and isinstance(record["step"][0], int)]
+    values = (run.report.get("case", {}).get("name") or run.name, run.summary.get("val.top1"), run.summary.get("train.total_ips"),
+              run.summary.get("epochs") or max(epochs or [0]) or None, run.parameters.get("opt_level_run"), run.parameters.get("torch"))
+    return dict(zip(COLUMNS, values))
+
+
+def reference(run):
+    """Return what is published on the case of a Run (report.compared); None where there is nothing."""
+    if not run.report:
+        return None
+    return report.compared(dict(run.report, parameters=run.parameters, summary=run.summary))
+
+
+def published_row(found):
+    """Return the published row of COLUMNS in what `reference` has returned; all None where none is of this many devices."""
+    same = (found or {}).get("published") or {}
+    values = (None, same.get("top1"), same.get("images_per_second"), same.get("epochs"), same.get("opt_level"), same.get("torch"))
+    return dict(zip(COLUMNS, values))
 
 
 def metrics_of(path):
