@@ -132,11 +132,11 @@ class Events(object):
     def _place(self, step):
         return step[0] * self._steps_in_epoch + (step[1] if len(step) > 1 else self._steps_in_epoch)
 
-    def write(self, step, values):
-        """Write what Recorder.log records."""
+    def write(self, step, values, when=None):
+        """Write what Recorder.log records. `when`: seconds since 1970, now without it."""
         for name, value in values.items() if step else ():
             if isinstance(value, (int, float)):
-                self._writer.add_scalar(name, value, self._place(step))
+                self._writer.add_scalar(name, value, self._place(step), when)
         self._writer.flush()
 
 

@@ -1,7 +1,7 @@
 """What a run has left, read from its output path."""
 import json
 import os
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 
 from common import records, report
 from common.cli import UserError
@@ -16,11 +16,11 @@ COLUMNS = ("NAME", "Acc@1", "FPS", "Epochs", "AMP_Type", "Torch_Version")
 
 def read(paths):
     """Return the Runs that are named by their output paths or files in them. Raises UserError where one has left nothing."""
-    return [_read(path, name) for path, name in zip(paths, names_of([os.path.join(_folder_of(path), "report.json") for path in paths]))]
+    folders = list(OrderedDict.fromkeys(path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths))
+    return [_read(folder, name) for folder, name in zip(folders, names_of(folders))]
 
 
-def _read(path, name):
-    folder = _folder_of(path)
+def _read(folder, name):
     metrics, written = os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "report.json")
     try:
         with open(written, encoding="utf-8") as stream:
@@ -33,14 +33,10 @@ def _read(path, name):
         raise UserError("%s cannot be read: %s" % (written, getattr(error, "strerror", None) or error))
     if not os.path.isfile(metrics):
         if not found:
-            raise UserError("%s is no output path of a run: it has neither metrics.jsonl nor report.json" % path)
+            raise UserError("%s is no output path of a run: it has neither metrics.jsonl nor report.json" % folder)
         return Run(name, folder, [], found.get("parameters") or {}, found.get("summary") or {}, found)
     parameters, summary = report.summary(metrics)
     return Run(name, folder, records.read(metrics), parameters, summary or {}, found)
-
-
-def _folder_of(path):
-    return path if os.path.isdir(path) else os.path.dirname(path) or "."
 
 
 def row(run):

@@ -39,9 +39,18 @@ def read_curves(path):
     interrupted run was resumed, the newer of two records of a step counts. Raises UserError where there is none.
     """
     try:
-        logged = [record for record in records.read(path) if is_log(record)]
+        curves = curves_of(records.read(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("%s cannot be read: %s" % (path, getattr(error, "strerror", None) or "it is not text"))
+    if not curves:
+        raise UserError("%s holds no DLLogger record of a training (wanted: lines `DLLL {...}` with %s)"
+                        % (path, ", ".join(sorted(METRICS))))
+    return curves
+
+
+def curves_of(found):
+    """Return what `read_curves` does, of records; {} where none is of a training."""
+    logged = [record for record in found if is_log(record)]
     steps_per_epoch = count_steps(logged)
     curves = {}
     for record in logged:
@@ -52,9 +61,6 @@ def read_curves(path):
             value = record["data"].get(metric + "_mean" if level else metric, record["data"][metric])
             if is_number(value):
                 curves.setdefault(metric, ({}, {}))[level][epoch] = value
-    if not curves:
-        raise UserError("%s holds no DLLogger record of a training (wanted: lines `DLLL {...}` with %s)"
-                        % (path, ", ".join(sorted(METRICS))))
     return {metric: tuple(sorted(level.items()) for level in levels) for metric, levels in curves.items()}
 
 

@@ -19,7 +19,7 @@ _FORMS = {"Acc@1": "%.3f", "FPS": "%.3f"}
 def add_flags(parser):
     """Add the verb's flags to its parser."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="output paths, or their report.json")
-    parser.add_argument("--format", choices=sorted(_WRITERS), default="markdown")
+    parser.add_argument("--format", choices=sorted(_WRITERS), default="markdown", help="of the table [%(default)s]")
 
 
 def run(args):
