@@ -59,7 +59,7 @@ def copy_of(demo, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("tool", ["runs.py curves", "dataset.py demo", "dataset.py check", "dataset.py pack"])
+@pytest.mark.parametrize("tool", ["runs.py curves", "runs.py page", "runs.py table", "runs.py tensorboard", "dataset.py demo", "dataset.py check", "dataset.py pack"])
 def test_help_and_unknown_option(tool):
     """--help shows an example and ends well; an unknown option is one line and status 2."""
     done = run_tool(*tool.split() + ["--help"])

@@ -130,7 +130,7 @@ class Events(object):
         outputs.note(*glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")))
 
     def _place(self, step):
-        return step[0] * self._steps_in_epoch + (step[1] if len(step) > 1 else self._steps_in_epoch)
+        return step[0] * self._steps_in_epoch + (step[1] if len(step) > 1 else self._steps_in_epoch - 1)
 
     def write(self, step, values, when=None):
         """Write what Recorder.log records. `when`: seconds since 1970, now without it."""

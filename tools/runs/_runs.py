@@ -16,7 +16,7 @@ COLUMNS = ("NAME", "Acc@1", "FPS", "Epochs", "AMP_Type", "Torch_Version")
 
 def read(paths):
     """Return the Runs that are named by their output paths or files in them. Raises UserError where one has left nothing."""
-    folders = list(OrderedDict.fromkeys(path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths))
+    folders = list(OrderedDict.fromkeys(os.path.dirname(path) or "." if os.path.isfile(path) else path for path in paths))
     return [_read(folder, name) for folder, name in zip(folders, names_of(folders))]
 
 
