@@ -22,7 +22,8 @@ from common.cli import UserError
 from common.predictions import Predictions
 from conftest import MODELS, ROOT, assert_bad_input, block, run_script, write_images
 
-jinja2 = pytest.importorskip("jinja2")
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
 sys.path.append(os.path.join(ROOT, "tools"))
 from runs import _runs, curves, page  # noqa: E402
 import verbs  # noqa: E402

@@ -73,7 +73,7 @@ class Progress(object):
         if images % batches.step_images or images > len(batches) * batches.step_images:
             raise cli.UserError("the run to resume has taken %d steps of its epoch, %d images; this run has %d steps of %d images"
                                 % (self.step, images, len(batches), batches.step_images))
-        self.step, self.steps_in_epoch = images // batches.step_images, len(batches)
+        self.step, self.steps_in_epoch = images // batches.step_images, len(batches)  # as the records say it
         self.constants["step_images"] = batches.step_images
         self._preemption.listen()
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
@@ -86,6 +86,7 @@ class Progress(object):
         nothing is saved: no checkpoint holds their gradients; nor do the ranks exchange them. Raises Terminated after saving when SIGTERM has come.
         """
         self._tell_errors()
+        self.steps_in_epoch = len(batches)
         self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
         self._clock = clock
         clock.start()
