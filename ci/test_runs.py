@@ -1,15 +1,19 @@
 """tools/runs.py: what a run has left becomes curves, a page, rows of a table and TensorBoard's events."""
 import contextlib
 import csv
+import fcntl
 import glob
 import html
 import io
 import json
 import os
+import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections import namedtuple
 
 import numpy as np
@@ -20,7 +24,7 @@ from PIL import Image
 from common import cli, data, distributed, records, report, transforms
 from common.cli import UserError
 from common.predictions import Predictions
-from conftest import MODELS, ROOT, assert_bad_input, block, run_script, write_images
+from conftest import MODELS, ROOT, assert_bad_input, block, environment, run_script, script_command, write_images
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -137,14 +141,33 @@ def test_records_that_cannot_be_drawn(tmp_path):
 
 # --- a run that was made for the page ---------------------------------------------------------------------------------
 
+def on_terminal(command):
+    """Return the status of a command, and what it shows on a terminal of 120 columns."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=its, stderr=its, env=environment())
+    os.close(its)
+    screen = b""
+    with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as stream:  # the other end is closed
+        while True:
+            screen += stream.read(4096)
+    return process.wait(), screen.decode(errors="replace")
+
+
 @pytest.fixture(scope="module")
-def trained(tiny_imagenet, tmp_path_factory):
-    """The output path of a small training with --predictions and --tensorboard."""
+def watched(tiny_imagenet, tmp_path_factory):
+    """The output path of a small training with --predictions and --tensorboard, and what it has shown on a terminal."""
     out = tmp_path_factory.mktemp("runs") / "a $b" / "one"
-    done = run_script("ResNet50/test/train_full_1p.sh", "--data_path=%s" % tiny_imagenet, "--output_path=%s" % out, *SMALL,
-                      "--train_epochs=2", "--max_steps=3", "--learning_rate=1e-6", "--seed=5", "--predictions", "--tensorboard")
-    block(done)
-    return out
+    status, screen = on_terminal(script_command(
+        "ResNet50/test/train_full_1p.sh", "--data_path=%s" % tiny_imagenet, "--output_path=%s" % out, *SMALL, "--train_epochs=2",
+        "--max_steps=3", "--learning_rate=1e-6", "--seed=5", "--predictions", "--tensorboard"))
+    assert status == 0, screen
+    return out, screen
+
+
+@pytest.fixture(scope="module")
+def trained(watched):
+    return watched[0]
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +182,19 @@ def evaluated(trained, tiny_imagenet):
 def predictions(out):
     with np.load(str(out / "predictions.npz"), allow_pickle=False) as found:
         return dict(found)
+
+
+def test_progress_on_a_terminal(watched):
+    """A terminal shows one line that is updated in place, and no lines of steps; the log has these, and nothing of that line; other lines
+    and the result block are on both."""
+    out, screen = watched
+    log = (out / "train_0.log").read_bytes().decode()
+    assert re.findall(r"Epoch: \[(\d)\]\[0/3\]", log) == ["0", "1"] and "Test: [0/" in log and log.count("waited for data") == 2
+    assert not re.search("[\r\x1b\x1e]|it/s|step/s", log)
+    assert "Epoch: [" not in screen and "Test: [" not in screen and "\x1e" not in screen
+    lines = re.findall(r"epoch (\d)/2: *(\d+)%.* (\d)/6 \[[^\]]*, loss \d\.\d+", screen)
+    assert lines and lines[-1][::2] == ("2", "6"), screen
+    assert screen.count("waited for data") == 2 and "\r\x1b[K------------------ Final result" in screen
 
 
 def test_predictions_are_each_picture_once(trained, evaluated, tiny_imagenet):

@@ -1,7 +1,7 @@
 """One pass over a validation set: in order, each image once over all ranks."""
 import torch
 
-from common import distributed
+from common import bar, distributed
 from common.meters import Clock, Tally
 from common.predictions import Predictions
 from common.progress import Preemption
@@ -23,6 +23,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
         clock.start()
         for step, (images, target) in enumerate(batches):
             clock.batch_came()
+            bar.hide("evaluation %d/%d" % (step + 1, len(batches)))
             with learner.amp.autocast():
                 output = network(images).float()
             tally.add(learner.criterion(output, target), output, target)
@@ -38,6 +39,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
                 break
             clock.wait_for_batch()
         clock.stop()
+    bar.show()
     if preemption:
         preemption.leave_if_asked()
     if predictions:

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import namedtuple
 
-from common import checkpoint, cli, device as devices, distributed, entries, meters, watchdog
+from common import bar, checkpoint, cli, device as devices, distributed, entries, meters, watchdog
 from common.profiling import StepProfiler
 
 # What takes training steps: the network (in DistributedDataParallel where there are several ranks), its loss, the optimizer, and
@@ -76,6 +76,7 @@ class Progress(object):
         self.step, self.steps_in_epoch = images // batches.step_images, len(batches)  # as the records say it
         self.constants["step_images"] = batches.step_images
         self._preemption.listen()
+        bar.begin(self._rank, self, len(batches), epochs)
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
 
     def steps(self, batches, learner, clock, accumulate=1):
@@ -99,7 +100,9 @@ class Progress(object):
             learner.model.require_backward_grad_sync = self.update_is_complete or learner.amp.opt_level == "O2"
             self._seed_step()
             self._profiler.before(self.step, clock)
+            bar.hide()
             yield self.step, images, target
+            bar.show(self, clock)
             self._profiler.after(self.step, clock)
             assert clock.lapped, "the body of the loop has not called clock.lap"
             self._end_step(clock)

@@ -13,7 +13,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common import cli, environment, outputs, report, watchdog  # noqa: E402
+from common import bar, cli, environment, outputs, report, watchdog  # noqa: E402
 
 _LAST_LINES = 20
 _STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
@@ -38,9 +38,9 @@ def main():
     if status == cli.EXIT_BAD_INPUT and _size(metrics_path) == records_before:
         undo()
     if status == 0:
-        _write(1, "\n".join(_report(args, case, metrics_path, time.time() - started) + [""]).encode())
+        _write(1, training.erase[1] + "\n".join(_report(args, case, metrics_path, time.time() - started) + [""]).encode())
     status, why = training.verdict(status, log_path)
-    _write(2, why.encode(errors="surrogateescape"))
+    _write(2, training.erase[2] * bool(why) + why.encode(errors="surrogateescape"))
     sys.exit(status)
 
 
@@ -134,7 +134,10 @@ class _Training(object):
         self._grace = args.term_grace
         self._checkpoint = os.path.join(args.output_path, "checkpoint.pth.tar")
         self._saved = _written_at(self._checkpoint)
+        name = bar.terminal()
+        self.erase = {number: bar.ERASE.encode() * bool(name and os.isatty(number)) for number in (1, 2)}
         self._process = subprocess.Popen(args.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                         env=dict(os.environ, **{bar.TERMINAL: name or ""}),
                                          preexec_fn=functools.partial(_begin, os.getpid()))
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN if signal.getsignal(number) == signal.SIG_IGN else self._stop)
@@ -176,8 +179,9 @@ class _Training(object):
     def _copy_lines(self, source, targets):
         for line in source:
             self._has_said_why |= 2 in targets and b": error: " in line
+            is_hidden, line = line.startswith(bar.MARK.encode()), line.lstrip(bar.MARK.encode())
             for target in list(targets):
-                error = _write(target, line)
+                error = _write(target, line if target > 2 else b"" if is_hidden else self.erase[target] + line)
                 if error and target > 2:
                     self._log_error = error
                     self._kill()
