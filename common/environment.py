@@ -5,7 +5,6 @@ import importlib.util
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 
@@ -44,12 +43,3 @@ def check_torch():
         version = re.search(r"""__version__ = ['"](\d+)\.(\d+)""", stream.read())
         if version and tuple(map(int, version.groups())) < _OLDEST_TORCH:
             raise UserError("the PyTorch of %s is older than %d.%d, the oldest that the models run on" % ((sys.executable,) + _OLDEST_TORCH))
-
-
-def commit():
-    """Return the commit of this repository that is checked out, None where git does not say it."""
-    with contextlib.suppress(OSError):
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=os.path.dirname(os.path.abspath(__file__)), stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, universal_newlines=True)
-        return done.stdout.strip() or None
-    return None

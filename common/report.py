@@ -59,10 +59,12 @@ def compared(report):
     case, parameters, measured = (report.get(name) or {} for name in ("case", "parameters", "summary"))
     with open(os.path.join(os.path.dirname(__file__), "references.json")) as stream:
         known = [entry for entry in json.load(stream) if case["network"] in entry["networks"] and case["kind"] == entry["kind"]]
-    for entry in known:
-        same = [row for row in entry["published"] if (row["device"], row["ranks"]) == (parameters.get("device_type"), case["ranks"])]
-        return {"top1": entry["top1"], "band": entry["band"], "reason": entry["reason"], "published": same[0] if same else None,
-                "verdict": _verdict(entry, parameters, measured)}
+    if known:
+        found, here = known[0], (parameters.get("device_type"), case["ranks"])
+        published = [row for row in found["published"] if (row["device"], row["ranks"]) == here]
+        return {"top1": found["top1"], "band": found["band"], "reason": found["reason"], "published": published[0] if published else None,
+                "verdict": _verdict(found, parameters, measured)}
+    return None
 
 
 def _verdict(entry, parameters, measured):

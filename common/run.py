@@ -29,7 +29,7 @@ def main():
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")
     images_per_step = args.batch_size * (args.ranks if args.batch_per_rank else 1)
     case = {"network": args.network, "batch_size": args.batch_size, "images_per_step": images_per_step, "ranks": args.ranks,
-            "suffix": args.suffix, "kind": args.kind, "command": args.command, "commit": environment.commit()}
+            "suffix": args.suffix, "kind": args.kind, "command": args.command, "commit": args.commit or None}
     undo = _prepare(args, [log_path] + ([] if args.no_report else report.files(case, args.output_path)))
     records_before = _size(metrics_path)
     started = time.time()
@@ -61,6 +61,7 @@ def _parser():
     parser.add_argument("--ranks", type=cli.positive_int, required=True)
     parser.add_argument("--suffix", required=True, help="acc, perf or eval: the end of the case's name")
     parser.add_argument("--kind", choices=("train", "finetune", "eval"), default="train")
+    parser.add_argument("--commit", help="of this repository")
     parser.add_argument("--device-id", default="0", help="names the log")
     parser.add_argument("--output-path", required=True)
     parser.add_argument("--resume", action="store_true", help="go on with what the output path holds")

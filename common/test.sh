@@ -323,7 +323,7 @@ run_case() {
     [[ -z $further_rank ]] || exec "${training[@]}"
     ! env --block-signal=INT,TERM,HUP true 2>/dev/null || hold=1
     exec ${hold:+env --block-signal=INT,TERM,HUP} python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
-        --suffix="$case_fp32$suffix" --kind="$kind" --device-id="$device_id" --output-path="$output_path" \
+        --suffix="$case_fp32$suffix" --kind="$kind" --commit="$(git -C "$common_path" rev-parse HEAD 2>/dev/null || true)" --device-id="$device_id" --output-path="$output_path" \
         --term-grace="$term_grace" ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} \
         --stall-timeout="$stall_timeout" -- "${training[@]}"
 }
