@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 
 TERMINAL = "RUN_TERMINAL"  # environment: the name of the terminal that run.py writes to; empty for none
 MARK, ERASE = "\x1e", "\r\x1b[K"
@@ -27,6 +28,7 @@ def begin(rank, progress, batches, epochs):
         return
     with contextlib.suppress(ImportError, OSError):
         from tqdm import tqdm
+        tqdm.set_lock(threading.RLock())  # its own is also one of processes: a semaphore that a rank would leave behind
         stream = open(name, "w", opener=lambda path, mode: os.open(path, mode | os.O_NOCTTY))
         done = progress.epoch * batches + progress.step
         _line = tqdm(total=epochs * batches, initial=done, file=stream, unit="step", dynamic_ncols=True, leave=False)
@@ -39,8 +41,7 @@ def hide(words=""):
     if _line is not None:
         sys.stdout.is_hidden = True
         if words:
-            _line.set_description(words, refresh=False)
-            _line.update(0)
+            _line.set_description(words)
 
 
 def show(progress=None, clock=None):
@@ -48,8 +49,8 @@ def show(progress=None, clock=None):
     if _line is not None:
         sys.stdout.is_hidden = False
     if _line is not None and progress:
-        rate, waited, took = clock.images_per_second, clock.data_time.sum, clock.step_time.sum
-        words = [form % value for form, value in (("loss %.3f", progress.tally.loss.val), ("%.0f images/s", rate),
+        loss, waited, took = progress.tally.loss, clock.data_time.sum, clock.step_time.sum  # as they were last read
+        words = [form % value for form, value in (("loss %.3f", loss.val if loss.count else None), ("%.0f images/s", clock.images_per_second),
                                                   ("waiting %.0f %%", 100 * waited / took if took else None)) if value is not None]
         _line.set_postfix_str(", ".join(words), refresh=False)
         _line.set_description("epoch %d/%d" % (progress.epoch + 1, _line.epochs), refresh=False)
