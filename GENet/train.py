@@ -7,9 +7,6 @@ import json
 import os
 import sys
 
-import torch
-from torch import nn
-
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, entries, evaluation, flags, network,  # noqa: E402
                     optimizer, outputs, precision, profiling, ranges, records, resume, synthetic)
@@ -17,6 +14,8 @@ from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import cifar  # noqa: E402
 from cifar_batches import MEAN_STD, CifarLoader  # noqa: E402
 from models import IMAGE_SIZE, WideResNet  # noqa: E402
+import torch  # noqa: E402 (after common, which says what this Python lacks)
+from torch import nn  # noqa: E402
 
 MASTER_PORT = 29688  # where the ranks of several machines meet, as in the Ascend port, unless --dist-url or --master-port says otherwise
 PROFILED_UPDATE = 5  # --prof: the first ones compile and fill caches

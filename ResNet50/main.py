@@ -6,14 +6,13 @@ the scripts in test/ pass them.
 import os
 import sys
 
-import torch
-
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
                     optimizer, precision, ranges, records, resume, synthetic, transforms)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
+import torch  # noqa: E402 (after common, which says what this Python lacks)
 
 MASTER_PORT = 29501  # where the ranks of several machines meet, as in the Ascend port, unless --dist-url or --master-port says otherwise
 BENCHMARK_BATCH = 2048  # images per card between two updates with --benchmark 1

@@ -7,11 +7,10 @@ import os
 import sys
 import warnings
 
-import torch
-
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from common import checkpoint, cli  # noqa: E402
 import resnet  # noqa: E402
+import torch  # noqa: E402 (after common, which says what this Python lacks)
 
 
 def main():

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import types
 import zipfile
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from common import checkpoint, cli, distributed, environment, flags, optimizer, precision, progress, ranges, records
-from conftest import ROOT, load_script
+from conftest import ROOT, environment as child_environment, load_script, script_command
+
+VERSION = torch.__version__[:3] if torch.__version__[:3] in ("1.5", "1.8") else "2.x"
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -176,14 +179,43 @@ def test_the_shell_checks_its_environment(parsed_by_shell, tmp_path):
     assert parsed_by_shell([[]], PATH=str(tmp_path))[0][:2] == (2, "case.sh: error: there is no python3 on the PATH")
 
 
-@pytest.mark.parametrize("version, complaint", [(None, "has no PyTorch"), ("1.4.0a0", "older than 1.5"), ("1.5.0", ""), ("1.10.2", ""),
+@pytest.mark.parametrize("version, complaint", [(None, "No module named 'torch'; install it, or all that .*requirements.* lists"), ("1.4.0a0", "older than 1.5"), ("1.5.0", ""), ("1.10.2", ""),
                                                 ("2.13.0+cpu", "")])
 def test_a_python_without_a_usable_torch_is_named(version, complaint, tmp_path, monkeypatch):
     """A python3 without PyTorch, or with one that is too old, is said before anything is started. Defect: a traceback."""
     (tmp_path / "version.py").write_text("__all__ = ['__version__']\n__version__ = %r\n" % version)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: version and types.SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     with pytest.raises(cli.UserError, match=complaint) if complaint else contextlib.suppress():
-        environment.check_torch()
+        environment.check_packages()
+
+
+@pytest.mark.parametrize("program, module, requirements", [
+    ("ResNet50/main.py", "torch", "ResNet50/2.x_requirements.txt"), ("GENet/train.py", "torch", "GENet/2.x_requirements.txt"),
+    ("HRNet/tools/train.py", "yacs", "HRNet/%s_requirements.txt" % VERSION),
+    ("EfficientNet-B3/tools/test_net.py", "yacs", "EfficientNet-B3/%s_requirements.txt" % VERSION),
+    ("HRNet/test/train_eval_1p.sh", "yacs", "HRNet/%s_requirements.txt" % VERSION),
+    ("FixRes/test/train_full_1p.sh", "numpy", "FixRes/2.x_requirements.txt"), ("tools/weights.py export", "torch", "tools/requirements.txt")])
+def test_a_package_that_is_not_installed(program, module, requirements, tmp_path, tiny_imagenet):
+    """A Python that lacks a package is bad input: one line names the package and the file that lists it, and nothing is touched. Defect:
+    only a missing PyTorch was said, and by scripts alone; the rest were tracebacks."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules[%r] = None\n" % module)
+    (tmp_path / "w.pth").write_text("no weights are read")
+    command = [sys.executable] + program.split()
+    command[1] = os.path.join(ROOT, command[1])
+    if program.endswith(".sh"):
+        command = script_command(program, "--device=cpu", "--data_path=%s" % tiny_imagenet, "--output_path=%s" % (tmp_path / "out"))
+        command += ["--pth_path=%s" % (tmp_path / "w.pth")] if "eval" in program else []
+    done = subprocess.run(command, env=child_environment(PYTHONPATH=str(tmp_path)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert module in done.stderr and done.stderr.endswith("; install it, or all that %s lists\n" % os.path.join(ROOT, requirements)), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_module_of_ours_that_cannot_be_imported():
+    """A defect of this repository is a crash with its traceback, and not a package to install."""
+    with pytest.raises(ImportError):
+        cli.status_of(lambda: exec("from common.cli import no_such_name"), print)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 
-from common import ranges
+from common import lacking, ranges
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -149,6 +149,11 @@ def status_of(main, report):
     except RankFailed as error:
         report(str(error))
         return error.status
+    except ImportError as error:
+        if lacking(error) is None:
+            raise
+        report(lacking(error))
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Terminated:

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 
-from common import ranges
+from common import lacking, ranges
 from common.cli import UserError
 
 _OLDEST_TORCH = (1, 5)
@@ -34,11 +34,13 @@ def check_address(address, patience=0):
         time.sleep(1)
 
 
-def check_torch():
-    """Raise UserError where this Python has no PyTorch, or too old a one. It is not imported: that takes a second."""
+def check_packages():
+    """Raise UserError where this Python lacks what every model needs, or has too old a PyTorch. It is not imported: that takes a second,
+    and without NumPy it warns, or fails, in words of its own."""
+    for name in ("torch", "numpy", "PIL"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(lacking(ModuleNotFoundError("No module named %r" % name)))
     found = importlib.util.find_spec("torch")
-    if found is None:
-        raise UserError("%s has no PyTorch; install what the model's requirements file lists" % sys.executable)
     with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(found.origin), "version.py")) as stream:
         version = re.search(r"""__version__ = ['"](\d+)\.(\d+)""", stream.read())
         if version and tuple(map(int, version.groups())) < _OLDEST_TORCH:

@@ -23,7 +23,7 @@ def main():
     """Run the case that the command line describes."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until there is a training that can be told
     args = _parser().parse_args()
-    environment.check_torch()
+    environment.check_packages()
     log_path = os.path.join(args.output_path, "train_%s.log" % args.device_id)
     args.resume = args.resume or outputs.is_of_this_launch(log_path)  # torchrun starts it again
     metrics_path = os.path.join(args.output_path, "metrics.jsonl")

@@ -4,8 +4,6 @@ import os
 import sys
 import time
 
-import torch
-
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
 from common import checkpoint, cli, data, distributed, flags, network, precision, ranges, records, resume  # noqa: E402
@@ -16,6 +14,7 @@ from lib.core.data import make_eval_batches, make_train_batches, remark_on_class
 from lib.core.function import train, validate  # noqa: E402
 from lib.core.optimizer import get_optimizer, learning_rate  # noqa: E402
 from lib.model_stats import model_stats  # noqa: E402
+import torch  # noqa: E402 (after common, which says what this Python lacks)
 
 OLD_STOP_STEP = 200  # steps that --stop_step=TRUE, the Ascend port's switch, left of an epoch
 

@@ -2,8 +2,6 @@
 import os
 import sys
 
-import torch
-
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.pardir)]
 from common import cli, data, distributed, network, precision, records  # noqa: E402
@@ -11,6 +9,7 @@ from common.progress import Learner  # noqa: E402
 from lib.core import options  # noqa: E402
 from lib.core.data import make_eval_batches  # noqa: E402
 from lib.core.function import validate  # noqa: E402
+import torch  # noqa: E402 (after common, which says what this Python lacks)
 
 
 def parser():
