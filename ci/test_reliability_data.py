@@ -1,4 +1,5 @@
 """What becomes of a training whose data, or whose loader processes, are not as they should be."""
+import ctypes
 import errno
 import io
 import os
@@ -386,6 +387,30 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(cli.UserError, match="/train/c/n00000001 cannot be listed: Permission denied$"):
         data.Files(str(tmp_path / "train"))
+
+
+def without_privileges():
+    """In a child that is to be executed: of root's rights, those to read and list what its modes forbid are gone."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.parametrize("folder, mode, problems", [("train", 0o000, 1), ("train", 0o444, 4), ("train/n00000001", 0o000, 2), ("", 0o111, 0)])
+def test_the_check_of_what_may_not_be_listed(folder, mode, problems, tmp_path):
+    """Rights that are missing are problems of a data set like others, and do not keep the rest from being checked. Defect: where train/
+    itself could not be listed, there was no verdict. (The folder that may be entered and not listed has nothing wrong in it.)"""
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        write_images(root / split, classes=2, per_class=1)
+    (root / folder).chmod(mode)
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "check", str(root)], preexec_fn=without_privileges,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), universal_newlines=True)
+    (root / folder).chmod(0o755)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert done.returncode == (1 if problems else 0) and len(lines) == problems and done.stderr == "", done.stdout + done.stderr
+    if problems:
+        assert "val   2 pictures" in done.stdout and "cannot be listed: Permission denied" in lines[0]
+        assert done.stdout.splitlines()[-1] == "BAD: %d problem%s" % (problems, "s" * (problems > 1))
 
 
 FORMATS = [("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}), ("TIFF", {"compression": "tiff_adobe_deflate"}),

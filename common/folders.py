@@ -18,8 +18,11 @@ def class_names(folder, tell=refuse):
     `tell(problem)` is called where there are none, or the folder cannot be listed."""
     if packed.is_packed(folder):
         return packed.read_index(folder)["classes"].tolist()
-    names = sorted(os.path.basename(path) for path in _listed(folder, tell)[1])
-    return names or tell("%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder)) or []
+    complaints = []
+    names = sorted(os.path.basename(path) for path in _listed(folder, complaints.append)[1])
+    if not names:
+        tell((complaints + ["%s has no class folders (wanted: %s/<class>/<image>)" % (folder, folder)])[0])
+    return names
 
 
 def pictures(root, class_name, tell=refuse):
@@ -31,7 +34,7 @@ def pictures(root, class_name, tell=refuse):
 
 def _walk(folder, above, tell):
     names, below = _listed(folder, tell)
-    identity = os.stat(folder)[1:3]  # number and device
+    identity = os.stat(folder)[1:3] if below else None  # number and device; of what could be listed
     if identity in above:
         return tell("%s leads back to a folder that it is in; remove the link" % folder)
     yield folder, sorted(names)

@@ -39,7 +39,7 @@ def check_imagenet(root, wanted_classes, workers):
     found = {split: find_pictures(os.path.join(root, split), problems) for split in splits}
     for split in splits:
         problems += check_classes(root, split, found[split], wanted_classes)
-    if len(splits) == len(SPLITS):
+    if len(splits) == len(SPLITS) and all(found.values()):
         problems += compare_classes(found)
     paths = [path for split in splits for name in found[split] for path in found[split][name]]
     return problems + decode_all(paths, workers)
@@ -50,9 +50,17 @@ def find_pictures(folder, problems):
     found = {}
     for name in folders.class_names(folder, problems.append):
         found[name] = [os.path.join(folder, path) for path in folders.pictures(folder, name, problems.append)]
-    problems += ["%s is a link to nowhere, or to itself" % entry.path for entry in os.scandir(folder)
+    problems += ["%s is a link to nowhere, or to itself" % entry.path for entry in entries(folder)
                  if entry.is_symlink() and not os.path.exists(entry.path)]
     return found
+
+
+def entries(folder):
+    """Return what is in a folder; nothing where it cannot be listed, which `find_pictures` has said."""
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
 
 
 def check_classes(root, split, found, wanted_classes):
@@ -61,7 +69,7 @@ def check_classes(root, split, found, wanted_classes):
     print_counts(split, sizes)
     folder = os.path.join(root, split)
     problems = ["class folder %s holds no picture" % os.path.join(folder, name) for name in found if not found[name]]
-    loose = sum(entry.name.lower().endswith(folders.EXTENSIONS) for entry in os.scandir(folder))
+    loose = sum(entry.name.lower().endswith(folders.EXTENSIONS) for entry in entries(folder))
     if loose:
         problems.append("%s: %s directly in it; training reads %s/<class>/<picture> only" % (folder, pictures(loose), split))
     if found and wanted_classes not in (None, len(found)):
@@ -277,7 +285,7 @@ def run(arguments):
     try:
         problems = check(arguments.dir, arguments.kind, arguments.classes, arguments.workers)
     except OSError as error:
-        raise UserError("%s cannot be listed: %s" % (error.filename, error.strerror))
+        problems = ["%s cannot be listed: %s" % (error.filename, error.strerror)]
     print_verdict(problems)
     sys.exit(1 if problems else 0)
 
