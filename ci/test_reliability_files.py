@@ -494,6 +494,38 @@ def test_a_script_does_not_write_over_files_of_others(tmp_path, name):
     assert contents(tmp_path) == before and not (tmp_path / ".run.lock").exists()
 
 
+@pytest.mark.parametrize("name", ["train_0.log", "report.json", ".run.files", ".run.lock"])
+@pytest.mark.parametrize("plant", ["link", "pipe", "folder"])
+def test_a_script_neither_follows_nor_waits_for_what_was_planted(tmp_path, name, plant):
+    """Security: what others have put where a run writes is bad input, for a --resume too, which takes files that no run has listed.
+    Defect: --resume wrote through links, and waited for ever for a pipe, with signals held."""
+    out = tmp_path / "o"
+    write_all(tmp_path, ["theirs"])
+    out.mkdir()
+    {"link": lambda path: path.symlink_to(tmp_path / "theirs"), "pipe": os.mkfifo, "folder": os.mkdir}[plant](out / name)
+    done = run_py(out, "true", resume=1)
+    assert_bad_input(done, name if name == "train_0.log" else "o")
+    assert os.listdir(str(out)) == [name] and (tmp_path / "theirs").read_text() == "of theirs"
+
+
+def test_records_on_a_resume_are_a_file(tmp_path):
+    """The same of the records, which the program writes."""
+    os.mkfifo(str(tmp_path / "m.jsonl"))
+    with pytest.raises(cli.UserError, match="m.jsonl was not written by a run"):
+        records.start(str(tmp_path / "m.jsonl"), ALONE, argparse.Namespace(), None, argparse.Namespace(resumed=True))
+
+
+def test_what_is_drawn_of_a_run_is_one_of_its_files(tmp_path):
+    """curves.png goes aside with the run that it shows; without a list of files, none is begun. Defect: it stayed beside the next run."""
+    outputs.note_beside(str(tmp_path / "curves.png"))
+    assert not (tmp_path / ".run.files").exists()
+    write_all(tmp_path, ["train_0.log", "curves.png"])
+    (tmp_path / ".run.files").write_text("train_0.log\n")
+    outputs.note_beside(str(tmp_path / "curves.png"))
+    outputs.hold(str(tmp_path)).set_aside(keeps_weights=False)
+    assert "curves.png" in contents(tmp_path / "earlier-1") and not (tmp_path / "curves.png").exists()
+
+
 def test_a_script_finds_its_output_path_in_use(tmp_path, holder):
     """Refused with status 2 before anything is moved, with --resume too; another machine of the same run passes."""
     holder()

@@ -60,7 +60,7 @@ def test_every_number_has_a_range(parser):
     for action in parser._actions:
         assert action.type not in (int, float) or action.choices, action.option_strings
         if isinstance(action.type, ranges.Range):
-            assert action.help and str(action.type) in " ".join(parser.format_help().split()), action.option_strings
+            assert action.help and action.type.in_help() in " ".join(parser.format_help().split()), action.option_strings
             assert action.default is None or action.default in action.type or isinstance(action.default, str), action.option_strings
 
 
@@ -72,6 +72,14 @@ def test_a_bad_number_is_one_line(parser, words, capsys):
         parser.parse_args(["--cfg=x"] * any("--cfg" in action.option_strings for action in parser._actions) + words)
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and len(lines) == 1 and lines[0].endswith("(see --help)")
+
+
+def test_help_has_no_bound_that_says_nothing(parser, parsed_by_shell):
+    """Where the upper bound of a number is but a guard against slips, --help says `of at least`, and the error still says the bound."""
+    _, _, shell = parsed_by_shell([["--help"]])[0]
+    for shown in (shell, parser.format_help()):
+        assert "1000000000" not in shown and "an integer of at least 1" in " ".join(shown.split()), shown
+    assert "an integer from 1 to 1000000000" in parsed_by_shell([["--batch_size=10000000000"]])[0][1]
 
 
 def test_a_file_name_has_no_folder():

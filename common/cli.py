@@ -68,7 +68,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the default, and of a number the range."""
 
     def _get_help_string(self, action):
-        shown = "; %s" % action.type if isinstance(action.type, ranges.Range) else ""
+        shown = "; %s" % action.type.in_help() if isinstance(action.type, ranges.Range) else ""
         return super()._get_help_string(action) + shown
 
 

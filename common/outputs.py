@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import threading
 import time
 
@@ -58,6 +59,13 @@ def note(*paths):
     """List files that are about to be written, where they are in the folder that this process holds."""
     if _hold:
         _hold.note(paths)
+
+
+def note_beside(path):
+    """List a file that is about to be written into the folder of a run that has ended, where it is one."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.exists(os.path.join(folder, _MANIFEST)):
+        _append([name], os.path.join(folder, _MANIFEST))
 
 
 @contextlib.contextmanager
@@ -107,7 +115,12 @@ class Hold(object):
         self._is_own = above != folder
         self._lock = self._taken(goes_on)
         os.register_at_fork(after_in_child=self._lock.close)  # a loader process may live a moment longer than its rank
-        self.names, self._moved, self._ended = self._listed(), [], threading.Event()
+        self._moved, self._ended = [], threading.Event()
+        try:
+            self.names = self._listed()
+        except OSError:
+            self.release()
+            raise
         self._manifest_size = os.path.getsize(self._manifest) if os.path.exists(self._manifest) else 0
         if self._is_own:
             threading.Thread(target=self._keep_fresh, daemon=True).start()
@@ -116,7 +129,7 @@ class Hold(object):
         """Return the lock file, locked: at once, or when the run that has it is seen to be gone."""
         end, has_said = time.time() + _SILENCE + _HEARTBEAT, False
         while True:
-            lock = open(self._path, "a+", opener=lambda path, mode: os.open(path, mode | os.O_NOFOLLOW, 0o666))
+            lock = open(self._path, "a+", opener=_opened)
             lock.seek(0)
             holder = lock.read(1000)
             host, _, pid = holder.partition(" since ")[0].partition(", process ")
@@ -170,7 +183,7 @@ class Hold(object):
 
     def _listed(self):
         try:
-            with open(self._manifest, errors="surrogateescape") as stream:
+            with open(self._manifest, errors="surrogateescape", opener=_opened) as stream:
                 names = stream.read().splitlines() + [_MANIFEST]
         except FileNotFoundError:
             names = os.listdir(self.folder) if os.path.isfile(os.path.join(self.folder, "metrics.jsonl")) else []
@@ -187,14 +200,14 @@ class Hold(object):
         new = names - self.names if os.path.exists(self._manifest) else names | self.names
         self.names |= names | {_MANIFEST}
         if new:
-            with writing(self._manifest), open(self._manifest, "a", errors="surrogateescape") as stream:
-                stream.write("".join(name + "\n" for name in sorted(new)))
+            _append(new, self._manifest)
 
-    def check(self, paths):
-        """Raise UserError for a file at one of `paths`, whose last parts are patterns, that no run has written."""
+    def check(self, paths, goes_on=False):
+        """Raise UserError for a file at one of `paths`, whose last parts are patterns, that no run has written; with `goes_on` (--resume),
+        to which files may be brought, for a link, a pipe and the like."""
         for folder, pattern in map(os.path.split, paths):
             for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-                if self._name(path) not in self.names:
+                if not (os.path.isfile(path) and not os.path.islink(path) if goes_on else self._name(path) in self.names):
                     raise UserError("%s was not written by a run, and would be written over: move it, or take another output path" % path)
 
     def set_aside(self, keeps_weights):
@@ -223,6 +236,20 @@ def _locked(lock, kind, pid):
         return True
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES) and not (pid and _is_alive(pid))
+
+
+def _opened(path, mode):
+    # Security: a link or a pipe that others have put there is neither followed nor waited for.
+    descriptor = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "%s is no file" % path)
+
+
+def _append(names, manifest):
+    with writing(manifest), open(manifest, "a", errors="surrogateescape", opener=_opened) as stream:
+        stream.write("".join(name + "\n" for name in sorted(names)))
 
 
 def _say(line):

@@ -12,6 +12,7 @@ class Range(object):
 
     def __init__(self, low, high=float("inf"), ends="[)", whole=False):
         self.low, self.high, self.ends, self.whole = low, high, ends, whole
+        self._kind = "an integer" if whole else "a number"
 
     def __contains__(self, value):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
@@ -30,11 +31,14 @@ class Range(object):
         return value
 
     def __str__(self):
-        kind = "an integer" if self.whole else "a number"
         if self.ends == "[]":
-            return "%s from %s to %s" % (kind, self.low, self.high)
+            return "%s from %s to %s" % (self._kind, self.low, self.high)
         low = (" of at least %s" if self.ends[0] == "[" else " above %s") % self.low
-        return kind + low + (" and below %s" % self.high if self.high < float("inf") else "")
+        return self._kind + low + (" and below %s" % self.high if self.high < float("inf") else "")
+
+    def in_help(self):
+        """Return what --help says: a bound that nobody meets but by a slip is for errors alone."""
+        return "%s of at least %d" % (self._kind, self.low) if self.high == _MOST else str(self)
 
 
 def whole(low, high=_MOST):

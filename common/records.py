@@ -29,8 +29,7 @@ def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     written = [path] + [Predictions.path] * bool(Predictions.path)
     if rank.is_main and path:
         held = outputs.hold(os.path.dirname(path), goes_on)
-        if not goes_on:
-            held.check(written + (progress.products if progress else []))
+        held.check(written + (progress.products if progress and not goes_on else []), goes_on)
         events = Events(tensorboard_dir, progress) if tensorboard_dir else None
         outputs.note(*written)
     restarts = _forget_since(path, progress.epoch, progress.step) if goes_on and rank.is_main else 0

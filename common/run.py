@@ -101,8 +101,7 @@ def _prepare(args, products):
             if is_new:
                 held.set_aside(keeps_weights=args.kind == "eval")
             had_log, size_of_log = os.path.lexists(log_path), _size(log_path)
-            if is_new:
-                held.check(products)
+            held.check(products, goes_on=not is_new)
             outputs.note(*products)
             open(log_path, "ab").close()
     except (cli.UserError, cli.TrainingStopped) as error:

@@ -141,7 +141,7 @@ usage() {
     local name range
     printf '%s\n\nUsage: bash test/%s [--name=value ...]\n\nOptions:\n' "$case_about" "$(basename "$0")"
     for name in "${option_names[@]}"; do
-        case ${option_check[$name]} in *..* | number) range="; $(describe_check "${option_check[$name]}")" ;; *) range="" ;; esac
+        case ${option_check[$name]} in *..* | number) range="; $(describe_check "${option_check[$name]/%..1000000000/..}")" ;; *) range="" ;; esac
         printf '  --%-18s %s%s%s\n' "$name" "${option_help[$name]}" "$range" "${option_default[$name]:+ [${option_default[$name]}]}"
     done
     printf '  --%-18s %s\n\nExample:\n  bash test/%s %s\n' help "this text" "$(basename "$0")" "${case_example:---data_path=/data/imagenet}"
@@ -199,6 +199,7 @@ check_value() {
 
 describe_check() {
     case $1 in
+        *..) echo "an integer of at least ${1%..}" ;;
         *..*) echo "an integer from ${1%..*} to ${1#*..}" ;;
         number) echo "a number of at least 0" ;;
         list) echo "device numbers separated by commas, such as 0,1,2,3" ;;

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from common import cli, records  # noqa: E402
+from common import cli, outputs, records  # noqa: E402
 from common.cli import UserError  # noqa: E402
 from runs import _runs  # noqa: E402
 
@@ -162,6 +162,7 @@ def save(figure, path):
     beside = os.path.join(folder, ".%s.%s" % (uuid.uuid4().hex[:8], name))
     try:
         figure.savefig(beside, dpi=120)
+        outputs.note_beside(path)
         os.replace(beside, path)
     except OSError as error:
         raise UserError("cannot write %s: %s" % (path, error.strerror))
