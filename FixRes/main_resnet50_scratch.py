@@ -2,7 +2,7 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *up) for up in ((), (os.pardir,))]
 from common import cli, data, distributed  # noqa: E402
 from imnet_common import flags, networks, training, transforms, weights  # noqa: E402
 from imnet_resnet50_scratch.samplers import RASampler  # noqa: E402

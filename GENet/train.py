@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *up) for up in ((), (os.pardir,))]
 from common import (checkpoint, cli, data, device as devices, distributed, entries, evaluation, flags, network,  # noqa: E402
                     optimizer, outputs, precision, profiling, ranges, records, resume, synthetic)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
@@ -23,7 +23,7 @@ NETWORK_FLAGS = ("depth", "width", "extent", "extra_params", "mlp")
 
 
 def parser():
-    p = cli.Parser(description=__doc__.splitlines()[0])
+    p = cli.Parser(description=__doc__)
     add = p.add_argument
     switch = {"type": cli.boolean, "nargs": "?", "const": True, "default": False}
     add("--DataPath", "--data-path", dest="data_path", metavar="DIR", help="folder that holds cifar-10-batches-py, or that folder")

@@ -3,10 +3,11 @@
 The recipes of pytorch/examples (the defaults), of the single-card and of the eight-card Ascend port differ in flags only;
 the scripts in test/ pass them.
 """
+import inspect
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *up) for up in ((), (os.pardir,))]
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, flags, network,  # noqa: E402
                     optimizer, precision, ranges, records, resume, synthetic, transforms)
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
@@ -19,7 +20,7 @@ BENCHMARK_BATCH = 2048  # images per card between two updates with --benchmark 1
 
 
 def parser():
-    p = cli.Parser(description=__doc__.splitlines()[0])
+    p = cli.Parser(description=__doc__)
     add = p.add_argument
     add("folder", nargs="?", metavar="DIR", help="dataset root with train/ and val/; same as --data")
     add("--data", metavar="DIR", help="dataset root with train/ and val/")
@@ -286,7 +287,7 @@ def build_model(args):
 def torchvision_network(name, **options):
     models = devices.import_torchvision().models
     build = getattr(models, name, None)
-    if not callable(build) or not name.islower() or name.startswith("_"):
+    if not inspect.isfunction(build) or not {"pretrained", "weights"}.intersection(inspect.signature(build).parameters):
         raise cli.UserError("--arch %s: no such network here or in torchvision.models" % name)
     return build(**options)
 

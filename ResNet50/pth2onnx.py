@@ -7,14 +7,14 @@ import os
 import sys
 import warnings
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *up) for up in ((), (os.pardir,))]
 from common import checkpoint, cli  # noqa: E402
 import resnet  # noqa: E402
 import torch  # noqa: E402 (after common, which says what this Python lacks)
 
 
 def main():
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("checkpoint", help="weights in any layout that main.py reads")
     parser.add_argument("onnx", nargs="?", default="resnet50_official.onnx", help="the file to write")
     parser.add_argument("-a", "--arch", choices=[name for name in dir(resnet) if name.startswith("resnet")], default="resnet50")

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 import torch
 
-from common import checkpoint, cli, distributed, environment, flags, optimizer, precision, progress, ranges, records
+from common import checkpoint, cli, distributed, environment, flags, network, optimizer, precision, progress, ranges, records
 from conftest import ROOT, environment as child_environment, load_script, script_command
 
 VERSION = torch.__version__[:3] if torch.__version__[:3] in ("1.5", "1.8") else "2.x"
@@ -220,6 +220,15 @@ def test_a_package_that_is_not_installed(program, module, requirements, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("program", ["ResNet50/main.py", "GENet/train.py", "FixRes/main_finetune.py"])
+def test_an_interpreter_without_docstrings_or_the_folder_of_the_program(program):
+    """PYTHONOPTIMIZE=2 and PYTHONSAFEPATH are a user's to set: --help is there all the same. Defect: a traceback, and a module of the
+    program's own that was not found."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, program), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=child_environment(PYTHONOPTIMIZE="2", PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1"))
+    assert done.returncode == 0 and b"--device" in done.stdout and not done.stderr, done.stderr
+
+
 def test_a_module_of_ours_that_cannot_be_imported():
     """A defect of this repository is a crash with its traceback, and not a package to install."""
     with pytest.raises(ImportError):
@@ -385,6 +394,38 @@ def test_a_network_that_cannot_fit_in_memory(make):
     """--num_classes or --width of a thousand millions: one line, before anything is trained."""
     with pytest.raises(cli.UserError, match="rank 0 is out of memory on cpu"):
         distributed.launch(lambda args, rank: make(), argparse.Namespace(), distributed.layout("cpu", [0]))
+
+
+@pytest.mark.parametrize("arch, images, size, complaint", [
+    ("resnet18", 1, 32, "BatchNorm cannot train on a batch of one image of 32 pixels"),
+    ("alexnet", 4, 32, "size is too small"),
+    ("resnet18", 2, 32, ""), ("resnet18", 1, 64, "")])
+def test_a_network_that_cannot_train_on_such_batches(arch, images, size, complaint):
+    """Said before the first record; defect: the traceback of a layer, in the first step. The network, and what is drawn after it, are as
+    they were."""
+    model = load_script("ResNet50/main.py").build_model(argparse.Namespace(
+        arch=arch, num_classes=4, model_config="classic", zero_init_residual=False, normal_fc=False, fine_tuning=False))
+    before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.random.get_rng_state()
+    with pytest.raises(cli.UserError, match=complaint) if complaint else contextlib.suppress():
+        network.place(model, torch.device("cpu"), images, size)
+    assert torch.equal(drawn, torch.random.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_network_of_several_outputs():
+    """That of torchvision's googlenet, which the loss does not take."""
+    class Several(torch.nn.Module):
+        def forward(self, images):
+            return images, images
+    with pytest.raises(cli.UserError, match="it gives a tuple, and not one tensor"):
+        network.place(Several(), torch.device("cpu"), 4, 8)
+
+
+@pytest.mark.parametrize("arch", ["get_model", "list_models", "get_weight", "resnet", "__file__", "ResNet", "lru_cache"])
+def test_what_is_no_network_of_torchvision(arch):
+    """--arch names a network; defect: other functions of torchvision.models were called."""
+    with pytest.raises(cli.UserError, match="no such network here or in torchvision.models"):
+        load_script("ResNet50/main.py").torchvision_network(arch, num_classes=4)
 
 
 # --- files that mean harm ---------------------------------------------------------------------------------------------

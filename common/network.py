@@ -4,6 +4,7 @@ import os
 import shutil
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,10 +14,10 @@ from common.cli import UserError
 
 def place(model, device, batch=None, side=None, train=nn.Module.train):
     """Move `model` to `device`, with its weights in the layout that is fast there, and return it. Where it is to train, `batch` is the
-    number of images of a step on this rank, `side` their size and `train` what sets its mode. Raises UserError where BatchNorm cannot
-    train on those."""
-    if batch == 1:
-        _require_variance(model, side, train)
+    number of images of a step on this rank, `side` their size and `train` what sets its mode. Raises UserError where the network cannot
+    train on those: rank 0 tries it."""
+    if batch and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        _try_out(model, batch, side, train)
     model.to(device)
     if devices.memory_format(device) == torch.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -24,15 +25,22 @@ def place(model, device, batch=None, side=None, train=nn.Module.train):
     return model
 
 
-def _require_variance(model, side, train):
+def _try_out(model, batch, side, train):
     trial = copy.deepcopy(model)
     train(trial)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trial(torch.zeros(1, 3, side, side))
-    except ValueError:
+            output = trial(torch.zeros(min(batch, 2), 3, side, side))
+        why = "" if torch.is_tensor(output) else "it gives a %s, not one tensor" % type(output).__name__
+    except (RuntimeError, ValueError, AssertionError) as error:
+        why = str(error).split("\n")[0]
+        if "alloc" in why:  # is told as memory that is short
+            raise
+    if batch == 1 and "than 1 value per channel" in why:
         raise UserError("BatchNorm cannot train on a batch of one image of %d pixels, whose last maps have one: there is no variance; take "
                         "a larger batch size for each rank, or a larger image size" % side)
+    if why:
+        raise UserError("the network cannot train on images of %d x %d pixels: %s" % (side, side, why))
 
 
 def compile_forward(model, device):
