@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from common import checkpoint, cli, meters, outputs, precision, progress, records
+from common import checkpoint, cli, meters, outputs, precision, profiling, progress, records
 from conftest import ROOT, assert_bad_input, differences, environment, run_script, running_in, wait_until
 from test_genet_data import write_cifar
 
@@ -485,6 +485,19 @@ def test_bad_input_leaves_the_output_path_as_it_was(tmp_path, options):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("words", ["--pth-path={}", "{}"])
+def test_a_training_from_the_weights_in_its_output_path(tmp_path, words):
+    """The weights of the run before, in the default output path, are where the next one starts from: they are moved, and are found. Defect:
+    `no weights file` of a file that was there."""
+    out = tmp_path / "a=b" / "o"
+    write_all(out, OURS)
+    (out / ".run.files").write_text("\n".join(OURS) + "\n")
+    (tmp_path / "link").symlink_to(out.parent)
+    shown = run_py(out, "bash", "-c", 'echo "$1"; cat "${1#*h=}"; exit 3', "x", words.format(tmp_path / "link" / "o" / "checkpoint.pth.tar"))
+    assert shown.stdout == words.format(out / "earlier-1" / "checkpoint.pth.tar") + "\nof checkpoint.pth.tar"
+    assert run_py(out, "bash", "-c", 'echo "$1"; exit 3', "x", "--pth-path=/else/where").stdout == "--pth-path=/else/where\n"
+
+
 @pytest.mark.parametrize("name", ["train_0.log", "report.json", "N_bs8_1p_acc.log"])
 def test_a_script_does_not_write_over_files_of_others(tmp_path, name):
     """Neither the log nor a report takes the place of somebody's file."""
@@ -513,6 +526,20 @@ def test_records_on_a_resume_are_a_file(tmp_path):
     os.mkfifo(str(tmp_path / "m.jsonl"))
     with pytest.raises(cli.UserError, match="m.jsonl was not written by a run"):
         records.start(str(tmp_path / "m.jsonl"), ALONE, argparse.Namespace(), None, argparse.Namespace(resumed=True))
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_an_output_path_that_is_removed_during_the_training(tmp_path, removed):
+    """Trained, and nothing to report of it: status 3 and a line. Defect: a traceback."""
+    done = run_py(tmp_path / "o", "bash", "-c", "rm -r '%s'" % (tmp_path / "o") if removed else "true")
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1 and "left no summary in %s" % (tmp_path / "o") in done.stderr
+
+
+def test_what_stands_where_a_profile_goes(tmp_path):
+    """A file where the folder of traces is made: the training stops as it does for other files that cannot be written."""
+    (tmp_path / "profile").write_text("theirs")
+    with pytest.raises(cli.TrainingStopped, match="cannot write .*profile .File exists"):
+        profiling.StepProfiler((0, 1), str(tmp_path / "profile"), ALONE).before(0, argparse.Namespace(leave_out=bool))
 
 
 def test_what_is_drawn_of_a_run_is_one_of_its_files(tmp_path):

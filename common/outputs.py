@@ -221,6 +221,12 @@ class Hold(object):
                 os.renames(*self._moved[-1])
         self.names = kept
 
+    def where_now(self, word):
+        """Return a word of a command line, `--flag=FILE` or FILE, with where its file is after `set_aside`."""
+        start, path = word.split("=", 1) if word.startswith("--") and "=" in word else ("", word)
+        moved = dict(self._moved).get(os.path.join(self.folder, self._name(path)))
+        return word if moved is None else "%s=%s" % (start, moved) if start else moved
+
     def undo(self):
         """Put everything back."""
         for old, new in self._moved:

@@ -22,7 +22,8 @@ class StepProfiler(object):
         """A step begins. What is profiled does not count for `clock`."""
         if self._first is not None and self._running is None and step >= self._first:
             clock.leave_out(True)
-            os.makedirs(self._folder, exist_ok=True)
+            with outputs.writing(self._folder):
+                os.makedirs(self._folder, exist_ok=True)
             self._running = _profiler(self._rank.device, self._folder)
             self._running.__enter__()
 

@@ -48,8 +48,8 @@ def _report(args, case, metrics_path, seconds):
     """Write the report; return what the screen shows of it."""
     if args.no_report:
         return ["this machine is done; the result is reported only on machine 0"]
-    if report.summary(metrics_path)[1] is None:
-        raise cli.UserError("the run left no summary in %s; its log is beside it" % metrics_path)
+    if not os.path.exists(metrics_path) or report.summary(metrics_path)[1] is None:
+        raise cli.TrainingStopped("the run left no summary in %s; was the output path removed, or its records written elsewhere?" % metrics_path)
     return report.write(case, metrics_path, args.output_path, seconds)
 
 
@@ -100,6 +100,7 @@ def _prepare(args, products):
         with outputs.writing(args.output_path):
             if is_new:
                 held.set_aside(keeps_weights=args.kind == "eval")
+                args.command = list(map(held.where_now, args.command))
             had_log, size_of_log = os.path.lexists(log_path), _size(log_path)
             held.check(products, goes_on=not is_new)
             outputs.note(*products)
