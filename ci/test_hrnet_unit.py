@@ -104,6 +104,8 @@ def test_bad_yaml_names_file_and_key(tmp_path, text, words):
 def test_missing_yaml(tmp_path):
     """A wrong --cfg is named."""
     assert "nowhere.yaml cannot be read" in complaint(tmp_path / "nowhere.yaml")
+    os.mkfifo(str(tmp_path / "pipe.yaml"))  # which would be waited for
+    assert "pipe.yaml cannot be read: a pipe or a device" in complaint(tmp_path / "pipe.yaml")
     assert "cannot be read" in complaint(tmp_path)
 
 

@@ -104,6 +104,26 @@ def test_words_of_a_step(device, ranks, words):
     assert looks(watch, 3)[-1].startswith("rank 0 " + words)
 
 
+def test_who_waits_for_a_device_that_hangs_is_left_out(board, monkeypatch):
+    """Of two ranks in a step, the device of one still does other work: that rank waits for the other one, which is named alone. Where all
+    do, or none, all are."""
+    monkeypatch.setattr(watchdog, "_PATIENCE", 1)
+    layout = LAYOUT[2]._replace(device_type="npu")
+    entries = [8 | watchdog.STEP, 8 | watchdog.STEP]
+    watchdog.mark.move_to(entries, 0)
+    watchdog.mark.enter(watchdog.STEP)
+    for answer, said in ((True, "rank 1 in the device, since"), (False, "rank 0 in the device or in a collective; rank 1 in")):
+        entries[:] = [entry & ~watchdog._ANSWERS | 8 for entry in entries]
+        watch = watchdog.Watch(entries, 0, [HERE, HERE], 3, layout)
+        assert watch.look() is None
+        asked = []
+        with watchdog.over_device(lambda: asked.append(1) or answer):
+            wait_until(lambda: asked and (not answer or entries[0] & watchdog._ANSWERS))
+        assert looks(watch, 3)[-1].startswith(said)
+    entries[:] = [entry | watchdog._ANSWERS for entry in entries]
+    assert looks(watchdog.Watch(entries, 0, [HERE, HERE], 3, layout), 4)[-1].startswith("rank 0 in the device or in a collective; rank 1 in")
+
+
 def state(pid):
     return watchdog._parent_and_state(pid)[1]
 
@@ -264,6 +284,8 @@ def test_a_rank_that_is_stopped_or_killed(tiny, tmp_path, script, number, status
 @pytest.mark.parametrize("script, fault, words", [
     ("train_full_8p.sh", "oom@step=3,rank=1", ["rank 1 is out of memory on npu:1", "bytes"]),
     ("train_full_1p.sh", "hang@step=3", ["rank 0 in the device, since", "--stall_timeout=10"]),
+    ("train_full_8p.sh", "hang@step=3,rank=1", [": error: rank 1 in the device, since", "--stall_timeout=10"]),
+    ("train_full_8p.sh", "hang@step=3,rank=0", [": error: rank 0 in the device, since", "--stall_timeout=10"]),
     ("train_full_8p.sh", "collective_timeout@step=3,rank=1", ["rank 1 in the device or in a collective", "--stall_timeout=10"])])
 def test_faults_of_an_npu(tiny, tmp_path, script, fault, words):
     """A device that is full, hangs or does not come to a collective: status 3 and a line that names rank and phase."""

@@ -134,6 +134,9 @@ def test_records_that_cannot_be_drawn(tmp_path):
         with pytest.raises(UserError, match=str(tmp_path / name)):
             curves.read_curves(str(tmp_path / name))
     assert_bad_input(run_tool("curves", good, tmp_path / "empty"), tmp_path / "empty", "no DLLogger record")
+    os.mkfifo(str(tmp_path / "pipe"))
+    assert_bad_input(run_tool("curves", tmp_path / "pipe"), "pipe cannot be read: it is no file")
+    os.remove(str(tmp_path / "pipe"))
     assert_bad_input(run_tool("curves", good, "--out", "x.exe"), "x.exe", ".png")
     assert_bad_input(run_tool("curves", good, "--out", tmp_path / "no" / "x.png"), tmp_path / "no")
     assert (tmp_path / "curves.png").read_text() == "old" and len(os.listdir(str(tmp_path))) == 4

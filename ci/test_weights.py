@@ -267,6 +267,7 @@ def test_bad_files_are_one_line(tmp_path, checkpoints):
     of_timm = {"architecture": "EfficientNet", "model": timm.create_model("tf_efficientnet_b0").state_dict()}
     checkpoint.save(of_timm, str(tmp_path / "timm.pth"))
     (tmp_path / "names.txt").write_text("one\n" * 5)
+    os.mkfifo(str(tmp_path / "pipe"))
     for words, said in [(["export", tmp_path / "no.safetensors", "--out=y.safetensors"], "no weights file"),
                         (["export", tmp_path / "half.safetensors", "--out=y.safetensors"], "truncated"),
                         (["export", tmp_path / "x.pth", "--out=y.safetensors"], "no network here"),
@@ -274,6 +275,8 @@ def test_bad_files_are_one_line(tmp_path, checkpoints):
                         (["export", path, "--network=resnet34", "--out=y.safetensors"], "not a checkpoint of this network"),
                         (["export", path, "--out=y.pth"], "name the file .safetensors"),
                         (["import", path, "--out=y.safetensors"], "PyTorch files"),
+                        (["predict", path, tmp_path / "pipe"], "a pipe or a device, not a file"),
+                        (["predict", path, write_picture(tmp_path), "--classes=%s" % (tmp_path / "pipe")], "a pipe or a device"),
                         (["predict", path, tmp_path / "names.txt"], "cannot be read as a picture"),
                         (["predict", path, write_picture(tmp_path), "--classes=%s" % (tmp_path / "names.txt")],
                          "5 names of classes")]:

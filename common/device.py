@@ -72,6 +72,25 @@ def pick(kind, index=0):
     return device
 
 
+def asker(device):
+    """Return f(): whether the device does within seconds what it is given on a stream of its own. One that hangs does nothing; one that
+    waits for other ranks does. Raises RuntimeError."""
+    api, number = getattr(torch, device.type), torch.zeros(1, device=device)
+    stream = api.Stream(device=device)
+
+    def does_other_work():
+        with api.stream(stream):
+            number.add_(1)
+            event = stream.record_event()
+        for _ in range(20):
+            if event.query():
+                return True
+            time.sleep(0.1)
+        return False
+
+    return does_other_work
+
+
 def require(device_type, indices):
     """Raise UserError unless every device of `indices` exists. A CPU takes any number of ranks."""
     available = count(device_type)

@@ -127,7 +127,9 @@ def _run_rank(worker, args, layout, local_rank):
 def _work(worker, args, layout, rank):
     if rank.world_size > 1:
         _meet(layout, rank)
-    worker(args, rank)
+    asks = rank.world_size > 1 and rank.device.type != "cpu"
+    with watchdog.over_device(devices.asker(rank.device)) if asks else contextlib.suppress():
+        worker(args, rank)
     if rank.world_size > 1:
         if dist.get_backend() == "gloo":
             _ended_groups.append(dist.group.WORLD)

@@ -15,6 +15,9 @@ BEFORE, DATA, STEP, COLLECTIVE, SAVING, BETWEEN, NOTHING = range(7)
 _WORDS = ("before its first step", "waiting for data", "computing", "in a collective", "saving", "between two passes over the data",
           "doing nothing")
 
+_ANSWERS = 1 << 60  # beside what a rank does: its device has done something else meanwhile, so it is for another rank that this one waits
+_PATIENCE = 3  # looks after which a device is asked
+
 _SAYING = 30  # seconds from line to line
 _FIRST_STEP = 1800  # seconds, as a process group's time-out: it compiles, or other ranks are late
 
@@ -58,12 +61,15 @@ class Watch(object):
 
     def look(self):
         """Call this every second. Prints a line where it is time to; returns that with which the run has to end, else None."""
-        now = list(self._board)
+        board = list(self._board)
+        now = [entry & ~_ANSWERS for entry in board]
         self._looks = [looks + 1 if new == old else 0 for looks, new, old in zip(self._looks, now, self._seen)]
         self._seen, longest = now, max(self._looks)
         if longest == 0 or longest % _SAYING and longest != self._timeout:
             return None
-        still = [(place, self._words(self._pids[place], now[place] & 7)) for place, looks in enumerate(self._looks) if 2 * looks > longest]
+        places = [place for place, looks in enumerate(self._looks) if 2 * looks > longest]
+        hung = [place for place in places if not board[place] & _ANSWERS]
+        still = [(place, self._words(self._pids[place], now[place] & 7, 0 < len(hung) < len(places))) for place in hung or places]
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - longest))
         line = "%s, since %s (%d s)" % ("; ".join("rank %d %s" % (self._first + place, words) for place, words in still), since, longest)
         if 0 < self._timeout <= longest and (longest >= _FIRST_STEP or any(
@@ -74,10 +80,10 @@ class Watch(object):
                 os.write(1, (line + "\n").encode())  # not sys.stdout: who waits may hold its lock
         return None
 
-    def _words(self, pid, phase):
+    def _words(self, pid, phase, others_wait=False):
         words = _WORDS[phase]
-        if phase == STEP and self._layout.device_type != "cpu":
-            words = "in the device" if self._layout.world_size == 1 else "in the device or in a collective"
+        if others_wait and phase in (STEP, COLLECTIVE) or phase == STEP and self._layout.device_type != "cpu":
+            words = "in the device" if others_wait or self._layout.world_size == 1 else "in the device or in a collective"
         elif phase == STEP and self._layout.world_size > 1 and _parent_and_state(pid)[1] == "S":
             words = _WORDS[COLLECTIVE]  # what computes does not sleep
         for other in os.listdir("/proc"):
@@ -97,6 +103,21 @@ def over_this_process(layout, local_rank, timeout):
         os._exit(cli.EXIT_STOPPED)
 
     return _looking(Watch(board, layout.rank(local_rank), [os.getpid()], timeout, layout).look, end)
+
+
+def over_device(does_other_work):
+    """Return a context in which a thread asks a device, when this process stands still in a step, whether it `does_other_work()`."""
+    seen = [None, 0]
+
+    def look():
+        board, place, now = mark._board, mark._place, mark._board[mark._place]
+        seen[:] = now, seen[1] + 1 if now == seen[0] else 0
+        if seen[1] == _PATIENCE and now & 7 in (STEP, COLLECTIVE):
+            with contextlib.suppress(RuntimeError):  # it is lost, which the rank finds out itself
+                if does_other_work() and board[place] == now:
+                    board[place] = now | _ANSWERS
+
+    return _looking(look, None)
 
 
 def over_program(pid, timeout, end):

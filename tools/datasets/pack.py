@@ -49,6 +49,8 @@ def run(args):
     splits = [split for split in SPLITS if os.path.isdir(os.path.join(args.dir, split))]
     if not splits:
         raise cli.UserError("%s has neither train/ nor val/; name the folder of the data set" % args.dir)
+    if os.path.realpath(args.dir) == os.path.realpath(args.out):
+        raise cli.UserError("OUT is DIR: pack into a folder beside %s, whose pictures stay as they are" % args.dir)
     if args.restart_markers and not shutil.which("jpegtran"):
         raise cli.UserError("--restart-markers takes jpegtran: install libjpeg-turbo-progs")
     data.check_layout(args.dir, splits)

@@ -38,6 +38,8 @@ def read_curves(path):
     `steps` come from records of iterations, `epochs` from summaries of epochs, which lie at the epoch's end. Where an
     interrupted run was resumed, the newer of two records of a step counts. Raises UserError where there is none.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError("%s cannot be read: it is no file" % path)
     try:
         curves = curves_of(records.read(path))
     except (OSError, UnicodeDecodeError) as error:

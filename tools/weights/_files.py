@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import torch
 
-from common import checkpoint, cli, data, outputs, records
+from common import checkpoint, cli, data, folders, outputs, records
 from weights import _layouts, _networks
 
 # network: a _networks.Network; state: {our key: float32 tensor}; content: what the file holds; notes: {name: text}, as in the
@@ -95,10 +95,9 @@ def _class_names(path):
         return data.class_names(next((each for each in (os.path.join(path, "val"), os.path.join(path, "train"))
                                       if os.path.isdir(each)), path))
     try:
-        with open(path, encoding="utf-8") as stream:
-            return [line.strip() for line in stream if line.strip()]
+        return [line.strip() for line in folders.read(path).decode().split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise cli.UserError("--classes %s cannot be read: %s" % (path, getattr(error, "strerror", None) or error))
+        raise cli.UserError("--classes %s cannot be read: %s" % (path, folders.why(error)))
 
 
 def class_names(weights):

@@ -6,7 +6,7 @@ Example: weights.py predict test/output/0/model_best.pth.tar cat.jpg dog.png --c
 """
 import torch
 
-from common import cli, jpeg
+from common import cli, folders, jpeg
 from weights import _files, _networks
 
 TOP = 5
@@ -35,7 +35,6 @@ def run(args):
 
 def _open(path):
     try:
-        with open(path, "rb") as file:
-            return jpeg.open_rgb(file.read())
+        return jpeg.open_rgb(folders.read(path))
     except (OSError, jpeg.Unreadable) as error:
-        raise cli.UserError("%s cannot be read as a picture: %s" % (path, getattr(error, "strerror", None) or error))
+        raise cli.UserError("%s cannot be read as a picture: %s" % (path, folders.why(error)))

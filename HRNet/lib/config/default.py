@@ -10,7 +10,7 @@ import os
 import yaml
 from yacs.config import CfgNode as CN
 
-from common import ranges
+from common import folders, ranges
 from common.cli import UserError
 
 _C = CN()
@@ -173,13 +173,12 @@ def _check(config):
 
 def _merge_file(config, path):
     try:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read()
+        text = folders.read(path).decode()
         # An alias could make any size of a short file.
         is_plain = not any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
         loaded = yaml.safe_load(text) if is_plain else None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError("--cfg %s cannot be read: %s" % (path, getattr(error, "strerror", None) or error))
+        raise UserError("--cfg %s cannot be read: %s" % (path, folders.why(error)))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError("%s is not a YAML file: %s" % (path, error))
     if not isinstance(loaded, dict):
