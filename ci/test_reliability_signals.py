@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common import checkpoint, cli, distributed, evaluation, meters, progress, spawn
+from common import checkpoint, cli, distributed, evaluation, meters, preemption, spawn
 from conftest import ROOT, environment, running_in, wait_until
 from test_common import ALONE, CPU, NOBODY, MadeUpBatches, make_progress, run_steps, small_network
 
@@ -29,7 +29,7 @@ def no_preemption():
     """A Progress of a test may not keep this process from ending."""
     yield
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    progress.Preemption.listening = None
+    preemption.Preemption.listening = None
 
 
 # --- from the first instruction of a script to its last line ----------------------------------------------------------
@@ -210,9 +210,9 @@ class Ranks(object):
     def __init__(self, count, monkeypatch):
         self.sums, self._values, self.time = 0, [], [0.0] * count
         self.now = 0  # the rank whose turn it is
-        monkeypatch.setattr(progress.time, "monotonic", lambda: self.time[self.now])
+        monkeypatch.setattr(preemption.time, "monotonic", lambda: self.time[self.now])
         monkeypatch.setattr(distributed, "begin_sum", self._begin_sum)
-        self.all = [progress.Preemption(distributed.Rank(rank, count, rank, CPU), None) for rank in range(count)]
+        self.all = [preemption.Preemption(distributed.Rank(rank, count, rank, CPU), None) for rank in range(count)]
         self.clocks = [meters.Clock(CPU, 1) for _ in range(count)]
         for clock in self.clocks:
             clock.start()
@@ -227,9 +227,9 @@ class Ranks(object):
     def step(self, seconds):
         """Take a step, which each rank's clock measures as `seconds` says; return their answer."""
         answers = set()
-        for self.now, preemption in enumerate(self.all):
+        for self.now, each in enumerate(self.all):
             self.time[self.now] += seconds[self.now]
-            answers.add(preemption.agreed(self.clocks[self.now]))
+            answers.add(each.agreed(self.clocks[self.now]))
         assert len(answers) == 1 and not self._values
         return answers.pop()
 
@@ -285,7 +285,7 @@ def test_before_its_steps_a_training_has_nothing_to_save(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     ours.start_clock(MadeUpBatches(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert progress.Preemption.listening.seen
+    assert preemption.Preemption.listening.seen
 
 
 def test_ranks_that_sigterm_kills():
@@ -298,16 +298,20 @@ def evaluated(ours, learner, kill_at=None):
     """Evaluate three batches; SIGTERM comes in one of them. Returns (Result, batches seen)."""
     seen = []
 
-    def batches():
-        for number in range(3):
-            if number == kill_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            seen.append(number)
-            yield torch.full((4, 3, 4, 4), float(number)), torch.zeros(4, dtype=torch.int64)
+    class Batches(MadeUpBatches):
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            for number in range(3):
+                if number == kill_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                seen.append(number)
+                yield torch.full((4, 3, 4, 4), float(number)), torch.zeros(4, dtype=torch.int64)
 
     result = None
     try:
-        result = evaluation.evaluate(batches(), learner, ALONE, clock=meters.Clock(CPU, 3))
+        result = evaluation.evaluate(Batches(), learner, ALONE, clock=meters.Clock(CPU, 3))
     except cli.Terminated:
         pass
     return result, seen

@@ -4,7 +4,7 @@ import torch
 from common import bar, distributed
 from common.meters import Clock, Tally
 from common.predictions import Predictions
-from common.progress import Preemption
+from common.preemption import Preemption
 
 
 def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):

@@ -6,11 +6,10 @@ functions of (seed, rank, epoch, step), and everything else that a step depends 
 """
 import os
 import random
-import signal
-import time
 from collections import namedtuple
 
 from common import bar, checkpoint, cli, device as devices, distributed, entries, meters, watchdog
+from common.preemption import Preemption
 from common.profiling import StepProfiler
 
 # What takes training steps: the network (in DistributedDataParallel where there are several ranks), its loss, the optimizer, and
@@ -19,10 +18,6 @@ Learner = namedtuple("Learner", "model criterion optimizer amp")
 
 # What a training is in: this process's distributed.Rank, its Progress, its meters.Clock, its records.Recorder.
 Run = namedtuple("Run", "rank progress clock recorder")
-
-# How often the ranks tell each other of a SIGTERM: with a step before and one after, they leave within 10 s. However short the
-# steps are, so many at the most: the next ones may be longer.
-_SECONDS_BETWEEN_SUMS, _STEPS_BETWEEN_SUMS = 3, 100
 
 # What the checkpoint says of the order of the images; another value would leave images out or show them twice.
 _ORDER = {"global_batch": "images in an update", "train_images": "training images"}
@@ -35,8 +30,8 @@ class Progress(object):
     values that go into the checkpoint as they are, the seed among them. `tally`: loss and accuracies of the epoch, of this rank.
     `results`: the latest of each number that the summary of a run reports. The checkpoint at `path` is written at the end of each
     epoch, after every `every_steps` steps (0: not), and when SIGTERM comes; the last `keep` of them stay. `best_path` is a copy from the
-    epoch with the best top-1 (None: no copy). `products`: these files, and what else the program writes. `best_key` holds the best top-1 in the checkpoint, in per cent, or with `best_is_error` 100 minus
-    it.
+    epoch with the best top-1 (None: no copy). `products`: these files, and what else the program writes. `best_key` holds the best top-1
+    in the checkpoint, in per cent, or with `best_is_error` 100 minus it.
     """
 
     def __init__(self, rank, model_key, parts, path, best_path, constants=None, every_steps=0, best_key="best_acc1",
@@ -251,53 +246,3 @@ def choose_seed(asked, resumed, rank):
         seed = int(distributed.sum_over_ranks([drawn], rank)[0])
     devices.seed(seed, rank.device)
     return seed
-
-
-class Preemption(object):
-    """Whether SIGTERM has come to a rank. Before it `listens`, and in what is no training, SIGTERM ends a process at once. `save()`
-    writes the checkpoint; every rank calls it. `listening`: that of this process, or None."""
-
-    listening = None
-
-    def __init__(self, rank, save):
-        self._rank, self._save, self.seen, self._agreed = rank, save, False, False
-        self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
-
-    def listen(self):
-        """From now on, SIGTERM is noted: `seen`. Every rank calls."""
-        Preemption.listening = self
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
-        distributed.tell_host(self._rank)
-        distributed.barrier(self._rank)  # it still ends a rank that is not here, and with it all
-
-    def agreed(self, clock):
-        """Return whether to leave after this step; every rank asks after each, and all get the same answer.
-
-        A sum over the ranks, under way while they take a step and read after it, says who has seen the signal; and in how many
-        steps the next sum begins, by rank 0's clock alone: a collective is begun by all or by none. It carries each rank's times too.
-        """
-        if self._rank.world_size == 1:
-            return self.seen
-        if self._answer:
-            seen, self._steps, *clock.of_ranks = self._answer()
-            self._answer, self._agreed, self._left = None, self._agreed or seen > 0, self._steps
-        self._left -= 1
-        if self._left <= 0:
-            steps = int(_SECONDS_BETWEEN_SUMS * self._steps / max(time.monotonic() - self._since, 1e-9))
-            self._since = time.monotonic()
-            values = [self.seen, self._rank.is_main * min(max(steps, 1), _STEPS_BETWEEN_SUMS)] + [0] * (2 * self._rank.world_size)
-            values[2 + 2 * self._rank.rank:4 + 2 * self._rank.rank] = clock.own_time, clock.data_time.val
-            self._answer = distributed.begin_sum(values, self._rank)
-        return self._agreed
-
-    def leave_if_asked(self):
-        """`leave` where a rank has seen the signal; every rank has to call."""
-        if distributed.sum_over_ranks([self.seen], self._rank)[0]:
-            self.leave()
-
-    def leave(self):
-        """Save, and raise Terminated; every rank has to call."""
-        self._save()
-        Preemption.listening = None
-        distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
-        raise cli.Terminated()
