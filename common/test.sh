@@ -19,10 +19,10 @@ fi
 trap 'stop 130 interrupted' INT
 trap 'stop 143 terminated' TERM
 trap 'stop 129 "hung up"' HUP
-child=""
+has_child=""
 stop() {
     trap '' INT TERM HUP
-    [[ -z $child ]] || { kill -TERM "$child" && wait "$child"; } 2>/dev/null || true
+    [[ -z $has_child ]] || { kill -TERM "${!:-}" && wait "$!"; } 2>/dev/null || true
     printf '%s: %s before the start; nothing was done\n' "$(basename "$0")" "$2" >&2
     exit "$1"
 }
@@ -267,10 +267,10 @@ require_whole_batches() {
 demo_data_unless_given() {
     [[ -z $data_path ]] || return 0
     echo "no --data_path: using the demo data set" >&2
+    has_child=1 # before there is one: a signal may come at once
     python3 "$common_path/../tools/dataset.py" demo --what "$1" >&2 & # a trap does not wait for it
-    child=$!
-    wait "$child" || exit 2 # it has said why
-    child=""
+    wait "$!" || exit 2 # it has said why
+    has_child=""
     data_path=$(cd "$common_path/../demo_data" && pwd)
     [[ $1 != imagenet ]] || data_path=$data_path/imagenet
     [[ $batch_size != "${option_default[batch_size]}" ]] || batch_size=$((batch_per_rank ? 32 : 32 * case_ranks))
