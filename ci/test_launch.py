@@ -390,3 +390,12 @@ def test_a_batch_script_does_not_train_alone(words, tmp_path):
     meant = start(words + ["--standalone"], BATCH_SCRIPT)
     said, _ = meant.communicate(timeout=600)
     assert meant.returncode == 0 and "Final result" in said and (tmp_path / "o" / "GENET_bs8_1p_perf.log").exists()
+
+
+def test_the_group_waits_longer_than_its_library(monkeypatch):
+    """HCCL's own time-outs, by default 1800 and 1836 s, come first: they name the link that fails."""
+    for name in ("HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    assert meeting.group_timeout().total_seconds() > 1836
+    monkeypatch.setenv("HCCL_EXEC_TIMEOUT", "7200")
+    assert meeting.group_timeout().total_seconds() > 7200

@@ -4,7 +4,6 @@ One rank drives one device; torch.multiprocessing starts the ranks of a machine,
 """
 import atexit
 import contextlib
-import datetime
 import inspect
 import os
 import re
@@ -143,7 +142,7 @@ def _meet(layout, rank):
     ours = meeting.Meeting(layout.place, rank.rank)
     with ours.advised():
         dist.init_process_group(devices.BACKENDS[layout.device_type], store=ours.store(), rank=rank.rank, world_size=rank.world_size,
-                                timeout=datetime.timedelta(seconds=meeting.TIMEOUT + 60), **_bound_to(rank.device))
+                                timeout=meeting.group_timeout(), **_bound_to(rank.device))
         barrier(rank)
 
 

@@ -10,12 +10,18 @@ import time
 
 import torch.distributed as dist
 
-from common import cli
+from common import cli, environment
 from common.cli import UserError
 
 TIMEOUT = 1800  # seconds for a rank that is late, and for a collective
 _SECONDS_TO_ADVICE = 60
 _PATIENCE = datetime.timedelta(seconds=TIMEOUT)
+
+
+def group_timeout():
+    """Return the time-out of a process group, above those of HCCL, which says more of what it has waited for."""
+    own = [environment.number("HCCL_%s_TIMEOUT" % name, TIMEOUT) for name in ("CONNECT", "EXEC")]
+    return datetime.timedelta(seconds=max(own) + 60)  # HCCL's own 1836 among them
 
 
 def choose_interface(place):
