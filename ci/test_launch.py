@@ -399,3 +399,8 @@ def test_the_group_waits_longer_than_its_library(monkeypatch):
     assert meeting.group_timeout().total_seconds() > 1836
     monkeypatch.setenv("HCCL_EXEC_TIMEOUT", "7200")
     assert meeting.group_timeout().total_seconds() > 7200
+
+
+def test_numbers_are_said_in_runs():
+    """Of thousands of ranks a few ends are said."""
+    assert meeting._ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10" and meeting._ranges([4]) == "4"

@@ -2,6 +2,7 @@
 import contextlib
 import datetime
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -125,10 +126,5 @@ _INTERFACES = ("HCCL_IF_IP", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 def _ranges(numbers):
     """Return 1-3,7 for [1, 2, 3, 7]."""
-    ends = [[numbers[0], numbers[0]]]
-    for number in numbers[1:]:
-        if number == ends[-1][1] + 1:
-            ends[-1][1] = number
-        else:
-            ends.append([number, number])
-    return ",".join("%d-%d" % (low, high) if low < high else "%d" % low for low, high in ends)
+    runs = [list(run) for _, run in itertools.groupby(numbers, lambda number, places=itertools.count(): number - next(places))]
+    return ",".join("%d-%d" % (run[0], run[-1]) if len(run) > 1 else "%d" % run[0] for run in runs)
