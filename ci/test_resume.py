@@ -220,13 +220,11 @@ def trained(model, folder, out, *words, ranks=2, dies=()):
         command += [str(folder / "dies.py"), str(folder / "killed"), str(dies[0])]
     places = {"data": folder / "data", "cifar": folder, "out": out, "ranks": ranks}
     program, *own = [word.format(**places) for word in TINY[model]]
-    steps = [] if model == "EfficientNet-B3" else ["--seed=5", "--device=cpu", "--checkpoint-steps=1",
-                                                   ("--stop-step=" if model == "HRNet" else "--max-steps=") + "3"]
-    if model == "EfficientNet-B3":
-        own[:0] = ["--device=cpu"]
-    return subprocess.run(command + [os.path.join(ROOT, program)] + steps + list(words) + own, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=600,
-                          env=environment())
+    flags = ["--device=cpu"]
+    if model != "EfficientNet-B3":
+        flags += ["--seed=5", "--checkpoint-steps=1", ("--stop-step=" if model == "HRNet" else "--max-steps=") + "3"]
+    command += [os.path.join(ROOT, program)] + flags + own + list(words)
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=600, env=environment())
 
 
 def results(out):
@@ -262,3 +260,26 @@ def test_a_killed_rank_is_started_again(model, tmp_path, tiny_imagenet):
     for content in contents:
         content.pop("cfg", "")  # EfficientNet-B3's, with the folder
     assert differences(*contents) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", sorted(TINY))
+def test_a_run_goes_on_with_fewer_ranks(model, tmp_path, tiny_imagenet):
+    """One machine of two is gone: the same command under a launcher of one rank goes on with the images of an update, the rate and the
+    number of steps that it had."""
+    pytest.importorskip("torch.distributed.run")
+    write_cifar(tmp_path / "cifar-10-batches-py", per_batch=20)
+    (tmp_path / "data").symlink_to(tiny_imagenet)
+    out = tmp_path / "o"
+    first, last = {"EfficientNet-B3": (["OPTIM.MAX_EPOCH", "1"], ["TRAIN.AUTO_RESUME", "True"]),
+                   "HRNet": (["TRAIN.END_EPOCH", "1"], ["TRAIN.RESUME", "True"])}.get(model, (["--epochs=1"], ["--resume=auto"]))
+    for ranks, words in ((2, first), (1, last)):
+        done = trained(model, tmp_path, out, *words, ranks=ranks)
+        assert done.returncode == 0, done.stderr[-3000:]
+    content = checkpoint.load(str(out / "checkpoint.pth.tar"))
+    assert (content["epoch"], content["global_batch"], content["world_size"]) == (2, 8, 1)
+    rates = {tuple(record["step"]): record["data"]["lr"] for record in records.read(str(out / "metrics.jsonl"))
+             if isinstance(record.get("step"), list) and len(record["step"]) == 1}
+    assert set(rates) == {(0,), (1,)} and results(out)[0] == 1
+    if model != "EfficientNet-B3":  # whose schedule changes it after each epoch
+        assert rates[(0,)] == pytest.approx(rates[(1,)], rel=1e-9)
