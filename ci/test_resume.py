@@ -231,7 +231,7 @@ def results(out):
     """Return (restarts, {step: results}) of the records of a run."""
     found = records.read(str(out / "metrics.jsonl"))
     measured = {tuple(record["step"]): {name: value for name, value in record["data"].items() if name[:6] in ("train.", "val.to", "val.lo")
-                                        and not name.endswith(("ips", "wait", "time"))}
+                                        and not name.endswith(("ips", "wait", "time", "slowest_rank", "slowest_host"))}
                 for record in found if isinstance(record.get("step"), list)}
     return [record["data"] for record in found if record.get("step") == "PARAMETER"][-1]["restarts"], measured
 
