@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import checkpoint, cli, distributed, outputs, records, resume
-from conftest import ROOT, assert_bad_input, differences, environment, free_port, load_script, run_script
+from conftest import ROOT, assert_bad_input, block, differences, environment, free_port, load_script, run_script, script_command
 from test_genet_data import write_cifar
 
 ALONE = distributed.Rank(0, 1, 0, torch.device("cpu"))
@@ -260,6 +260,40 @@ def test_a_killed_rank_is_started_again(model, tmp_path, tiny_imagenet):
     for content in contents:
         content.pop("cfg", "")  # EfficientNet-B3's, with the folder
     assert differences(*contents) == []
+
+
+# The python3 of a script: the training is DIES_ONCE.
+DYING_PYTHON = """#!/bin/bash
+[[ ${{2:-}} != train.py ]] || exec {python} -u {folder}/dies.py {folder}/killed 2 "${{@:2}}"
+exec {python} "$@"
+"""
+
+
+@pytest.mark.slow
+def test_a_script_is_started_again(tmp_path):
+    """torchrun --no-python with a script on two ranks: what the first attempt has written is not set aside, one block, and bit for bit the
+    checkpoint of an undisturbed run."""
+    pytest.importorskip("torch.distributed.run")
+    write_cifar(tmp_path / "cifar-10-batches-py", per_batch=20)
+    (tmp_path / "dies.py").write_text(DIES_ONCE.format(root=ROOT))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").write_text(DYING_PYTHON.format(python=sys.executable, folder=tmp_path))
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    script, words = "GENet/test/train_full_8p.sh", [
+        "--data_path=%s" % tmp_path, "--device=cpu", "--device_list=0,1", "--depth=10", "--width=1", "--workers=0", "--batch_size=8",
+        "--opt_level=O0", "--train_epochs=2", "--max_steps=3", "--seed=3", "--checkpoint_steps=1"]
+    whole, out = tmp_path / "whole", tmp_path / "o"
+    block(run_script(script, *words + ["--output_path=%s" % whole]))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node=2", "--max-restarts=1",
+                "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:%d" % free_port()]
+    env = environment()
+    env["PATH"] = "%s:%s" % (tmp_path / "bin", env["PATH"])
+    done = subprocess.run(launcher + script_command(script, *words + ["--output_path=%s" % out]), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=600, env=env)
+    assert done.returncode == 0 and (tmp_path / "killed").exists(), done.stderr[-3000:]
+    assert done.stdout.count("Final result") == 1 and results(out)[0] == 1
+    assert sorted(os.listdir(str(out))) == sorted(os.listdir(str(whole)))
+    assert differences(*(checkpoint.load(str(folder / "checkpoint.pth.tar")) for folder in (whole, out))) == []
 
 
 @pytest.mark.slow
