@@ -83,8 +83,8 @@ def writing(path, checkpoint_size=0):
 
 
 def launched_at():
-    """Return when the torchrun that has started this process, or its parents, began, in seconds since the epoch; infinity for none. It
-    is the first ancestor without the variable that every rank of it has."""
+    """Return when the torchrun that has started this process, or its parents, began, in seconds since the epoch; infinity for
+    none. It is the first ancestor without the variable that every rank of it has."""
     pid, names_launch = os.getppid(), "TORCHELASTIC_RUN_ID" in os.environ
     while names_launch and pid:
         with open("/proc/%s/stat" % pid) as stat:
@@ -101,8 +101,8 @@ def launched_at():
 
 
 def is_of_this_launch(path):
-    """Return whether the file at `path`, or the one that was there before (`.1`), was written since `launched_at`: by an earlier attempt
-    of this run."""
+    """Return whether the file at `path`, or the one that was there before (`.1`), was written since `launched_at`: by an earlier
+    attempt of this run."""
     return any(os.path.exists(file) and os.path.getmtime(file) >= launched_at() for file in (path, path + ".1"))
 
 

@@ -16,9 +16,9 @@ _LAUNCHED = ("RANK", "PET_NNODES", "SLURM_STEP_ID", "OMPI_COMM_WORLD_RANK")  # e
 def choose(asked, own, rank):
     """Return (content, file) of the checkpoint to go on from, or ({}, "") where a run begins. Every rank has to call.
 
-    `asked`: a file, which rank 0's machine has to have; AUTO: the newest of the checkpoints that the machines have at `own` (a path, or
-    None), if there is one; None: that one too, but only where this run has written it, before its torchrun started it again. Raises
-    UserError for a file that no training can go on from.
+    `asked`: a file, which rank 0's machine has to have; AUTO: the newest of the checkpoints that the machines have at `own` (a path,
+    or None), if there is one; None: that one too, but only where this run has written it, before its torchrun started it again.
+    Raises UserError for a file that no training can go on from.
     """
     found = {}, ""
     if asked not in (None, AUTO):
@@ -62,9 +62,9 @@ def _broadcast(data, source, rank):
 
 
 def batch_of_rank(batch, accumulate, resumed, rank):
-    """Return how many images of a rank make a batch: `batch`, as the run is told, or where a launcher has started another number of
-    ranks than the run to go on with had (`resumed`: the content of its checkpoint), what leaves the images of an update as they were.
-    Raises UserError where these cannot be divided."""
+    """Return how many images of a rank make a batch: `batch`, as the run is told, or where a launcher has started another number
+    of ranks than the run to go on with had (`resumed`: the content of its checkpoint), what leaves the images of an update as they
+    were. Raises UserError where these cannot be divided."""
     ranks, images = resumed.get("world_size", rank.world_size), resumed.get("global_batch")
     parts = rank.world_size * accumulate
     if ranks == rank.world_size or images != batch * accumulate * ranks or not any(map(os.environ.get, _LAUNCHED)):
