@@ -165,6 +165,9 @@ def test_a_shard_that_was_cut_off(shards, tmp_path):
 def test_wrong_use_of_pack(folders, shards, tmp_path):
     """No data set, a packed one, a place that cannot be written."""
     assert_bad_input(dataset_tool("pack", tmp_path, tmp_path / "out"), "neither train/ nor val/")
+    (tmp_path / "train").mkdir()
+    assert_bad_input(dataset_tool("pack", tmp_path, str(tmp_path) + "/."), "OUT is DIR")  # which would be folders and packed at once
+    (tmp_path / "train").rmdir()
     assert_bad_input(dataset_tool("pack", shards, tmp_path / "out"), "packed already")
     (tmp_path / "file").write_text("x")
     done = dataset_tool("pack", folders, tmp_path / "file")
