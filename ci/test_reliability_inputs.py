@@ -417,7 +417,7 @@ def test_a_network_of_several_outputs():
     class Several(torch.nn.Module):
         def forward(self, images):
             return images, images
-    with pytest.raises(cli.UserError, match="it gives a tuple, and not one tensor"):
+    with pytest.raises(cli.UserError, match="it gives a tuple, not one tensor"):
         network.place(Several(), torch.device("cpu"), 4, 8)
 
 

@@ -33,8 +33,9 @@ def main():
     undo = _prepare(args, [log_path] + ([] if args.no_report else report.files(case, args.output_path)))
     records_before = _size(metrics_path)
     started = time.time()
-    training = _Training(args)
-    status = training.wait(log_path)
+    with open(log_path, "ab") as log:
+        training = _Training(args)
+        status = training.wait(log)
     if status == cli.EXIT_BAD_INPUT and _size(metrics_path) == records_before:
         undo()
     if status == 0:
@@ -163,18 +164,17 @@ class _Training(object):
         self._stall = line
         self._kill()
 
-    def wait(self, log_path):
-        """Return its status (negative: the signal that killed it) when its output is on ours and in the log."""
-        with open(log_path, "ab") as log:
-            copies = [threading.Thread(target=self._copy_lines, args=(source, [log.fileno(), screen]))
-                      for source, screen in ((self._process.stdout, 1), (self._process.stderr, 2))]
-            for copy in copies:
-                copy.start()
-            with watchdog.over_program(self._process.pid, self._args.stall_timeout, self._end_stall):
-                status = self._process.wait()
-            self._kill()  # workers that a crashed rank has left behind
-            for copy in copies:
-                copy.join()
+    def wait(self, log):
+        """Return its status (negative: the signal that killed it) when its output is on ours and in the open file `log`."""
+        copies = [threading.Thread(target=self._copy_lines, args=(source, [log.fileno(), screen]))
+                  for source, screen in ((self._process.stdout, 1), (self._process.stderr, 2))]
+        for copy in copies:
+            copy.start()
+        with watchdog.over_program(self._process.pid, self._args.stall_timeout, self._end_stall):
+            status = self._process.wait()
+        self._kill()  # workers that a crashed rank has left behind
+        for copy in copies:
+            copy.join()
         return status
 
     def _copy_lines(self, source, targets):
