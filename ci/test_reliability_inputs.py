@@ -139,7 +139,7 @@ while IFS= read -r -d '' count; do
     words=()
     for ((i = 0; i < count; i++)); do IFS= read -r -d '' word; words+=("$word"); done
     status=0
-    (parse "${words[@]}"; printf '%%s\\n' "$batch_size" "$image_size" "$data_path" "$device_id") >out 2>err || status=$?
+    (parse "${words[@]}"; forward --D=deterministic; printf '%%s\\n' "$batch_size" "$image_size" "$data_path" "$device_id" "${flags[@]}") >out 2>err || status=$?
     printf '%%s\\0' "$status" "$(<err)" "$(<out)"
 done
 """ % shlex.quote(ROOT))
@@ -162,12 +162,18 @@ def test_the_shell_reads_decimal_numbers(parsed_by_shell):
     assert (status, err) == (0, "") and out == "8\n48\n%s\n7" % odd
 
 
+def test_a_switch_may_be_off(parsed_by_shell):
+    """--deterministic=0 is no --deterministic; defect: it was passed on, for it was not empty."""
+    commands = [["--deterministic=0"], ["--deterministic", "--deterministic=0"], ["--deterministic=1"], ["--deterministic"]]
+    assert [out.endswith("--D") for _, _, out in parsed_by_shell(commands)] == [False, False, True, True]
+
+
 HARM = "$(touch harm)"
 BAD_WORDS = ["--", "--=5", "-", "--batch_size", "--batch_size=", "--batch_size=0", "--batch_size=-1", "--batch_size=1e3", "--batch_size=1\n2",
              "--batch_size=" + "9" * 40, "--seed=1" + "0" * 30, "--seed=4294967296", "--learning_rate=-1", "--learning_rate=1e999",
              "--learning_rate=nan", "--data_path=a\nb", "--data_path=a\x1b[2J", "--device_id=../x", "--device_id=1024", "--workers=99999",
              "--profile_steps=a:b", "--a[%s]=1" % HARM, "--batch_size=a[%s]" % HARM, "--image_size=%s" % HARM, "--`touch harm`=1",
-             "--device_id=x[%s]" % HARM, "--resume=2", "--device=npu|gpu", "--opt_level=.*", "--accumulate=0x10", "--=", "---", "--_x=1"]
+             "--device_id=x[%s]" % HARM, "--deterministic=2", "--device=npu|gpu", "--opt_level=.*", "--accumulate=0x10", "--=", "---", "--_x=1"]
 
 
 def test_the_shell_refuses_in_one_line(parsed_by_shell):

@@ -160,6 +160,7 @@ parse() {
         else fail "--$name has no value; write --$name=..."; fi
         check_value "--$name=$value" "${option_check[$name]}" "$value"
         [[ ${option_check[$name]} != *..* ]] || value=$((10#$value)) # or Bash would read 08 as octal
+        [[ ${option_check[$name]} != switch || $value != 0 ]] || value="" # off
         printf -v "$name" %s "$value"
     done
     command -v python3 >/dev/null || fail "there is no python3 on the PATH"
