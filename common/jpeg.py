@@ -31,6 +31,7 @@ _TABLES = set(range(0xE0, 0xF0)) | {0xC4, 0xDB, 0xDD, 0xFE}  # APPn, DHT, DQT, D
 INDEX = b"RSTI\0"  # then, as little-endian uint32: MCUs of an interval, and where each interval begins in the scan, and the last ends
 _RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
 _TIFF, _MACOS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\0\5\x16"  # how such files begin
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _LUMA = {0x11, 0x21, 0x12, 0x22, 0x41}  # horizontal and vertical sampling, of 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1
 
 
@@ -132,6 +133,8 @@ def whole(data):
     """Return the PIL image in RGB of a file's bytes. Raises Unreadable."""
     if data.startswith(_MACOS):
         raise Unreadable("macOS's notes on another file, no picture: remove the files named ._*")
+    if data.startswith(_POSTSCRIPT):
+        raise Unreadable("PostScript, which is a program, and is not run")
     try:
         with _quiet() if data.startswith(_TIFF) else contextlib.nullcontext():
             image = Image.open(io.BytesIO(data))
