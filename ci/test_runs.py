@@ -293,6 +293,8 @@ def test_a_page_says_what_ran(trained, evaluated, tmp_path):
     report = json.loads((trained / "report.json").read_text())
     assert (report["case"]["commit"] or "Case") in text and report["reference"]["verdict"].startswith("not comparable")
     assert not glob.glob(str(tmp_path / "*.part"))
+    assert run_tool("page", evaluated).returncode == 0
+    assert "page.html" in (evaluated / ".run.files").read_text().splitlines()
 
 
 def test_pictures_that_are_gone(trained, tmp_path):
@@ -321,6 +323,17 @@ def test_what_is_no_run(tmp_path):
 def made_up(name, ranks=1, rate=100.0, device="npu", network="GENET", level="O2"):
     parameters = {"world_size": ranks, "device_type": device, "opt_level_run": level}
     return _runs.Run(name, ".", [], parameters, {"train.total_ips": rate}, {"case": {"network": network}})
+
+
+def test_whom_the_others_waited_for():
+    """Of each rank that was the slowest: how often, by how much, and what of it was waiting for data; the most frequent one first."""
+    def step(rank, own, waited):
+        return {"type": "LOG", "step": [0, 1], "data": {"train.slowest_rank": rank, "train.slowest_host": "h%d" % rank, "train.median_time": 1.0,
+                                                        "train.slowest_time": own, "train.slowest_data_time": waited}}
+    run = made_up("two", 2)._replace(records=[step(0, 1.1, 0.0), step(1, 2.0, 1.0), step(1, 4.0, 2.0), {"data": {"train.loss": 1.0}}, {}])
+    assert [[shown for shown, _ in line] for line in page.waited_for(run)] == [
+        ["1", "h1", "66.7", "200.0", "50.0"], ["0", "h0", "33.3", "10.0", "0.0"]]
+    assert page.waited_for(made_up("one")) == []
 
 
 def test_linearity():

@@ -16,7 +16,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from common import cli
+from common import cli, outputs
 from common.cli import UserError
 from runs import _answers, _runs, curves
 
@@ -44,6 +44,7 @@ def run(args):
     try:
         with cli.new_file(out + ".part") as stream:
             stream.write(text.encode())
+        outputs.note_beside(out)
         os.replace(out + ".part", out)
     except OSError as error:
         raise UserError("cannot write %s: %s" % (out, error.strerror))
@@ -66,7 +67,8 @@ def content(run, reference):
               ("Waiting for data (%)", "train.data_wait"), ("Unreadable images", "bad_images")]
     results += [(name, _number(run.summary[key]), "") for name, key in others if run.summary.get(key) is not None]
     return {"name": run.name, "facts": facts(run), "results": results, "reference": reference, "finished": bool(run.summary),
-            "command": " ".join(map(_quoted, run.report.get("case", {}).get("command") or [])), "answers": _answers.read(run)}
+            "command": " ".join(map(_quoted, run.report.get("case", {}).get("command") or [])), "answers": _answers.read(run),
+            "waited_for": waited_for(run)}
 
 
 def facts(run):
@@ -80,6 +82,23 @@ def facts(run):
             ("Commit", case.get("commit")), ("Began", logged[0]["datetime"].partition(".")[0] + " UTC" if logged else None),
             ("Duration (s)", run.report.get("duration_sec")), ("Output path", os.path.abspath(run.folder))]
     return [(name, _number(value)) for name, value in said if value is not None]
+
+
+def waited_for(run):
+    """Return of each rank that the others have waited for (records.Recorder.step) the cells of a line: rank, host, in how many per cent of
+    the lines of the log, by how many per cent its steps took longer than the median rank's, and its wait for data in per cent of them."""
+    found = OrderedDict()
+    for record in run.records:
+        data = record.get("data") or {}
+        if data.get("train.slowest_time") and data.get("train.median_time"):
+            found.setdefault((data["train.slowest_rank"], data.get("train.slowest_host")), []).append(data)
+    total, lines = sum(map(len, found.values())), []
+    for (rank, host), times in sorted(found.items(), key=lambda item: -len(item[1])):
+        own, median, waited = (sum(each.get("train." + name) or 0 for each in times)
+                               for name in ("slowest_time", "median_time", "slowest_data_time"))
+        cells = [rank, host or "", 100.0 * len(times) / total, 100.0 * (own / median - 1), 100.0 * waited / own]
+        lines.append([("%.1f" % cell if isinstance(cell, float) else str(cell), cell) for cell in cells])
+    return lines
 
 
 def _number(value):
