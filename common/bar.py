@@ -36,12 +36,12 @@ def begin(rank, progress, batches, epochs):
         atexit.register(_line.close)
 
 
-def hide(words=""):
-    """From here on, lines are for files alone, and the line says `words`."""
+def hide(step=0, batches=None):
+    """From here on, lines are for files alone. `step`, `batches`: those of an evaluation, which the line says."""
     if _line is not None:
         sys.stdout.is_hidden = True
-        if words:
-            _line.set_description(words)
+        if batches is not None:
+            _line.set_description("evaluation %d/%d" % (step + 1, len(batches)))
 
 
 def show(progress=None, clock=None):

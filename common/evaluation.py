@@ -23,7 +23,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
         clock.start()
         for step, (images, target) in enumerate(batches):
             clock.batch_came()
-            bar.hide("evaluation %d/%d" % (step + 1, len(batches)))
+            bar.hide(step, batches)
             with learner.amp.autocast():
                 output = network(images).float()
             tally.add(learner.criterion(output, target), output, target)
