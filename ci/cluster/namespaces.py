@@ -3,7 +3,9 @@ Needs root; nothing of it is seen from outside, and it goes with the `with`."""
 import os
 import shutil
 import subprocess
+import sys
 
+SERVICE, _GATEWAY = "10.96.0.1", "10.77.0.254"
 _UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
 _INSIDE = 'mount --bind "$1" /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; hostname "$2"; shift 2; exec "$@"'
 
@@ -42,6 +44,8 @@ class Machines:
         _ip("netns", "add", self._switch)
         _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
         _ip("-n", self._switch, "link", "set", "bridge", "up")
+        for address in _GATEWAY + "/24", SERVICE + "/32":
+            _ip("-n", self._switch, "address", "add", address, "dev", "bridge")
         for number, (name, address) in enumerate(zip(self._names, self.addresses)):
             port = "port%d" % number
             _ip("netns", "add", name)
@@ -50,6 +54,7 @@ class Machines:
             _ip("-n", name, "address", "add", address + "/24", "dev", "eth0")
             for device in "lo", "eth0":
                 _ip("-n", name, "link", "set", device, "up")
+            _ip("-n", name, "route", "add", "default", "via", _GATEWAY)
 
     def __exit__(self, *_):
         for process in self._running:
@@ -65,6 +70,11 @@ class Machines:
         with open(self._hosts, "w") as stream:
             stream.write("127.0.0.1 localhost\n")
             stream.writelines("%s %s\n" % (address, " ".join(names)) for address, names in zip(self.addresses, names_of_machines))
+
+    def serve(self, port):
+        """Let SERVICE, which is no machine's own address, have that port of machine 0 behind it."""
+        proxy = [sys.executable, os.path.join(os.path.dirname(__file__), "service.py"), SERVICE, str(port), self.addresses[0]]
+        self._running.append(subprocess.Popen(["ip", "netns", "exec", self._switch] + proxy))
 
     def start(self, number, command, **keywords):
         """Start a command on a machine, as its process 1; return the Popen (of a process outside, which has its status)."""
