@@ -212,6 +212,18 @@ def test_a_node_dies(launcher, cluster, resnet50, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_job_comes_back_from_a_dead_node(cluster, resnet50, undisturbed, tmp_path):
+    """The same without submitting again: the job puts itself back into the queue, and goes on when there are two nodes again."""
+    job, hold = held(cluster, "comes back", resnet50, tmp_path / "out", "--checkpoint_steps=1", HOLD_AT="2")
+    cluster.do("kill", "n2")
+    hold.unlink()
+    wait_until(lambda: "back into the queue" in job.log(), timeout=PATIENCE, interval=0.5)
+    cluster.do("revive", "n2")
+    job.trained()
+    assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
+
+
+@pytest.mark.slow
 def test_scancel(cluster, resnet50, undisturbed, tmp_path):
     """scancel: a checkpoint is saved, the job does not come back by itself; submitted again it goes on, to the same bits."""
     job, hold = held(cluster, "scancel", resnet50, tmp_path / "out", HOLD_AT="1")
