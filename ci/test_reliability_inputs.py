@@ -375,6 +375,14 @@ def test_a_tensor_larger_than_its_memory(zipped, tmp_path):
         checkpoint.weights(checkpoint.load(str(path)), str(path))["a"]
 
 
+def test_no_advice_against_safety(tmp_path):
+    """What PyTorch says of a file that is none, `Re-running torch.load with weights_only set to False will likely succeed`, is kept back."""
+    (tmp_path / "w.pth").write_text("no weights")
+    with pytest.raises(cli.UserError, match="w.pth is truncated or no PyTorch checkpoint") as raised:
+        checkpoint.load(str(tmp_path / "w.pth"))
+    assert "weights_only" not in str(raised.value)
+
+
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
     """Security: a checkpoint whose parts are compressed may be any size in memory; PyTorch compresses none."""
     torch.save({"state_dict": {"a": torch.zeros(1 << 18)}}, str(tmp_path / "good.pth"), _use_new_zipfile_serialization=True)

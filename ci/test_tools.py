@@ -17,7 +17,7 @@ from PIL import Image
 from GENet import cifar
 from common import data, records, transforms
 from common.cli import UserError
-from conftest import ROOT, assert_bad_input, environment, load_script, wait_until, write_images
+from conftest import ROOT, assert_bad_input, environment, load_script, running_in, wait_until, write_images
 
 CIFAR = "cifar-10-batches-py"
 
@@ -191,10 +191,36 @@ def test_an_interrupt_leaves_nothing(tmp_path, sent, status):
     options = command("dataset.py", "demo", "--out", out, "--train", 20000, "--what", "imagenet", "--workers", 2)
     process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True)
     wait_until(lambda: list(out.glob(".*/train/*/*.JPEG")))
-    os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
+    os.killpg(process.pid, sent)
     _, errors = process.communicate(timeout=60)  # reads on until the last child has closed its end
     assert process.returncode == status, errors
     assert errors == b"" and not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "pack"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_program(tmp_path, verb, sent):
+    """Whatever ends it alone; defect: those that decode stayed for ever."""
+    write_images(tmp_path / "data" / "train", classes=1, per_class=1, size=(600, 600))
+    only, = (tmp_path / "data" / "train" / "n00000000").iterdir()
+    for number in range(3000):
+        os.link(str(only), str(only.parent / ("%d.JPEG" % number)))
+    options = [tmp_path / "out"] if verb == "pack" else []
+    process = subprocess.Popen(command("dataset.py", verb, tmp_path / "data", *options, "--workers", 2), env=environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(running_in(tmp_path)) >= 2)
+    process.send_signal(sent)
+    assert process.wait(timeout=60) == -sent
+    wait_until(lambda: not running_in(tmp_path), timeout=60)
+
+
+@pytest.mark.parametrize("word", ["--no-such=1", "two\nlines", "--batch_size=x"])
+def test_quickstart_refuses_at_once(word):
+    """What its scripts do not take is said before anything is installed or made. Defect: minutes later."""
+    done = subprocess.run(["bash", os.path.join(ROOT, "tools", "quickstart.sh"), word], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, env=environment(VENV="/dev/null/venv"))
+    assert_bad_input(done, "train_performance_1p.sh: error: ", "(see --help)" if "x" not in word else "--batch_size=x is not right")
+    assert done.stdout == ""
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def _content(path):
         # "global" is what PyTorch and _SafeUnpickler call a name that they refuse.
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             raise UserError("%s is not a checkpoint of tensors: it holds code or objects that are not plain data, and was not run" % path)
-        raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0] or type(error).__name__))
+        raise UserError("%s is truncated or no PyTorch checkpoint (%s)" % (path, str(error).split("\n")[0].split(". ")[0] or type(error).__name__))
 
 
 def _check_size(path):

@@ -14,6 +14,11 @@ case ${1:-} in -h | --help)
     ;;
 esac
 
+# What is no option is said now, and not when all is installed.
+for case in performance full; do
+    bash "$repository/ResNet50/test/train_${case}_1p.sh" "$@" --help >/dev/null
+done
+
 step() { printf '\n== %s\n' "$1"; }
 
 step "packages, in $repository/.venv"

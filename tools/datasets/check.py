@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from GENet import cifar
-from common import folders, jpeg, packed
+from common import cli, folders, jpeg, packed
 from common.cli import UserError, positive_int
 
 SPLITS = ("train", "val")
@@ -86,7 +86,7 @@ def compare_classes(found):
 def decode_all(paths, workers):
     """Decode every picture and return a problem for each that is not one."""
     problems = []
-    with ProcessPoolExecutor(workers, initializer=leave_interrupts_to_the_parent) as pool, \
+    with ProcessPoolExecutor(workers, initializer=leave_interrupts, initargs=(os.getpid(),)) as pool, \
             tqdm(total=len(paths), desc="decoding", unit="picture", disable=None) as bar:
         futures = []
         try:
@@ -108,8 +108,9 @@ def decode_some(items):
     return len(items), ["%s %s" % complaint for complaint in complaints if complaint[1]]
 
 
-def leave_interrupts_to_the_parent():
-    """Ctrl-C reaches every process of the terminal; only the parent shall act on it."""
+def leave_interrupts(parent):
+    """Ctrl-C reaches every process of the terminal; only the parent shall act on it. None outlives it, whatever has ended it."""
+    cli.end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.cli import Terminated, UserError, natural_int, positive_int
+from common.cli import Terminated, UserError, end_with, natural_int, positive_int
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -206,7 +206,7 @@ def write_imagenet(folder, counts, seed, workers):
             os.makedirs(os.path.join(folder, split, class_name(digit)))
         pictured, labels = balanced(scans[split], range(count))
         tasks += [(picture_path(folder, split, i, labels[i]), split, i, seed, pictured[i]) for i in range(count)]
-    with ProcessPoolExecutor(workers, initializer=leave_signals_to_the_parent) as pool, \
+    with ProcessPoolExecutor(workers, initializer=leave_signals, initargs=(os.getpid(),)) as pool, \
             tqdm(total=len(tasks), desc="imagenet", unit="picture", disable=None) as bar:
         futures = []
         try:
@@ -219,10 +219,12 @@ def write_imagenet(folder, counts, seed, workers):
                 future.cancel()  # what has not been started is dropped: an interrupt does not wait for it
 
 
-def leave_signals_to_the_parent():
-    """Ctrl-C reaches every process of the terminal; only the parent shall act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def leave_signals(parent):
+    """Ctrl-C, and the SIGTERM of a `timeout`, reach every process; only the parent shall act on it: what it cancels must not fail. None
+    outlives it."""
+    end_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def class_name(digit):

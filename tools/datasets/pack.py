@@ -99,7 +99,7 @@ def _tasks(sizes, out, args):
 def _run_tasks(files, tasks, workers):
     """Return the index's rows of each shard, packed now or by an earlier call."""
     rows = [None] * len(tasks)
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(files,)) as pool, \
+    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(files, os.getpid())) as pool, \
             tqdm(total=sum(len(task.numbers) for task in tasks), desc=tasks[0].out, unit="picture", disable=None) as bar:
         futures = {pool.submit(_pack_shard, task): number for number, task in enumerate(tasks)}
         try:
@@ -112,7 +112,8 @@ def _run_tasks(files, tasks, workers):
     return rows
 
 
-def _begin(files):
+def _begin(files, parent):
+    cli.end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; only the parent shall act on it
     global _files  # a million names are inherited, and not sent with each task
     _files = files
