@@ -223,6 +223,18 @@ def test_quickstart_refuses_at_once(word):
     assert done.stdout == ""
 
 
+def test_no_candidate_outlives_the_benchmark(tmp_path):
+    """The processes that take turns end with the one that has started them. Defect: they held each other's pipes open, and stayed."""
+    code = ("import os, sys, time; sys.path[:0] = %r; from benchmarks import _turns; _turns.start(['one', 'two'], lambda name: time.sleep)\n"
+            "print('started', flush=True); time.sleep(600)  # %s" % ([os.path.join(ROOT, "tools"), ROOT], tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment())
+    assert process.stdout.readline() == b"started\n" and len(running_in(tmp_path)) == 3
+    process.kill()
+    process.wait()
+    wait_until(lambda: not running_in(tmp_path), timeout=60)
+    process.stdout.close()
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """When writing fails in the middle, what was written goes and what was there before stays."""
     def fail(folder, *_):

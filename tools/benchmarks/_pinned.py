@@ -43,7 +43,7 @@ def started(model, image_size, cores, folder):
             pipe, its_end = context.Pipe()
             settings = Namespace(model=model, image_size=image_size, batch_size=BATCH, threads=1, device="cpu", folder=folder, rank=rank,
                                  world_size=world_size, port=port, core=cores[rank])
-            processes.append(context.Process(target=_turns.serve, args=(settings, open_rank, its_end), daemon=True))
+            processes.append(context.Process(target=_turns.serve, args=(settings, open_rank, its_end, os.getpid()), daemon=True))
             processes[-1].start()
             its_end.close()  # or nobody would notice that the process has ended
             pipes.append(pipe)

@@ -1,6 +1,7 @@
 """Candidates of a benchmark that take turns, each in a process of its own: what else the machine does is then in all of them."""
 import contextlib
 import multiprocessing
+import os
 import random
 import statistics
 
@@ -16,7 +17,7 @@ def start(names, open_candidate, method="fork"):
     context, pipes = multiprocessing.get_context(method), {}
     for name in names:
         pipe, its_end = context.Pipe()
-        context.Process(target=serve, args=(name, open_candidate, its_end), daemon=True).start()
+        context.Process(target=serve, args=(name, open_candidate, its_end, os.getpid()), daemon=True).start()
         problem = pipe.recv()
         if problem:
             cli.print_line("left out: %s (%s)" % (name, problem))
@@ -25,8 +26,10 @@ def start(names, open_candidate, method="fork"):
     return pipes
 
 
-def serve(name, open_candidate, pipe):
-    """Answer through a pipe: first why `open_candidate(name)` fails, None where it does not, then what it measures with each number."""
+def serve(name, open_candidate, pipe, parent):
+    """Answer through a pipe: first why `open_candidate(name)` fails, None where it does not, then what it measures with each number. Ends
+    with the process `parent`."""
+    cli.end_with(parent)
     try:
         measure = open_candidate(name)
     except ImportError as error:
