@@ -133,7 +133,7 @@ if "READS" in os.environ:  # note the flags of each program, and those that it r
     noted = set()
     def note(kind, name):
         line = "%s %s %s\\n" % (kind, os.path.basename(sys.argv[0]), name)
-        if line not in noted:
+        if line not in noted and "launch.py" not in line:  # takes them all at once
             noted.add(line)
             with open(os.environ["READS"], "a") as stream:
                 stream.write(line)
@@ -335,10 +335,10 @@ def test_mistakes_that_the_program_finds(model, tmp_path):
     before = files(tmp_path)
     mistakes = [("a/o", "--data_path=/no/such $HOME", "/no/such $HOME"), ("a/o", "--device=npu", "no such device"),
                 ("earlier", "--data_path=%s" % (tmp_path / "empty"), str(tmp_path / "empty"))]
-    mistakes += [("earlier", "--batch_size=1", "BatchNorm cannot train on a batch of one image")] * (model.tiny.layout == "imagenet")
+    mistakes += [("earlier", "--image_size=32 --batch_size=1", "BatchNorm cannot train on a batch of one image")] * (model.tiny.layout == "imagenet")
     mistakes += [("earlier", "--batch_size=10000", "larger than the data set")] * (not model.tiny.smaller_last)
     for out, option, word in mistakes:
-        assert_bad_input(model.run(FULL[1], tmp_path / out, option), word)
+        assert_bad_input(model.run(FULL[1], tmp_path / out, *re.split(" (?=--)", option)), word)
         assert files(tmp_path) == before and not (tmp_path / "a").exists()
 
 

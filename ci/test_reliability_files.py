@@ -495,7 +495,9 @@ def test_a_training_from_the_weights_in_its_output_path(tmp_path, words):
     (tmp_path / "link").symlink_to(out.parent)
     shown = run_py(out, "bash", "-c", 'echo "$1"; cat "${1#*h=}"; exit 3', "x", words.format(tmp_path / "link" / "o" / "checkpoint.pth.tar"))
     assert shown.stdout == words.format(out / "earlier-1" / "checkpoint.pth.tar") + "\nof checkpoint.pth.tar"
-    assert run_py(out, "bash", "-c", 'echo "$1"; exit 3', "x", "--pth-path=/else/where").stdout == "--pth-path=/else/where\n"
+    for word in ("--pth-path=/else/where", "--checkpoint-file=%s" % (out / "checkpoint.pth.tar"), "--records=%s" % (out / "metrics.jsonl")):
+        write_all(out, OURS)
+        assert run_py(out, "bash", "-c", 'echo "$1"; exit 3', "x", word).stdout == word + "\n"
 
 
 @pytest.mark.parametrize("name", ["train_0.log", "report.json", "N_bs8_1p_acc.log"])
