@@ -67,9 +67,10 @@ def group_of(nodeid):
 
 
 @pytest.fixture(autouse=True)
-def no_run_before(monkeypatch):
-    """Let what a training of an earlier test said of its checkpoints not follow the messages of this one."""
-    monkeypatch.setattr(cli.TrainingStopped, "kept", "")
+def no_run_before():
+    """Let what a training of an earlier test said of its checkpoints not follow the messages of this one. (With monkeypatch, that would
+    be undone after the folder of each test has been removed.)"""
+    cli.TrainingStopped.kept = ""
 
 
 def load_script(path):

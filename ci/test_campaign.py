@@ -19,8 +19,7 @@ def work(tmp_path_factory):
     return str(tmp_path_factory.mktemp("campaign"))
 
 
-@pytest.mark.parametrize("verb", ["inputs"] + [
-    pytest.param(verb, marks=pytest.mark.slow) for verb in ("kills", "signals", "deaths", "disks", "faults")])
+@pytest.mark.parametrize("verb", ["inputs", "kills", "signals", "deaths", "disks", "faults"])
 def test_short_campaign(verb, work):
     """Whatever a seed throws at the scripts ends cleanly: see ci/campaign/VERB.py for what that is."""
     done = subprocess.run([sys.executable, "-m", "ci.campaign", verb, "--short", "--work", work], cwd=ROOT, env=environment(),

@@ -246,7 +246,7 @@ def test_weights_that_are_not_there(tmp_path, path, words):
 @pytest.fixture
 def no_signals(monkeypatch):
     """Progress must not take SIGTERM from the test run."""
-    monkeypatch.setattr("common.progress.signal.signal", lambda *_: None)
+    monkeypatch.setattr("common.preemption.signal.signal", lambda *_: None)
 
 
 def make_progress():

@@ -395,6 +395,7 @@ def test_weights_or_their_average(tmp_path, capsys):
 def start_training(tmp_path, *words):
     """Return the Learner and the Progress of a training of a small network, and its arguments."""
     args = small_args("--output_path", str(tmp_path), *words)
+    args.batch_per_rank = args.batch_size
     learner = train.make_learner(args, ONE_RANK)
     return learner, train.make_progress(learner, args, ONE_RANK), args
 

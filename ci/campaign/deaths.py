@@ -12,7 +12,7 @@ from ci.campaign import process
 from ci.campaign.world import NETWORK
 from test_all_scripts import FULL
 
-SHORT, LONG = 4, 30
+SHORT, LONG = 3, 30
 STALL = 8  # seconds
 PATIENCE = 90
 

@@ -16,7 +16,7 @@ from common import checkpoint
 from conftest import CI, environment
 from test_all_scripts import FULL
 
-SHORT, LONG = 4, 30
+SHORT, LONG = 3, 30
 STALL = 8  # seconds
 LIMIT = 150
 KINDS = ("oom", "oom", "hang", "collective_timeout", "overflow", "memory", "descriptors", "diverges")

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import os
+import time
 import types
 
 import torch
@@ -80,11 +81,21 @@ class Stream(object):
     def __init__(self, device=None):
         pass
 
-    def record_event(self):
-        pass
+    def record_event(self, event=None):
+        return event
 
     def wait_event(self, event):
         pass
+
+
+class Event(object):
+    """A moment of a stream: that of the call."""
+
+    def __init__(self, enable_timing=False):
+        self._time = time.perf_counter()
+
+    def elapsed_time(self, later):
+        return 1000 * (later._time - self._time)
 
 
 def _prepare_torch():
@@ -118,6 +129,7 @@ def install_npu():
     npu.max_memory_allocated = npu.memory_allocated = lambda device=None: 1 << 20
     npu.empty_cache = npu.enable_graph_mode = lambda: None
     npu.Stream = npu.current_stream = Stream
+    npu.Event = Event
     npu.stream = contextlib.contextmanager(lambda stream: iter([None]))
     torch.npu = npu
 
