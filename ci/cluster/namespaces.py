@@ -15,11 +15,13 @@ def skip_reason():
     if os.geteuid() or not (shutil.which("ip") and shutil.which("unshare")):
         return "network namespaces need root, iproute2 and util-linux"
     name = "trial-%d" % os.getpid()
-    trial = subprocess.run(["ip", "netns", "add", name], stderr=subprocess.PIPE)
-    if trial.returncode == 0:
-        within = subprocess.run(["ip", "netns", "exec", name] + _UNSHARE + ["true"], stderr=subprocess.PIPE)
-        subprocess.run(["ip", "netns", "delete", name])
-        trial = within
+    for words in (["ip", "netns", "add", name], ["ip", "netns", "exec", name] + _UNSHARE + ["true"],
+                  ["ip", "-n", name, "link", "add", "bridge", "type", "bridge"],
+                  ["ip", "-n", name, "link", "add", "one", "type", "veth", "peer", "name", "other"]):
+        trial = subprocess.run(words, stderr=subprocess.PIPE)
+        if trial.returncode:
+            break
+    subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
     return None if trial.returncode == 0 else "no network namespaces here: " + trial.stderr.decode().strip()
 
 
