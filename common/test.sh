@@ -169,8 +169,8 @@ parse() {
     resolve_options
 }
 
-# parse_case SUFFIX SET OPTION…: `parse`, count the ranks, and find the data: --data_path, without which a perf case of one machine takes the demo data SET,
-# or with --dummy none.
+# parse_case SUFFIX SET OPTION…: `parse`, count the ranks, and find the data: --data_path, without which a perf case of one machine takes
+# the demo data SET, or with --dummy none.
 parse_case() {
     if [[ $1 == perf ]]; then without_options predictions; else without_options dummy; fi
     parse "${@:3}"
@@ -325,7 +325,8 @@ run_case() {
     [[ -z $further_rank ]] || exec "${training[@]}"
     ! env --block-signal=INT,TERM,HUP true 2>/dev/null || hold=1
     exec ${hold:+env --block-signal=INT,TERM,HUP} python3 "$common_path/run.py" --network="$network" --batch-size="$batch_size" --ranks="$case_ranks" \
-        --suffix="$case_fp32$suffix" --kind="$kind" --commit="$(git -C "$common_path" rev-parse HEAD 2>/dev/null || true)" --device-id="$device_id" --output-path="$output_path" \
+        --suffix="$case_fp32$suffix" --kind="$kind" --commit="$(git -C "$common_path" rev-parse HEAD 2>/dev/null || true)" \
+        --device-id="$device_id" --output-path="$output_path" \
         --term-grace="$term_grace" ${batch_per_rank:+--batch-per-rank} ${resume:+--resume} ${no_report:+--no-report} \
         --stall-timeout="$stall_timeout" -- "${training[@]}"
 }
