@@ -5,6 +5,7 @@
 import math
 import os
 import re
+import signal
 import sys
 import zlib
 from collections import namedtuple
@@ -232,6 +233,7 @@ def main():
     parser.add_argument("--addr")
     parser.add_argument("--standalone", action="store_true")
     place = read(os.environ, Told(**vars(parser.parse_args())))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a script that was killed meanwhile does not read
     print(place.world_size, place.nnodes, place.node_rank, place.local_ranks[0], place.started_by or "nobody")
 
 
