@@ -18,6 +18,15 @@ class SGD(torch.optim.SGD):
             self._step_supports_amp_scaling = True  # tells GradScaler
             for group in self.param_groups:
                 group["fused"] = True
+            self._begin_momentum()
+
+    def _begin_momentum(self):
+        # The operator leaves out a step whose gradients overflow, and a dynamic scale's first ones do. PyTorch would by then have given
+        # it memory of any content for the momentum, and have it go on from that.
+        for group in self.param_groups:
+            for parameter in group["params"] if group.get("fused") and group["momentum"] else ():
+                if self.state[parameter].get("momentum_buffer") is None:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def load_state_dict(self, state_dict):
         """Restore what `state_dict` returned, but for how it computes."""
@@ -27,6 +36,7 @@ class SGD(torch.optim.SGD):
             for key in _HOW:
                 group.pop(key, None)
             group.update(choice)
+        self._begin_momentum()
 
 
 def set_rate(optimizer, rate):

@@ -44,9 +44,10 @@ def initialize(model, optimizer, opt_level, loss_scale=None, device=torch.device
             opt_level, " in " + dtype if dtype else "", device.type, torch.__version__)
         opt_level = "O0"
     scaler = StaticScaler(1.0) if opt_level == "O0" or dtype == "bf16" else _scaler(loss_scale, device)
+    amp = NativeAmp(model, optimizer, opt_level, scaler, (device, half), note)
     if not isinstance(scaler, StaticScaler) and device.type != "npu" and hasattr(optimizer, "fuse"):
         optimizer.fuse()
-    return model, optimizer, NativeAmp(model, optimizer, opt_level, scaler, (device, half), note)
+    return model, optimizer, amp
 
 
 def half_dtype(device, name=None):
