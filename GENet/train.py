@@ -137,8 +137,7 @@ def make_learner(args, rank):
     model, sgd, amp = precision.initialize(model, make_optimizer(model, args), args.opt_level, args.loss_scale, rank.device,
                                             args.amp_dtype)
     rank.print(amp.note)
-    if args.compile:
-        network.compile_forward(model, rank.device)
+    network.compile_forward(model, rank.device, args.compile)
     return Learner(model, nn.CrossEntropyLoss(), sgd, amp)
 
 

@@ -156,8 +156,7 @@ def make_learner(args, rank):
                         momentum=args.momentum, nesterov=args.nesterov)
     model, sgd, amp = precision.initialize(model, sgd, args.opt_level, loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)
-    if args.compile:
-        network.compile_forward(model, rank.device)
+    network.compile_forward(model, rank.device, args.compile)
     return Learner(model, recipe.SmoothedCrossEntropy(args.label_smoothing, args.smoothing_form), sgd, amp)
 
 

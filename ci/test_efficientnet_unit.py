@@ -30,7 +30,7 @@ with open(os.path.join(CI, "golden", "EfficientNet-B3.json")) as stream:
 CONFIGS = os.path.join(CI, "..", "EfficientNet-B3", "configs", "dds_baselines", "effnet")
 B3 = os.path.join(CONFIGS, "EN-B3_dds_1npu_full.yaml")
 RANK = Rank(0, 1, 0, torch.device("cpu"))
-ARGS = SimpleNamespace(use_ema="auto", amp_dtype=None, compile=False)
+ARGS = SimpleNamespace(use_ema="auto", amp_dtype=None, compile=None)
 TINY = {"MODEL.TYPE": "effnet", "MODEL.ACTIVATION_FUN": "silu", "EN.STEM_W": 8, "EN.DEPTHS": [1, 2, 2], "EN.WIDTHS": [8, 12, 20],
         "EN.STRIDES": [1, 2, 2], "EN.EXP_RATIOS": [1, 4, 6], "EN.KERNELS": [3, 5, 3], "EN.HEAD_W": 40, "TRAIN.IM_SIZE": 32,
         "TEST.IM_SIZE": 36, "TRAIN.DATASET": "imagenet", "TEST.DATASET": "imagenet", "DATA_LOADER.NUM_WORKERS": 0,

@@ -225,6 +225,12 @@ def peak_memory(device):
     return _api(device.type).max_memory_allocated() if device.type != "cpu" else None
 
 
+def give_back_memory(device):
+    """Give back the memory that is kept for further tensors, to other processes on the device."""
+    if device.type != "cpu":
+        _api(device.type).empty_cache()
+
+
 def import_torchvision():
     """Import torchvision where its compiled part does not load, and return the module.
 

@@ -53,8 +53,9 @@ def resumable(text):
 
 def add_measuring_flags(p):
     """Add what trainings have that makes a step faster, or shows what it takes."""
-    p.add_argument("--compile", action="store_true",
-                   help="torch.compile the network for training (PyTorch 2; the first step takes minutes; experimental on npu)")
+    p.add_argument("--compile", nargs="?", const="default", choices=("default", "reduce-overhead"), metavar="MODE",
+                   help="torch.compile the network for training (PyTorch 2; the first step takes minutes; experimental on npu); "
+                        "--compile=reduce-overhead also replays its kernels as CUDA graphs, for networks that keep the host busier than the GPU")
     p.add_argument("--dummy", action="store_true",
                    help="no data set: a batch that is made up once and stays on the device, so that the step alone is measured")
     p.add_argument("--tensorboard", action="store_true", help="also write the records as TensorBoard's events, in tensorboard/ beside them")

@@ -43,11 +43,14 @@ def _try_out(model, batch, side, train):
         raise UserError("the network cannot train on images of %d x %d pixels: %s" % (side, side, why))
 
 
-def compile_forward(model, device):
+def compile_forward(model, device, mode):
     """Let torch.compile make one graph of what `model` does in training; evaluation, checkpoints and hooks stay as they are.
 
-    On an NPU the plug-in's own compiler does it. Raises UserError where this PyTorch, or this machine, cannot compile.
+    `mode`: torch.compile's, or None not to compile. On an NPU the plug-in's own compiler does it. Raises UserError where this PyTorch,
+    or this machine, cannot compile.
     """
+    if mode is None:
+        return
     if not hasattr(torch, "compile"):
         raise UserError("--compile: PyTorch %s has no compiler; PyTorch 2 has" % torch.__version__)
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
@@ -55,8 +58,8 @@ def compile_forward(model, device):
     if device.type == "cpu" and set(" $") & set(torch.__file__):
         raise UserError("--compile: on a CPU, PyTorch's compiler does not work where its path has a blank or a $: %s" % torch.__file__)
     eager = model.forward
-    backend = {"backend": "npu"} if device.type == "npu" else {}
-    compiled = torch.compile(eager, fullgraph=True, dynamic=False, **backend)
+    compiler = {"backend": "npu"} if device.type == "npu" else {"mode": mode}
+    compiled = torch.compile(eager, fullgraph=True, dynamic=False, **compiler)
     model.forward = lambda images: (compiled if model.training else eager)(images)
 
 

@@ -119,7 +119,7 @@ common_options() {
     option deterministic "" switch "only algorithms that give the same bits at each call; slower on gpu and npu"
     option allow_tf32 "" switch "fp32 convolutions and matrix products may round their inputs to TF32 (gpu) or HF32 (npu)"
     option amp_dtype "" "fp16|bf16" "half precision of O1 and O2 (empty: fp16 on npu and gpu, bf16 on a cpu); bf16 has no loss scale"
-    option compile "" switch "torch.compile the network (PyTorch 2; the first step takes minutes; experimental on an npu)"
+    option compile "" compile "torch.compile the network (PyTorch 2; the first step takes minutes; experimental on an npu); =reduce-overhead: and replay it as CUDA graphs"
     option dummy "" switch "no data set: a batch that is made up once and stays on the device"
     option profile_steps "" range "profile the steps from A up to, not with, B: traces in the output path, a table in the log"
     option stall_timeout 600 natural "seconds after which a run ends in which nothing moves, once the first step is done; 0: never"
@@ -156,7 +156,7 @@ parse() {
         name=${word%%=*} && name=${name#--} && name=${name//-/_}
         [[ $word == --[a-z]* && $name != *[^a-z0-9_]* ]] || fail "$word is no option; options have the form --name=value (see --help)"
         [[ -n ${option_check[$name]:-} ]] || fail "unknown option --$name (see --help)"
-        if [[ $word == *=* ]]; then value=${word#*=}; elif [[ ${option_check[$name]} =~ ^(switch|resume)$ ]]; then value=1
+        if [[ $word == *=* ]]; then value=${word#*=}; elif [[ ${option_check[$name]} =~ ^(switch|resume|compile)$ ]]; then value=1
         else fail "--$name has no value; write --$name=..."; fi
         check_value "--$name=$value" "${option_check[$name]}" "$value"
         [[ ${option_check[$name]} != *..* ]] || value=$((10#$value)) # or Bash would read 08 as octal
@@ -189,6 +189,7 @@ check_value() {
         number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,2})?$' ;;
         list) pattern='^[0-9]+(,[0-9]+)*$' ;;
         switch) pattern='^[01]$' ;;
+        compile) pattern='^([01]|default|reduce-overhead)$' ;;
         range) pattern='^[0-9]+:[0-9]+$' ;;
         text | resume) pattern='.' ;;
         *) pattern="^(${2//|/|})\$" ;;
@@ -205,6 +206,7 @@ describe_check() {
         number) echo "a number of at least 0" ;;
         list) echo "device numbers separated by commas, such as 0,1,2,3" ;;
         switch) echo "no value" ;;
+        compile) echo "no value, or reduce-overhead" ;;
         range) echo "two step numbers A:B, such as 10:13" ;;
         text) echo "a value of printable characters" ;;
         resume) echo "no value, or the file of a checkpoint" ;;
@@ -227,6 +229,7 @@ resolve_options() {
         1 | auto) resume=auto ;;
         ?*) resume=$(absolute "$resume") ;;
     esac
+    case $compile in 0) compile="" ;; 1) compile=default ;; esac
     [[ -z $data_path ]] || data_path=$(absolute "$data_path")
     [[ -z $pth_path ]] || pth_path=$(absolute "$pth_path")
     output_path=$(absolute "$output_path")

@@ -62,8 +62,7 @@ def make_learner(args, rank, phase):
     optimizer = sgd(model, args.base_learning_rate)
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, args.loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)
-    if args.compile:
-        network.compile_forward(model, rank.device)
+    network.compile_forward(model, rank.device, args.compile)
     return Learner(model, functional.cross_entropy, optimizer, amp)
 
 

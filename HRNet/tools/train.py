@@ -121,8 +121,7 @@ def make_learner(args, rank):
         raise cli.UserError("%s: %s" % (args.cfg, error))
     model, optimizer, amp = precision.initialize(model, optimizer, args.opt_level, loss_scale, rank.device, args.amp_dtype)
     rank.print(amp.note)
-    if args.compile:
-        network.compile_forward(model, rank.device)
+    network.compile_forward(model, rank.device, args.compile)
     return Learner(model, torch.nn.CrossEntropyLoss(), optimizer, amp)
 
 

@@ -171,8 +171,7 @@ def make_learner(args, rank, is_resumed=False):
         ema = place(EffNet(), rank.device)  # in float32, whatever the level
         ema.load_state_dict(network.state_dict())
     network, optimizer, amp = initialize_precision(network, optim.construct_optimizer(network), rank, args.amp_dtype)
-    if args.compile:
-        compile_forward(network, rank.device)
+    compile_forward(network, rank.device, args.compile)
     return Learner(network, losses.SoftCrossEntropyLoss(), optimizer, amp, ema), notes
 
 
