@@ -23,7 +23,7 @@ ENDLESS = 10 ** 9
 MODELS = {"ResNet50": (224, "resnet50", "resnet50"), "HRNet": (224, "hrnet_w18", None), "GENet": (32, None, None),
           "EfficientNet-B3": (300, "efficientnet_b3", "efficientnet_b3"), "FixRes": (224, "resnet50", "resnet50")}
 LEVELS = ("O0", "O1", "O2")
-NAMES = (["ours/O0/nchw"] + ["ours/" + level for level in LEVELS] + ["ours/O1/compile", "ours/O1/bf16", "ours/O2/bf16"] +
+NAMES = (["ours/O0/nchw"] + ["ours/" + level for level in LEVELS] + ["ours/O1/compile", "ours/O1/graphs", "ours/O1/bf16", "ours/O2/bf16"] +
          ["timm/O0", "timm/O1", "torchvision/O0", "torchvision/O1", "examples/O0"])
 
 
@@ -48,7 +48,7 @@ def _arguments(model, level, options, out, args):
     size = args.image_size or MODELS[model][0]
     batch = args.batch_size
     common = ["--device=" + args.device, "--dummy"]
-    common += ["--compile"] * ("compile" in options) + ["--amp-dtype=bf16"] * ("bf16" in options)
+    common += ["--compile=default"] * ("compile" in options) + ["--compile=reduce-overhead"] * ("graphs" in options) + ["--amp-dtype=bf16"] * ("bf16" in options)
     flags = common + ["--opt-level=" + level]
     return {
         "ResNet50": ["ResNet50/main.py", "--image-size=%d" % size, "--batch-size=%d" % batch, "--save-ckpt-path=" + out,
@@ -85,16 +85,24 @@ def _open_ours(level, options, args):
 
     def train():
         torch.set_num_threads(args.threads)
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            _program.run(os.path.join(ROOT, program), words)
-        done.put(None)
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+                _program.run(os.path.join(ROOT, program), words)
+        except BaseException as error:  # also what a program says with its exit status
+            done.put(error)
+
+    def answer():
+        device = done.get()
+        if isinstance(device, BaseException):
+            raise RuntimeError("the training ended: %r" % device)
+        return device
 
     threading.Thread(target=train, daemon=True).start()
-    device = done.get()
+    device = answer()
 
     def take(steps):
         orders.put(steps)
-        done.get()
+        answer()
     return take, device
 
 

@@ -8,21 +8,23 @@ import statistics
 from common import cli
 
 
-def start(names, open_candidate, method="fork"):
-    """Return {name: pipe to its process} of those that can be opened, and say why the others are left out.
+def start(names, open_candidate, method="fork", together=False):
+    """Return {name: pipe to its process} of those that can be opened, one after the other or `together`, and say why the others are
+    left out.
 
     `open_candidate(name)`, called in the process, returns a function of a number that gives what it measured; it raises ImportError
     for what is not installed. It is a function of a module where `method` is spawn.
     """
     context, pipes = multiprocessing.get_context(method), {}
-    for name in names:
-        pipe, its_end = context.Pipe()
-        context.Process(target=serve, args=(name, open_candidate, its_end, os.getpid()), daemon=True).start()
-        problem = pipe.recv()
-        if problem:
-            cli.print_line("left out: %s (%s)" % (name, problem))
-        else:
-            pipes[name] = pipe
+    for group in [names] if together else [[name] for name in names]:
+        for name in group:
+            pipes[name], its_end = context.Pipe()
+            context.Process(target=serve, args=(name, open_candidate, its_end, os.getpid()), daemon=True).start()
+        for name in group:
+            problem = pipes[name].recv()
+            if problem:
+                cli.print_line("left out: %s (%s)" % (name if isinstance(name, str) else " ".join(name), problem))
+                del pipes[name]
     return pipes
 
 

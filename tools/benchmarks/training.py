@@ -2,7 +2,7 @@
 
 Each loop is a process of its own on the same device, with the same batch; they take turns, in another order each round. What counts
 is the ratio to another one's time in the same round. nchw: with weights and images in that layout, which a CPU's and a GPU's kernels
-like less than channels last.
+like less than channels last. graphs: --compile=reduce-overhead.
 
     python tools/benchmark.py training
     python tools/benchmark.py training --models ResNet50 --only ours/O0/nchw,ours/O1,timm/O1 --rounds 12
@@ -10,7 +10,9 @@ like less than channels last.
 
 Loops whose package is not installed are left out. To install it: pip install timm
 """
+import contextlib
 import functools
+import multiprocessing
 import os
 import platform
 import statistics
@@ -21,6 +23,7 @@ from benchmarks import _loops, _turns
 from common import cli
 
 _BASE = "ours/O0/nchw"
+_AT_ONCE = 3  # loops of which a GPU's memory holds the first steps at the same time
 
 
 def add_flags(parser):
@@ -49,32 +52,48 @@ def run(args):
     """Measure the loops of each model in turn, and print the tables."""
     for line in _machine(args):
         cli.print_line(line)
-    for model in args.models:
-        with tempfile.TemporaryDirectory() as args.folder:
-            args.model = model
-            pipes = _turns.start(args.only, functools.partial(open_timed, args=args), "spawn")
-            measured = _turns.rounds(pipes, args.rounds, args.steps)
-        for line in _table(model, measured, args):
-            cli.print_line(line)
-
-
-def open_timed(name, args):
-    """Return a function that takes so many steps and returns (seconds a step, bytes of memory at the peak)."""
     from common import device as devices
+    on_host = devices.resolve(args.device) == "cpu"
+    gate = multiprocessing.get_context("spawn").Semaphore(_AT_ONCE)
+    for models in [[model] for model in args.models] if on_host else [args.models]:
+        with tempfile.TemporaryDirectory() as args.folder:
+            names = [(model, loop) for model in models for loop in args.only]
+            pipes = _turns.start(names, functools.partial(open_timed, args=args, gate=gate), "spawn", together=not on_host)
+            for model in models:
+                own = {loop: pipe for (name, loop), pipe in pipes.items() if name == model}
+                measured = _turns.rounds(own, args.rounds, args.steps)
+                for line in _table(model, measured, args):
+                    cli.print_line(line)
+
+
+def open_timed(name, args, gate):
+    """Return a function that takes so many steps and returns (seconds a step, bytes of memory at the peak). `name`: (model, loop).
+
+    All loops live on the same device: between its turns, each gives back what it does not keep. Those that get ready at the same time
+    pass the `gate`, but for those that compile, which takes minutes and little of the device.
+    """
+    from common import device as devices
+    args.model, loop = name
     if args.threads == 1 and args.device in ("cpu", "auto"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    loop = _loops.open_loop(name, args)
-    if loop is None:
+    opened = _loops.open_loop(loop, args)
+    if opened is None:
         raise ImportError("it has no such network")
-    take, device = loop
-    take(2)  # compiles, fills caches
+    take, device = opened
+    with contextlib.nullcontext() if loop.endswith(("compile", "graphs")) else gate:
+        take(2)  # compiles, fills caches
+        devices.give_back_memory(device)
 
     def timed(steps):
+        if device.type != "cpu":
+            take(1)  # takes the memory again
         devices.synchronize(device)
         start = time.perf_counter()
         take(steps)
         devices.synchronize(device)
-        return (time.perf_counter() - start) / steps, devices.peak_memory(device)
+        seconds, memory = (time.perf_counter() - start) / steps, devices.peak_memory(device)
+        devices.give_back_memory(device)
+        return seconds, memory
     return timed
 
 
