@@ -1,0 +1,47 @@
+"""What every stage of a certificate shares: a check, and the case that is certified."""
+import glob
+import os
+from collections import namedtuple
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# `figure` beside its `bound`, numbers or text, and `source`, where the bound comes from. `passed`: True, False, or None where it can
+# mean nothing on this device; `note` then says why.
+Check = namedtuple("Check", "stage model what figure bound source passed note", defaults=("",))
+
+# What is certified: `device` as torch names it (npu:0, cuda:0, cpu), `models`, whether it is the `quick` form, how many programs run
+# side by side (`jobs`; `slots` is a semaphore of so many), the folder `output_path`, that of the demo data, and how many `seeds`.
+Case = namedtuple("Case", "device models quick jobs slots output_path data_path seeds")
+
+
+def models():
+    """Return the models of this checkout, by the rule of ci/: directories with test/train_full_1p.sh."""
+    return sorted(path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*", "test", "train_full_1p.sh")))
+
+
+def kind(device):
+    """Return what the scripts call a device: npu, gpu or cpu."""
+    return {"cuda": "gpu"}.get(device.split(":")[0], device.split(":")[0])
+
+
+def is_simulated(device):
+    """Return whether the NPU is ci/npu_sim's, whose arithmetic and speed are those of the host."""
+    if not device.startswith("npu"):
+        return False
+    import torch_npu
+    return "sim" in getattr(torch_npu, "__version__", "")
+
+
+def at_most(stage, model, what, figure, bound, source, note=""):
+    """Return the Check of a figure that may not exceed its bound."""
+    return Check(stage, model, what, figure, bound, source, bool(figure <= bound), note)
+
+
+def equal(stage, model, what, figure, bound, source, note=""):
+    """Return the Check of a figure that has to be its bound."""
+    return Check(stage, model, what, figure, bound, source, bool(figure == bound), note)
+
+
+def meaningless(stage, model, what, note):
+    """Return the Check of what can mean nothing here."""
+    return Check(stage, model, what, "-", "-", "-", None, note)

@@ -1,0 +1,164 @@
+"""Stage 4, behaviour: kill, SIGTERM and resume bit by bit, checkpoints without the device, N ranks like one, collectives, bad input.
+
+With small networks, through the models' own scripts, on the demo data.
+"""
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+
+from certificate import _scripts
+from certificate._checks import ROOT, Check, at_most, equal, kind, meaningless
+from common import cli, device as devices
+
+STAGE, TITLE = 4, "Behaviour"
+EPOCHS, STEPS, BATCH, RATE = 2, 12, 8, 0.01
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "ASCEND_RT_VISIBLE_DEVICES": "", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+DIVISION = 1e-4  # as ci/test_all_scripts.py has it: sums of one batch in another order, to the largest value of a tensor
+_BITS = "docs: kill -9 and --resume end with the same bits"
+
+
+def run(case):
+    """Yield the checks as they are found."""
+    ranks = 2 if kind(case.device) == "cpu" else min(devices.count(case.device.split(":")[0]), 2 if case.quick else 8)
+    tasks = [functools.partial(collectives, case, ranks)]
+    for model in case.models:
+        tasks += [functools.partial(bad_input, case, model), functools.partial(training, case, model)]
+        if not case.quick or model == "GENet":
+            tasks.append(functools.partial(division, case, model, ranks))
+    return _scripts.as_found(case, tasks)
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+def collectives(case, ranks):
+    """Return the checks of each collective: on the device's ranks where it has several, on the CPU's where it has one."""
+    where = kind(case.device) if ranks > 1 else "cpu"
+    ranks = max(ranks, 2)
+    out = os.path.join(case.output_path, "behaviour", "collectives")
+    done = _scripts.run(case, [sys.executable, os.path.join(ROOT, "tools", "certificate", "_collectives.py"), where, str(ranks)], out)
+    name = "collective on %d ranks (%s): " % (ranks, where)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    checks = [equal(STAGE, "", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"]) for each in found]
+    if done.status or not found:
+        checks.append(equal(STAGE, "", name + "exit status", done.status, 0, "DESIGN: 0 is done", _scripts.last_line(done)))
+    if where != kind(case.device):
+        checks.append(meaningless(STAGE, "", "collectives of the device", "this machine has one such device; the CPU's were checked"))
+    return checks
+
+
+def division(case, model, ranks):
+    """Return the check that an update on N ranks is that on one rank, with the networks in evaluation mode."""
+    where = case.device if ranks > 1 else "cpu"
+    case, parts, states, level = case._replace(device=where), 2, [], "O0"
+    for ranks_here, accumulate in ((1, 1), (parts, 1)):
+        each = parts if model in _scripts.PER_RANK and ranks_here > 1 else 1
+        out = os.path.join(case.output_path, "behaviour", "%s-%d-ranks" % (model, ranks_here))
+        words = _scripts.command(case, model, "train_full_8p.sh", out, device_list=",".join(map(str, range(ranks_here))), seed=5,
+                                 batch_size=BATCH // each, learning_rate=RATE / each, train_epochs=1, max_steps=1, opt_level=level,
+                                 accumulate=accumulate, data_path=_scripts.where(case, model), standalone=1)
+        done = _scripts.run(case, words, out, _scripts.environment(PYTHONPATH=os.path.join(os.path.dirname(__file__), "frozen")))
+        if done.status:
+            return [equal(STAGE, model, "a training on %d rank(s)" % ranks_here, done.status, 0, "exit status", _scripts.last_line(done))]
+        states.append(next(value for key, value in _scripts.content(out).items() if key.startswith("optimizer"))["state"])
+        shutil.rmtree(out)
+    unlike = _scripts.differences(states[0], states[1], tolerance=DIVISION)
+    return [equal(STAGE, model, "tensors that differ after an update on %d ranks and on one (%s)" % (parts, kind(where)), len(unlike), 0,
+                  "more than %g of the largest value: sums in another order" % DIVISION, ", ".join(unlike[:3]))]
+
+
+# --- one training, interrupted ----------------------------------------------------------------------------------------
+
+def training(case, model):
+    """Return the checks of a training: kill -9, SIGTERM and resume (not in the quick form), its checkpoint without the device."""
+    out = os.path.join(case.output_path, "behaviour", model)
+    done = _scripts.run(case, _command(case, model, out), out)
+    if done.status:
+        return [equal(STAGE, model, "a training ends with status", done.status, 0, "DESIGN: 0 is trained", _scripts.last_line(done))]
+    checks = without_device(case, model, out)
+    if not case.quick:
+        checks += interrupted(case, model, out)
+    for folder in (out, out + "-again"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return checks
+
+
+def _command(case, model, out, **more):
+    return _scripts.command(case, model, "train_full_1p.sh", out, seed=5, batch_size=BATCH, learning_rate=RATE, train_epochs=EPOCHS,
+                            max_steps=STEPS, checkpoint_steps=1, deterministic=1, data_path=_scripts.where(case, model), **more)
+
+
+def interrupted(case, model, reference):
+    """Kill a training, stop the resumed one with SIGTERM, resume it to the end; return the checks."""
+    out = reference + "-again"
+    with case.slots:
+        killed, written = _interrupt(_command(case, model, out), out, signal.SIGKILL, 0.0)
+        checks = [equal(STAGE, model, "status after kill -9", killed.status, 137, "128 + 9", _scripts.last_line(killed))]
+        ended, _ = _interrupt(_command(case, model, out, resume=1), out, signal.SIGTERM, written)
+        claim = "after saving" in ended.stderr
+        checks.append(equal(STAGE, model, "status after SIGTERM, with a checkpoint", ended.status if claim else "%d, no checkpoint"
+                            % ended.status, 143, "DESIGN section 3", _scripts.last_line(ended)))
+        done = _scripts.finish(_scripts.start(_command(case, model, out, resume=1), out), out)
+    if done.status:
+        return checks + [equal(STAGE, model, "resumed training ends with status", done.status, 0, _BITS, _scripts.last_line(done))]
+    unlike = _scripts.differences(_scripts.content(reference), _scripts.content(out))
+    unlike += _scripts.differences(_scripts.results(reference), _scripts.results(out), "records")
+    return checks + [equal(STAGE, model, "entries that differ after kill, SIGTERM and --resume", len(unlike), 0, _BITS, ", ".join(unlike[:3]))]
+
+
+def _interrupt(words, out, number, newer_than):
+    """Start a run, and signal it once it has written a checkpoint; return the Done, and when that checkpoint was written."""
+    process = _scripts.start(words, out)
+    there = _scripts.wait_for_checkpoint(process, out, newer_than)
+    if process.poll() is None:
+        (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+    done = _scripts.finish(process, out)
+    return done, os.path.getmtime(os.path.join(out, "checkpoint.pth.tar")) if there else 0.0
+
+
+def without_device(case, model, out):
+    """Return the check that a checkpoint is read, and gives the same accuracy, where the device is hidden."""
+    name = "validation loss of the device's checkpoint, read without the device"
+    at = out + "-without"
+    words = _scripts.command(case, model, "train_eval_1p.sh", at, device="cpu", pth_path=os.path.join(out, "checkpoint.pth.tar"),
+                             use_ema="false", batch_size=BATCH, data_path=_scripts.where(case, model))
+    done = _scripts.run(case, words, at, _scripts.environment(**(HIDDEN if kind(case.device) != "cpu" else {})))
+    if done.status:
+        return [equal(STAGE, model, name + ": status", done.status, 0, "exit status", _scripts.last_line(done))]
+    before, after = (_loss(folder) for folder in (out, at))
+    shutil.rmtree(at)
+    if before is None or after is None:
+        return [Check(STAGE, model, name, str(after), str(before), "the training's own evaluation", False, "not measured")]
+    return [at_most(STAGE, model, name + " (relative difference)", abs(after - before) / max(abs(before), 1e-12), 1e-3,
+                    "float32 forward in another order; a wrong tensor changes it by more", "device %.6f, without %.6f" % (before, after))]
+
+
+def _loss(out):
+    found = [values["val.loss"] for length in (0, 1) for values in _scripts.logged(out, length) if values.get("val.loss") is not None]
+    return found[-1] if found else None
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+def bad_input(case, model):
+    """Return the check that bad input ends with status 2, one line, and nothing touched."""
+    out = os.path.join(case.output_path, "behaviour", model + "-bad")
+    rubbish = os.path.join(case.output_path, "behaviour", model + "-rubbish.pth.tar")
+    os.makedirs(os.path.dirname(rubbish), exist_ok=True)
+    with open(rubbish, "wb") as stream:
+        stream.write(b"no weights")
+    where = _scripts.where(case, model)
+    cases = [("no data set there", "train_full_1p.sh", dict(data_path=os.path.join(out, "none"))),
+             ("batch size of 0", "train_full_1p.sh", dict(data_path=where, batch_size=0)),
+             ("weights that are none", "train_eval_1p.sh", dict(data_path=where, pth_path=rubbish))]
+    found = []
+    for name, script, words in cases:
+        done = _scripts.run(case, _scripts.command(case, model, script, out, **words), out)
+        lines = len(done.stderr.strip().splitlines())
+        if (done.status, lines, os.path.exists(out)) != (cli.EXIT_BAD_INPUT, 1, False):
+            found.append("%s: %d lines, %s" % (name, lines, _scripts.last_line(done)))
+    os.remove(rubbish)
+    return [equal(STAGE, model, "of %d kinds of bad input, those without status 2, one line, nothing touched" % len(cases), len(found), 0,
+                  "DESIGN section 3", "; ".join(found))]
