@@ -132,6 +132,13 @@ def results(out):
             for length in (2, 1, 0) for values in logged(out, length)]
 
 
+def losses(out):
+    """Return {index: loss} of the validation pictures in a run's predictions.npz."""
+    import numpy as np
+    with np.load(os.path.join(out, "predictions.npz"), allow_pickle=False) as found:
+        return dict(zip(found["index"].tolist(), found["loss"].tolist()))
+
+
 def report(out):
     """Return a run's report.json."""
     with open(os.path.join(out, "report.json")) as stream:
@@ -154,7 +161,7 @@ def differences(one, other, name="", tolerance=None):
 
 def demo_data(folder, train, val, what="imagenet,cifar10"):
     """Have the demo data in `folder`, and return it. Raises UserError where they cannot be made."""
-    words = ["python3", os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", what, "--train", str(train), "--val", str(val)]
+    words = [sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", what, "--train", str(train), "--val", str(val)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment())
     if done.returncode:
         raise UserError("the demo data cannot be made (%s); give a folder that has them with --data_path" % done.stdout.strip().splitlines()[-1])
