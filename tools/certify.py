@@ -128,7 +128,7 @@ def run_stage(case, number, seconds):
     cli.print_line("stage %d: %s, on %s" % (number, _report.STAGES[number].lower(), case.device))
     try:
         for check in importlib.import_module("certificate." + MODULES[number]).run(case):
-            checks.append(check)
+            checks.append(check._replace(stage=number))
             cli.print_line(_report.line(check))
     except Exception as error:  # a certificate says so, instead of none being written
         checks.append(_checks.Check(number, "", "the stage itself", type(error).__name__, "ends", "tools/certify.py", False,

@@ -1,20 +1,16 @@
 """Each collective that a training can call against its definition, on real ranks; prints a line of JSON per collective on rank 0.
 
-Run by stage 4 as `python tools/certificate/_collectives.py KIND RANKS`. The numbers are small integers, which every order of adding gives
+Run by stage 4 as `python -m certificate._collectives KIND RANKS`. The numbers are small integers, which every order of adding gives
 exactly.
 """
 import argparse
 import json
-import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-if __name__ == "__main__":
-    sys.path[:0] = [os.path.join(ROOT, "tools"), ROOT]
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-from common import cli, distributed  # noqa: E402
+from common import cli, distributed
 
 LENGTH = 1000
 

@@ -39,7 +39,8 @@ def collectives(case, ranks):
     where = kind(case.device) if ranks > 1 else "cpu"
     ranks = max(ranks, 2)
     out = os.path.join(case.output_path, "behaviour", "collectives")
-    done = _scripts.run(case, [sys.executable, os.path.join(ROOT, "tools", "certificate", "_collectives.py"), where, str(ranks)], out)
+    env = _scripts.environment(PYTHONPATH=os.pathsep.join([os.path.join(ROOT, "tools"), ROOT]))
+    done = _scripts.run(case, [sys.executable, "-m", "certificate._collectives", where, str(ranks)], out, env)
     name = "collective on %d ranks (%s): " % (ranks, where)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     checks = [equal(STAGE, "", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"]) for each in found]

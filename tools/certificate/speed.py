@@ -59,7 +59,7 @@ def _measured(case, model, name, script, words):
     on_cpu = kind(case.device) == "cpu"
     sizes = dict(HOST, **_scripts.SMALL[model]) if on_cpu else dict(DEVICE, batch_size=HALF.get(model, 64))
     if not on_cpu and "data_path" in words:
-        sizes.update(workers=8, max_steps=30)
+        sizes.update(num_classes=10, workers=8, batch_size=32, max_steps=None, train_epochs=3)  # the demo data are few
     sizes = dict({"opt_level": None, "train_epochs": 1, "num_classes": None, "data_path": None, "image_size": None, "cfg": None, "arch": None,
                   "depth": None, "width": None, "eval_freq": None}, **sizes)
     out = os.path.join(case.output_path, "speed", "%s-%s" % (model, name.replace(" ", "-").replace(",", "")))
