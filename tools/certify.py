@@ -141,7 +141,7 @@ def run_stage(case, number, seconds):
 
 def report(case, checks, seconds, argv):
     """Write the certificate, say where it is and what it says; return the exit status."""
-    found = _report.certificate(case, checks, seconds, argv)
+    found = _report.certificate(case, checks, seconds, list(argv))
     paths, missing = _report.write(case, found)
     failed = [check for check in checks if check.passed is False]
     for check in failed:

@@ -19,9 +19,9 @@ def certificate(case, checks, seconds, args):
     """Return the certificate as schema.json has it."""
     found = {
         "version": VERSION, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "form": "quick" if case.quick else "full",
-        "device": identity(case.device), "models": list(case.models), "command": ["tools/certify.sh"] + args,
+        "device": identity(case.device), "models": list(case.models), "command": ["tools/certify.sh"] + [without_folders(word, case) for word in args],
         "checkout": _digest.checkout(os.environ.get("CERTIFY_COMMIT")),
-        "stages": [_stage(number, checks, seconds) for number in sorted(seconds)], "checks": [_plain(check) for check in checks]}
+        "stages": [_stage(number, checks, seconds) for number in sorted(seconds)], "checks": [_plain(check, case) for check in checks]}
     found["rows"] = rows(case)
     found["verdict"] = verdict(found)
     found["digest"] = _digest.of(found)
@@ -42,7 +42,7 @@ def _stage(number, checks, seconds):
             "meaningless": outcomes.count(None), "seconds": round(seconds[number], 1)}
 
 
-def _plain(check):
+def _plain(check, case):
     """Return a check as JSON can hold it: an infinity or a NaN becomes text."""
     found = check._asdict()
     for name in ("figure", "bound"):
@@ -52,7 +52,15 @@ def _plain(check):
         finite = not isinstance(value, float) or value - value == 0
         found[name] = value if isinstance(value, (int, float)) and finite else str(value)
     found["passed"] = None if check.passed is None else bool(check.passed)
-    return dict(found)
+    return {name: without_folders(value, case) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def without_folders(text, case):
+    """Return a text without the folders of this machine: what is in them is named from the repository, the output path or Python."""
+    for folder, name in ((case.output_path, "OUT"), (case.data_path, "DATA"), (ROOT, ""), (sys.prefix, "PYTHON")):
+        if folder:
+            text = text.replace(folder + os.sep, name and name + os.sep).replace(folder, name or ".")
+    return text
 
 
 def identity(device):

@@ -77,7 +77,7 @@ def start(words, out, env=None):
     os.makedirs(os.path.dirname(out), exist_ok=True)
     with open(out + ".stdout", "w") as stdout, open(out + ".stderr", "w") as stderr:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env or environment(),
-                                   start_new_session=True)
+                                   start_new_session=True, cwd=ROOT)
     process.started = time.time()
     return process
 
