@@ -31,6 +31,7 @@ def main(argv=None):
     args = parse(argv)
     if args.verify:
         return verify(args.verify)
+    devices.resolve(args.device)
     args.output_path = os.path.abspath(args.output_path)
     kept, seconds = earlier(args)
     os.makedirs(args.output_path, exist_ok=True)
