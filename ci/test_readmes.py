@@ -11,7 +11,7 @@ import pytest
 from conftest import MODELS, ROOT, environment
 
 ENGLISH = ["README.md"] + [model + "/README.md" for model in MODELS] + sorted(
-    os.path.relpath(path, ROOT) for pages in (("docs", "*.md"), ("deploy", "*", "README.md"))
+    os.path.relpath(path, ROOT) for pages in (("docs", "*.md"), ("docs", "*", "README.md"), ("deploy", "*", "README.md"))
     for path in glob.glob(os.path.join(ROOT, *pages)) if ".zh-CN." not in path)
 # What users of the vendor's model zoo look for in a model's page.
 SECTIONS = ["概述", "准备训练环境", "准备数据集", "开始训练", "模型训练脚本参数说明", "训练结果展示", "版本说明", "FAQ"]
