@@ -30,7 +30,8 @@ READS_EVERY_LOSS = ("GENet/train.py", "    progress.update(learner.amp, loss)", 
 def certify(out, *options, root=ROOT, **variables):
     """Run tools/certify.sh of the checkout `root`; return the finished process and, where one was written, the certificate."""
     done = subprocess.run(["bash", os.path.join(str(root), "tools", "certify.sh"), "--output_path=%s" % out] + list(options),
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=1200, env=environment(**variables))
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=1200,
+                          env=environment(**variables))
     path = os.path.join(str(out), "certificate.json")
     if not os.path.exists(path):
         return done, None
@@ -47,9 +48,10 @@ def check_form(found):
     ("cpu", ["GENet"]), pytest.param("npu", ["GENet"], marks=has_simulator),
     pytest.param("cpu", MODELS, marks=pytest.mark.slow), pytest.param("npu", MODELS, marks=[pytest.mark.slow, has_simulator])])
 def test_quick_certificate(device, models, tmp_path):
-    """The quick form passes in every stage; what the simulated NPU cannot show is said, not passed; nothing names this machine's folders."""
+    """The quick form passes in every stage; what the simulated NPU cannot show is said, not passed; no folder of this machine is named."""
     out = tmp_path / "certificate"
-    done, found = certify(out, "--device=" + device, "--models=" + ",".join(models), "--quick", "--jobs=2", **(NPU if device == "npu" else {}))
+    variables = NPU if device == "npu" else {}
+    done, found = certify(out, "--device=" + device, "--models=" + ",".join(models), "--quick", "--jobs=2", **variables)
     assert done.returncode == 0 and not done.stderr, done.stdout[-3000:] + done.stderr[-3000:]
     check_form(found)
     assert found["verdict"] == "passed" and [stage["number"] for stage in found["stages"]] == [1, 2, 3, 4]
@@ -77,8 +79,8 @@ def copy(tmp_path_factory):
 
 
 def test_each_stage_can_fail(copy, tmp_path):
-    """A loader that drops an image fails in stage 3, ranks that skip the all-reduce in stage 4, a loop that reads every loss in stage 5; each
-    by the check that is about it. The certificate is then this checkout's, until a file or the certificate is changed."""
+    """A loader that drops an image fails in stage 3, ranks that skip the all-reduce in stage 4, a loop that reads every loss in stage 5;
+    each by the check that is about it. The certificate is then this checkout's, until a file or the certificate is changed."""
     for path, old, new in (DROPS_AN_IMAGE, SKIPS_THE_ALL_REDUCE, READS_EVERY_LOSS):
         text = (copy / path).read_text()
         assert text.count(old) == 1
@@ -87,7 +89,8 @@ def test_each_stage_can_fail(copy, tmp_path):
                           CERTIFY_COMMIT="0" * 40)
     assert done.returncode == 1 and found["verdict"] == "failed", done.stdout[-3000:] + done.stderr[-3000:]
     check_form(found)
-    failed = {(check["stage"], check["what"].split(",")[0].split(":")[-1].strip()) for check in found["checks"] if check["passed"] is False}
+    failed = {(check["stage"], check["what"].split(",")[0].split(":")[-1].strip())
+              for check in found["checks"] if check["passed"] is False}
     assert failed == {(3, "validation pictures that were evaluated"), (4, "mean of gradients"), (5, "host waits a step"),
                       (4, "tensors that differ after an update on 2 ranks and on one (cpu)")}
     for stage, what in failed:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prove the ports on the machine in front of you, in six stages, and write a certificate: figures, bounds, where the bounds come from.
+"""Prove the ports on the machine in front of you, and write a certificate: figures, bounds, where the bounds come from.
 
 1 machine, 2 numbers against upstream's, 3 long agreement with the CPU, 4 behaviour, 5 speed, 6 report. Exit status 0: all passed;
 1: something failed, which the last lines name; 2: wrong usage.
@@ -49,9 +49,10 @@ def parse(argv):
     add("--models", type=_models, default=_checks.models(), metavar="MODELS", help="with commas (default: all)")
     add("--quick", action="store_true", help="some minutes: one recipe, one seed of GENet, no kills, no speed")
     add("--output-path", metavar="DIR", default="certificate", help="where the certificate and its runs go (default: certificate)")
-    add("--data-path", metavar="DIR", help="demo data of tools/dataset.py demo (default: they are made in the output path)")
-    add("--stages", type=_stages, metavar="N,N", help="only these; the others' checks stay those of the certificate in the output path")
-    add("--jobs", type=cli.positive_int, default=max(1, len(os.sched_getaffinity(0)) // 2), help="programs side by side (default: half the CPUs)")
+    add("--data-path", metavar="DIR", help="demo data of tools/dataset.py demo (default: made in the output path)")
+    add("--stages", type=_stages, metavar="N,N", help="only these; the others' checks stay as the certificate in the output path has them")
+    add("--jobs", type=cli.positive_int, default=max(1, len(os.sched_getaffinity(0)) // 2),
+        help="programs side by side (default: half the CPUs)")
     add("--seeds", type=cli.positive_int, default=3, help="of long agreement, in the full form (default 3)")
     add("--verify", metavar="FILE", help="say whether this checkout is the one that certificate.json certifies, and stop")
     args = parser.parse_args(argv)
@@ -84,8 +85,8 @@ def earlier(args):
     same = (_digest.checkout()["sha256"] == found["checkout"]["sha256"], found["device"]["kind"] == args.device,
             found["models"] == list(args.models), found["form"] == ("quick" if args.quick else "full"))
     if not all(same):
-        raise cli.UserError("%s is of other files, another device, other models or the other form; repeat all stages, or give another --output_path"
-                            % path)
+        raise cli.UserError("%s is of other files, another device, other models or the other form; repeat all stages, or give another "
+                            "--output_path" % path)
     return _report.checks_of(found, args.stages)
 
 
@@ -96,8 +97,8 @@ def case_of(args):
     data = args.data_path and os.path.abspath(args.data_path)
     if not data and set(args.stages) & {3, 4, 5}:
         data = _scripts.demo_data(os.path.join(args.output_path, "data"), *PICTURES[args.quick])
-    return _checks.Case(name, list(args.models), args.quick, args.jobs, threading.BoundedSemaphore(args.jobs), args.output_path, data,
-                        args.seeds)
+    slots = threading.BoundedSemaphore(args.jobs)
+    return _checks.Case(name, list(args.models), args.quick, args.jobs, slots, args.output_path, data, args.seeds)
 
 
 def run_stages(case, stages, seconds):

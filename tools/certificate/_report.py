@@ -19,9 +19,11 @@ def certificate(case, checks, seconds, args):
     """Return the certificate as schema.json has it."""
     found = {
         "version": VERSION, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "form": "quick" if case.quick else "full",
-        "device": identity(case.device), "models": list(case.models), "command": ["tools/certify.sh"] + [without_folders(word, case) for word in args],
+        "device": identity(case.device), "models": list(case.models),
+        "command": ["tools/certify.sh"] + [without_folders(word, case) for word in args],
         "checkout": _digest.checkout(os.environ.get("CERTIFY_COMMIT")),
-        "stages": [_stage(number, checks, seconds) for number in sorted(seconds)], "checks": [_plain(check, case) for check in checks]}
+        "stages": [_stage(number, checks, seconds) for number in sorted(seconds)],
+        "checks": [_plain(check, case) for check in checks]}
     found["rows"] = rows(case)
     found["verdict"] = verdict(found)
     found["digest"] = _digest.of(found)
@@ -71,8 +73,9 @@ def identity(device):
     for name in ("torch_npu", "torchvision", "numpy", "PIL", "apex"):
         if name in sys.modules:
             packages[name] = str(getattr(sys.modules[name], "__version__", ""))
-    return {"kind": kind(device), "name": _processor() if device == "cpu" else str(api.get_device_name(0)), "simulated": is_simulated(device),
-            "count": 1 if device == "cpu" else api.device_count(), "torch": torch.__version__, "cuda": torch.version.cuda,
+    on_cpu = device == "cpu"
+    return {"kind": kind(device), "name": _processor() if on_cpu else str(api.get_device_name(0)), "simulated": is_simulated(device),
+            "count": 1 if on_cpu else api.device_count(), "torch": torch.__version__, "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
             "python": platform.python_version(), "system": platform.platform(), "cpus": len(os.sched_getaffinity(0)), "packages": packages}
 
@@ -86,7 +89,7 @@ def _processor():
 # --- files ------------------------------------------------------------------------------------------------------------
 
 def run_folders(case):
-    """Return the output paths of the trainings that the report shows: of each model the device's first seed, and performance runs."""
+    """Return the output paths of the runs that the report shows: of each model the device's first seed, and a performance run."""
     names = [os.path.join("agreement", "%s-%s-1" % (model, case.device.replace(":", ""))) for model in case.models]
     names += [os.path.join("speed", "%s-made-up-data" % model) for model in case.models]
     found = [os.path.join(case.output_path, name) for name in names]
@@ -142,8 +145,8 @@ def markdown(found):
 
 def _checks(checks):
     return _table(("Model", "Check", "Figure", "Bound", "From", "Verdict", "Note"), [
-        [check["model"], check["what"], _shown(check["figure"]), _shown(check["bound"]), check["source"], VERDICTS[check["passed"]], check["note"]]
-        for check in checks])
+        [check["model"], check["what"], _shown(check["figure"]), _shown(check["bound"]), check["source"], VERDICTS[check["passed"]],
+         check["note"]] for check in checks])
 
 
 def _shown(value):

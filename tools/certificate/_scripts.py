@@ -1,6 +1,7 @@
 """Runs of the models' own test/*.sh for a certificate: small, in folders of their own, as many side by side as there are slots."""
 import concurrent.futures
 import functools
+import glob
 import json
 import os
 import re
@@ -51,7 +52,8 @@ def _path(model, script):
 
 def command(case, model, script, out, small=True, **words):
     """Return the command line of a small run; of `words`, those that the script knows."""
-    given = dict(device=kind(case.device), data_path=case.data_path, output_path=out, workers=0, opt_level="O0", **(SMALL if small else OWN)[model])
+    given = dict(device=kind(case.device), data_path=case.data_path, output_path=out, workers=0, opt_level="O0")
+    given.update((SMALL if small else OWN)[model])
     given.update(words)
     known = options(model, script)
     return ["bash", _path(model, script)] + ["--%s=%s" % pair for pair in given.items() if pair[0] in known and pair[1] is not None]
@@ -113,6 +115,12 @@ def last_line(done):
     return "status %d: %s" % (done.status, lines[-1][-300:])
 
 
+def drop_weights(out):
+    """Remove the checkpoints of a run of which only the records are wanted: those of all runs would be gigabytes."""
+    for path in glob.glob(os.path.join(glob.escape(out), "*.pth.tar*")):
+        os.remove(path)
+
+
 # --- what a run has left ----------------------------------------------------------------------------------------------
 
 def content(out):
@@ -161,10 +169,12 @@ def differences(one, other, name="", tolerance=None):
 
 def demo_data(folder, train, val, what="imagenet,cifar10"):
     """Have the demo data in `folder`, and return it. Raises UserError where they cannot be made."""
-    words = [sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", what, "--train", str(train), "--val", str(val)]
+    words = [sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", what]
+    words += ["--train", str(train), "--val", str(val)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment())
     if done.returncode:
-        raise UserError("the demo data cannot be made (%s); give a folder that has them with --data_path" % done.stdout.strip().splitlines()[-1])
+        raise UserError("the demo data cannot be made (%s); give a folder that has them with --data_path"
+                        % (done.stdout.strip().splitlines() or ["?"])[-1])
     return folder
 
 

@@ -40,6 +40,7 @@ def _model(case, model):
                                 _scripts.last_line(done)))
         else:
             found[device, seed] = done.out
+            _scripts.drop_weights(done.out)
         return []
     list(_scripts.as_found(inner, [functools.partial(train, *each) for each in runs]))
     return broken or judged(case, model, [[found[device, seed] for seed in seeds] for device in devices])
@@ -112,8 +113,8 @@ def _each_picture_once(model, out, wanted):
     with np.load(os.path.join(out, "predictions.npz"), allow_pickle=False) as found:
         index, target = found["index"].tolist(), found["target"].tolist()
     right = sum(place in dict(zip(index, target)) and dict(zip(index, target))[place] == label for place, label in enumerate(wanted))
-    return equal(STAGE, model, "validation pictures that were evaluated, with their class", right if len(index) == right else len(index),
-                 len(wanted), _PICTURES)
+    return equal(STAGE, model, "validation pictures that were evaluated, with their class",
+                 right if len(index) == right else len(index), len(wanted), _PICTURES)
 
 
 def labels(path):

@@ -43,7 +43,8 @@ def collectives(case, ranks):
     done = _scripts.run(case, [sys.executable, "-m", "certificate._collectives", where, str(ranks)], out, env)
     name = "collective on %d ranks (%s): " % (ranks, where)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    checks = [equal(STAGE, "", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"]) for each in found]
+    checks = [equal(STAGE, "", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"])
+              for each in found]
     if done.status or not found:
         checks.append(equal(STAGE, "", name + "exit status", done.status, 0, "DESIGN: 0 is done", _scripts.last_line(done)))
     if where != kind(case.device):
@@ -107,7 +108,8 @@ def interrupted(case, model, reference):
         return checks + [equal(STAGE, model, "resumed training ends with status", done.status, 0, _BITS, _scripts.last_line(done))]
     unlike = _scripts.differences(_scripts.content(reference), _scripts.content(out))
     unlike += _scripts.differences(_scripts.results(reference), _scripts.results(out), "records")
-    return checks + [equal(STAGE, model, "entries that differ after kill, SIGTERM and --resume", len(unlike), 0, _BITS, ", ".join(unlike[:3]))]
+    return checks + [equal(STAGE, model, "entries that differ after kill, SIGTERM and --resume", len(unlike), 0, _BITS,
+                           ", ".join(unlike[:3]))]
 
 
 def _interrupt(words, out, number, newer_than):

@@ -46,7 +46,8 @@ def performance(case, model):
     if count == 1:
         yield meaningless(STAGE, model, "1 -> N ranks", "one device here")
         return
-    words = {"dummy": 1, "device_list": ",".join(map(str, range(count))), "batch_size": HALF.get(model, 64) * (1 if model in _scripts.PER_RANK else count)}
+    batch = HALF.get(model, 64) * (1 if model in _scripts.PER_RANK else count)
+    words = {"dummy": 1, "device_list": ",".join(map(str, range(count))), "batch_size": batch}
     rate, checks = _measured(case, model, "made-up data, %d ranks" % count, "train_performance_8p.sh", words)
     for check in checks:
         yield check
@@ -60,15 +61,17 @@ def _measured(case, model, name, script, words):
     sizes = dict(HOST, **_scripts.SMALL[model]) if on_cpu else dict(DEVICE, batch_size=HALF.get(model, 64))
     if not on_cpu and "data_path" in words:
         sizes.update(num_classes=10, workers=8, batch_size=32, max_steps=None, train_epochs=3)  # the demo data are few
-    sizes = dict({"opt_level": None, "train_epochs": 1, "num_classes": None, "data_path": None, "image_size": None, "cfg": None, "arch": None,
-                  "depth": None, "width": None, "eval_freq": None}, **sizes)
+    recipes = dict.fromkeys(("opt_level", "data_path", *_scripts.SMALL[model]))  # None: the recipe's
+    sizes = dict(dict(recipes, train_epochs=1), **sizes)
     out = os.path.join(case.output_path, "speed", "%s-%s" % (model, name.replace(" ", "-").replace(",", "")))
     done = _scripts.run(case, _scripts.command(case, model, script, out, **dict(sizes, **words)), out)
+    _scripts.drop_weights(out)
     if done.status:
         return None, [Check(STAGE, model, "run on %s" % name, done.status, 0, "exit status", False, _scripts.last_line(done))]
     last, report = _scripts.logged(out, 0)[-1], _scripts.report(out)
     rate = last.get("train.total_ips")
-    said = "batch %s, %s, %d steps" % (report["case"]["batch_size"], report["parameters"].get("opt_level_run"), last.get("steady_steps") or 0)
+    said = "batch %s, %s, %d steps" % (
+        report["case"]["batch_size"], report["parameters"].get("opt_level_run"), last.get("steady_steps") or 0)
     if not rate:
         return None, [meaningless(STAGE, model, "images/s, %s" % name, "too few steps on this data to measure (%s)" % said)]
     checks = [Check(STAGE, model, "images/s, %s" % name, rate, "> 0", "measured over steady steps", rate > 0, said)]
@@ -102,5 +105,6 @@ def operators(case, model):
         return [Check(STAGE, model, "operators a step", done.status, 0, "exit status", False, _scripts.last_line(done))]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     waits = sum(found["waits"].values())
-    return [Check(STAGE, model, "operators a step, O2", found["operators"]["total"], "> 0", "measured", found["operators"]["total"] > 0),
+    total = found["operators"]["total"]
+    return [Check(STAGE, model, "operators a step, O2", total, "> 0", "measured", total > 0),
             at_most(STAGE, model, "host waits a step, O2", waits, WAITS, _WAITS_SOURCE, ", ".join(sorted(found["waits"])))]
