@@ -1,0 +1,87 @@
+"""Numbers: upstream's golden values, state keys and schedules, and training steps at every level against float64, layer by layer."""
+import contextlib
+import multiprocessing
+import os
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+from certificate._checks import Check
+
+STAGE = "numbers"
+QUICK_LEVELS = ("O0", "O2")
+QUICK_STEPS, STEPS = 2, 5
+
+
+def run(case):
+    """Yield the Checks of the stage, model by model. Each recipe is proved in a process of its own, `case.jobs` at a time."""
+    tasks = [(case.device, model, number, case.quick, case.output_path) for model in case.models
+             for number in range(1 if case.quick else _count(model))]
+    jobs = max(1, min(case.jobs, len(tasks)))
+    with _threads_for(jobs), multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        def prove_in_turn(task):
+            with getattr(case, "slots", None) or contextlib.suppress():
+                return pool.apply(prove, (task,))
+        with ThreadPoolExecutor(jobs) as threads:
+            for checks in threads.map(prove_in_turn, tasks):
+                for check in checks:
+                    yield check
+
+
+def _count(model):
+    from comparison import _golden
+    return len(_golden.recipes(model))
+
+
+@contextlib.contextmanager
+def _threads_for(jobs):
+    """Divide the CPU's cores among the processes that are started in here."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = before or str(max(1, len(os.sched_getaffinity(0)) // jobs))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+
+
+def prove(task):
+    """Return the Checks of one recipe: (device, model, number of the recipe, quick, output path or None)."""
+    device, model, number, quick, out = task
+    checks = []
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            for check in _checks_of(device, model, number, quick, out):
+                checks.append(check)
+    except (Exception, SystemExit) as error:  # a defect of any kind is a check that fails, and the other recipes go on
+        lines = traceback.format_exc().strip().splitlines()
+        checks.append(Check(STAGE, model, "recipe %d" % number, "%s" % (error or type(error).__name__), "runs", "", False, lines[-1]))
+    return checks
+
+
+def _checks_of(device, model, number, quick, out):
+    import torch
+    from comparison import _golden, _picture, _proof
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    recipe = _golden.recipes(model)[number]
+    references = _proof.References(recipe, QUICK_STEPS if quick else STEPS)
+    for finding in _proof.of_schedules(model) if number == 0 else ():
+        yield _check(model, recipe, finding)
+    for finding in _proof.of_upstream(recipe, references):
+        yield _check(model, recipe, finding)
+    rows_of = {}
+    for name, level, dtype in _proof.LEVELS:
+        if quick and name not in QUICK_LEVELS:
+            continue
+        if dtype == "bf16" and device.startswith("cpu"):
+            yield Check(STAGE, model, "%s, bf16" % recipe.name, "", "", "", None, "on a CPU O1 is bf16 already")
+            continue
+        findings, rows_of[name], _ = _proof.of_device(recipe, references, device, name, level, dtype, watch=number == 0)
+        for finding in findings:
+            yield _check(model, recipe, finding)
+    if out and any(rows_of.values()):
+        _picture.write(os.path.join(out, "layers_%s.png" % model), rows_of, "%s on %s" % (model, device))
+
+
+def _check(model, recipe, finding):
+    return Check(STAGE, model, "%s, %s" % (recipe.name, finding.what), finding.figure, finding.bound, finding.source, finding.passed,
+                 finding.note)

@@ -1,0 +1,1 @@
+"""Parts of compare_devices.py and of the certificate's numbers: golden recipes, their steps on a device, layers against float64."""
