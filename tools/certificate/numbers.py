@@ -17,7 +17,8 @@ def run(case):
     tasks = [(case.device, model, number, case.quick, case.output_path) for model in case.models
              for number in range(1 if case.quick else _count(model))]
     jobs = max(1, min(case.jobs, len(tasks)))
-    with _threads_for(jobs), multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    with multiprocessing.get_context("spawn").Pool(jobs, _take_threads, (threads,), maxtasksperchild=1) as pool:
         def prove_in_turn(task):
             with getattr(case, "slots", None) or contextlib.suppress():
                 return pool.apply(prove, (task,))
@@ -32,16 +33,9 @@ def _count(model):
     return len(_golden.recipes(model))
 
 
-@contextlib.contextmanager
-def _threads_for(jobs):
-    """Divide the CPU's cores among the processes that are started in here."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = before or str(max(1, len(os.sched_getaffinity(0)) // jobs))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
+def _take_threads(count):
+    """Let this process, a worker, and what it runs use so many of the CPU's cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(count))  # the programs look at it
 
 
 def prove(task):
