@@ -23,8 +23,9 @@ MODELS = ("ResNet50", "HRNet", "GENet", "EfficientNet-B3", "FixRes")
 # A training of the golden file. name: of upstream's recipe; words: the program and its arguments; weights: how the filled weights
 # are changed before it; batch, side, classes, seeds (of images, of labels; the step is added): its pictures; rate: of epoch 0;
 # losses: of its steps, norms: {"parameters": l2, "statistics": l2} after them (None where they are not recorded), exact: whether both
-# come from float64; tolerance: the golden file's, relative.
-Recipe = namedtuple("Recipe", "model name words weights batch side classes seeds rate losses norms exact tolerance")
+# come from float64; tolerance: the golden file's, relative; steady: whether rounding stays small, so that a device can be compared (the
+# golden files call the others chaotic in float32; their float64 runs prove the recipe, and another start of it is steady).
+Recipe = namedtuple("Recipe", "model name words weights batch side classes seeds rate losses norms exact tolerance steady")
 # Logits of the golden file: the images, in which mode (eval, or train), the first values and the l2 norm of each row, exact as above.
 Logits = namedtuple("Logits", "batch height width seed train first norms exact")
 
@@ -167,7 +168,7 @@ def _resnet(content):
         return Recipe("ResNet50", name + (", plain weights" if exact else ""), words + scripts[name],
                       {} if exact else {"zero": variant["zeroed_gammas"]}, setup["batch"], setup["height"], setup["classes"],
                       (setup["input_seed0"], setup["target_seed0"]), of_recipe["lr_value"], found["losses"],
-                      _norms(found["param_l2"], found["buffer_l2"]), exact, 1e-6 if exact else found["rtol"])
+                      _norms(found["param_l2"], found["buffer_l2"]), exact, 1e-6 if exact else found["rtol"], not exact)
     return [recipe(name, kind) for kind in ("filled_zero_gamma_float32", "filled_float64") for name in ("1p", "8p", "upstream")]
 
 
@@ -177,7 +178,7 @@ def _hrnet(content):
     words = ["HRNet/tools/train.py", "--cfg=" + HRNET,
              "--bs=%d" % spec["batch"], "--lr=%g" % rate, "MODEL.IMAGE_SIZE", "[%d,%d]" % (spec["width"], spec["height"]), "LOG_DIR", ""]
     return [Recipe("HRNet", "upstream", words, {}, spec["batch"], spec["height"], spec["classes"], (100, 200), rate,
-                   variant["train_losses"], _norms(variant["train_final_param_l2"], variant["train_final_buffer_l2"]), True, 1e-6)]
+                   variant["train_losses"], _norms(variant["train_final_param_l2"], variant["train_final_buffer_l2"]), True, 1e-6, True)]
 
 
 def _genet(content):
@@ -189,7 +190,7 @@ def _genet(content):
         statistics = (after["running_mean_l2"] ** 2 + after["running_var_l2"] ** 2) ** 0.5
         found.append(Recipe("GENet", variant["arch"], words, {}, spec["batch"], spec["height"], variant["num_classes"],
                             (spec["input_seed_base"], spec["target_seed_base"]), content["optimizer"]["lr"],
-                            variant["train_losses_float64"], _norms(after["parameters_l2"], statistics), True, 1e-8))
+                            variant["train_losses_float64"], _norms(after["parameters_l2"], statistics), True, 1e-8, True))
     return found
 
 
@@ -205,7 +206,7 @@ def _efficientnet(content):
         words += ["OPTIM.BASE_LR", str(run["lr"])] if run["recipe"].startswith("gentle") else []
         exact = run["train_losses_float64"]
         found.append(Recipe("EfficientNet-B3", run["recipe"], words, {}, spec["batch"], spec["height"], spec["classes"], (100, 200),
-                            run["lr"], exact["losses"], _norms(exact["param_l2"], exact["running_stats_l2"]), True, 1e-6))
+                            run["lr"], exact["losses"], _norms(exact["param_l2"], exact["running_stats_l2"]), True, 1e-6, True))
     return found
 
 
@@ -225,5 +226,6 @@ def _fixres(content):
         exact = setting["dtype"] == "float64"
         found.append(Recipe("FixRes", name, words, {key: setting.get(key) for key in ("tame", "calibrate")}, setting["batch"],
                             setting["height"], 1000, (setting["input_seed"], setting["target_seed"]), result["learning_rate"],
-                            result["train_losses"], {"parameters": result["param_l2_after"]}, exact, 1e-6 if exact else 1e-3))
+                            result["train_losses"], {"parameters": result["param_l2_after"]}, exact, 1e-6 if exact else 1e-3,
+                            setting["phase"] == "finetune" or bool(setting.get("tame"))))
     return sorted(found, key=lambda recipe: (not recipe.weights["tame"], recipe.name))

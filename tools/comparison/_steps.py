@@ -19,8 +19,8 @@ from comparison import _golden, _layers
 # None; gradients: {parameter: l2} of the first step; norms: l2 of parameters and statistics after the last one; level: that the program
 # really ran at; keys: [[key, shape, type]] of the state dict; types: of what the optimizer moves; calls: what _layers.Watch has noted;
 # updates: [Update]; network: the start of it all, on the CPU, for the layers' reference; note: why the level is another; skipped: steps
-# with gradients that are not finite; scale: of the loss.
-Trace = namedtuple("Trace", "losses rates logits gradients norms level keys types calls updates network note skipped scale")
+# with gradients that are not finite; scale: of the loss; state: {name: float64 on the CPU} after the last step.
+Trace = namedtuple("Trace", "losses rates logits gradients norms level keys types calls updates network note skipped scale state")
 # Of a step and a parameter: what it was, the gradient without loss scale, what it became; group: the optimizer's settings.
 Update = namedtuple("Update", "step name before gradient after group")
 
@@ -197,7 +197,7 @@ class _Taker(object):
         norms = {"parameters": _norm(parameters), "statistics": _norm(statistics)}
         types = sorted({str(parameter.dtype) for parameter in self._names})
         return Trace(self._losses, self._rates, self._logits, self._gradients, norms, self._amp.opt_level, self._keys, types,
-                     self._hooks.calls if self._hooks else [], self._updates, self.network, self._amp.note, self._skipped, self._loss_scale)
+                     self._hooks.calls if self._hooks else [], self._updates, self.network, self._amp.note, self._skipped, self._loss_scale, state)
 
 
 def _norm(tensors):
