@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 FACTOR = 8  # by how much a device's rounding may exceed that of the CPU in the same precision
+WINOGRAD = 8  # by how much more a convolution by Winograd's method rounds than a sum (https://arxiv.org/abs/1509.09308, section 5)
 ROUNDOFF = {torch.float64: 2.0 ** -53, torch.float32: 2.0 ** -24, torch.float16: 2.0 ** -11, torch.bfloat16: 2.0 ** -8}
 
 # A layer's call. inputs, output, gradient (of the output), back (the gradient of the input): tensors on the device, or None;
@@ -180,7 +181,8 @@ def _compare_call(call, layer):
     for phase, value in found.items():
         if value is not None and phase in exact:
             usual_error = relative_error(usual[phase].double(), exact[phase])
-            bound = FACTOR * usual_error + _growth(call, layer, phase, exact)
+            own = value.dtype if phase in call.statistics else call.output.dtype
+            bound = FACTOR * usual_error + _growth(call, layer, phase, exact) + 2 * ROUNDOFF[own]
             yield Row(call.step, call.name, phase, relative_error(value.cpu().double(), exact[phase]), bound)
 
 
@@ -211,16 +213,15 @@ def _replay(call, layer, dtype):
 
 
 def _growth(call, layer, phase, exact):
-    """Return what adding n products in fp32 in any order may lose beside the CPU's order: u * sqrt(n), of a sum whose terms cancel as
-    much more as they do; and half a unit in the last place of the result's own type."""
-    terms = _terms(call, layer, phase)
-    unit = ROUNDOFF[torch.float32]
+    """Return what adding n products in fp32 in another order than the CPU's may lose: u * sqrt(n), and of a bias' sum as much more as
+    its terms cancel. Kernels larger than 1x1 may be computed by Winograd's method, which rounds several times as much."""
+    unit = 4 * ROUNDOFF[torch.float32]
     if phase == "gradient of bias" and call.gradient is not None:
         gradient = call.gradient.cpu().double()
         axes = [axis for axis in range(gradient.dim()) if axis != (1 if gradient.dim() > 1 else 0)]
-        cancelling = float(gradient.abs().sum(axes).norm()) / max(float(exact[phase].norm()), 1e-300)
-        return 4 * unit * min(cancelling, 1 / unit) + 2 * ROUNDOFF[call.output.dtype]
-    return 4 * unit * math.sqrt(terms) + 2 * ROUNDOFF[call.output.dtype]
+        return unit * min(float(gradient.abs().sum(axes).norm()) / max(float(exact[phase].norm()), 1e-300), 1 / unit)
+    is_fast = isinstance(layer, _ConvNd) and max(layer.kernel_size) > 1
+    return unit * math.sqrt(_terms(call, layer, phase)) * (WINOGRAD if is_fast else 1)
 
 
 def _terms(call, layer, phase):

@@ -193,7 +193,7 @@ def _bound(references, dtype, of, distance=_distance):
 
 def _floor(exact, dtype):
     """Return what the layers that follow on one another round at least: the roundoff, which adds up as a random walk."""
-    return _layers.ROUNDOFF[dtype] * math.sqrt(sum(1 for name in exact.gradients if name.endswith("weight")))
+    return _layers.ROUNDOFF[dtype] * math.sqrt(sum(1 for key, _, _ in exact.keys if key.endswith("weight")))
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
