@@ -60,14 +60,20 @@ def batch(recipe, step):
             fill.make_target(recipe.batch, recipe.classes, seed=labels + step))
 
 
-def state_keys(model):
+def _variant(recipe):
+    """Return the golden file's entry of the recipe's network."""
+    variants = golden(recipe.model)["variants"]
+    return next((variant for variant in variants if variant["arch"] == recipe.name), variants[0])
+
+
+def state_keys(recipe):
     """Return [[key, shape, type]] of upstream's state dict."""
-    return golden(model)["variants"][0]["state_dict"]
+    return _variant(recipe)["state_dict"]
 
 
-def logits(model):
-    """Return the Logits of a model."""
-    variant = golden(model)["variants"][0]
+def logits(recipe):
+    """Return the Logits of the recipe's network."""
+    model, variant = recipe.model, _variant(recipe)
     if model == "FixRes":
         entry = variant["eval"][0]
         spec, rows, norms = entry["eval_input"], entry["eval_logits"]["first_16"], entry["eval_logits"]["row_l2"]

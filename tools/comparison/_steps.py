@@ -139,7 +139,7 @@ class _Taker(object):
         return model, optimizer, amp
 
     def _golden_logits(self, model, device):
-        wanted = _golden.logits(self.recipe.model)
+        wanted = _golden.logits(self.recipe)
         held = dict((key, value.clone()) for key, value in model.state_dict().items())
         model.load_state_dict(_golden.fill.fill_state_dict(held))
         hooks = _layers.round_outputs(model, self._rounded) if self._rounded else []
