@@ -180,11 +180,17 @@ def _resnet(content):
 
 def _hrnet(content):
     variant = content["variants"][0]
-    spec, rate = variant["train_input"], variant["train_optimizer"]["lr"]
-    words = ["HRNet/tools/train.py", "--cfg=" + HRNET,
-             "--bs=%d" % spec["batch"], "--lr=%g" % rate, "MODEL.IMAGE_SIZE", "[%d,%d]" % (spec["width"], spec["height"]), "LOG_DIR", ""]
-    return [Recipe("HRNet", "upstream", words, {}, spec["batch"], spec["height"], spec["classes"], (100, 200), rate,
-                   variant["train_losses"], _norms(variant["train_final_param_l2"], variant["train_final_buffer_l2"]), True, 1e-6, True)]
+    spec, small = variant["train_input"], variant["train_float32_small_lr"]
+
+    def recipe(name, rate, losses, norms, exact):
+        words = ["HRNet/tools/train.py", "--cfg=" + HRNET, "--bs=%d" % spec["batch"], "--lr=%g" % rate, "MODEL.IMAGE_SIZE",
+                 "[%d,%d]" % (spec["width"], spec["height"]), "LOG_DIR", ""]
+        return Recipe("HRNet", name, words, {}, spec["batch"], spec["height"], spec["classes"], (100, 200), rate, losses, norms, exact,
+                      1e-6 if exact else 1e-2, True)
+    return [recipe("upstream", variant["train_optimizer"]["lr"], variant["train_losses"],
+                   _norms(variant["train_final_param_l2"], variant["train_final_buffer_l2"]), True),
+            recipe("upstream with a small rate", small["optimizer"]["lr"], small["losses"],
+                   _norms(small["final_param_l2"], small["final_buffer_l2"]), False)]
 
 
 def _genet(content):
