@@ -109,7 +109,7 @@ def _trace_findings(name, trace, references, dtype):
                   "fp32 master weights (apex's levels)", trace.types == ["torch.float32"], "")
     yield Finding("%s, learning rate" % name, trace.rates[0], exact.rates[0], "equal to the reference's", trace.rates == exact.rates, "")
     if trace.skipped:
-        yield Finding("%s, steps that were skipped" % name, trace.skipped, 0, "a static loss scale", False, "gradients that are not finite")
+        yield Finding("%s, steps that were skipped" % name, trace.skipped, 0, "a static loss scale", False, "gradients not finite")
         return
     yield _within("%s, losses" % name, *_losses(trace, references, dtype), source=source)
     moved = _l2_distance(_gradients(references.rounded(dtype)), _gradients(exact))
@@ -203,8 +203,9 @@ def _row_findings(name, rows):
         if kind == "backward":  # goes from the last layer to the first
             outside = outside[::-1]
         shown = outside[0] if outside else max(of_kind, key=_share)
-        note = "%s first leaves its bound, in step %d; %d of %d do" % (shown.layer, shown.step, len(outside), len(of_kind)) if outside else (
-            "worst of %d: %s" % (len(of_kind), shown.layer))
+        note = "worst of %d: %s" % (len(of_kind), shown.layer)
+        if outside:
+            note = "%s first leaves its bound, in step %d; %d of %d do" % (shown.layer, shown.step, len(outside), len(of_kind))
         found.append(Finding("%s, %s" % (name, shown.phase), shown.error, shown.bound,
                              "float64 on the CPU from the same inputs; the CPU's own rounding x %d" % _layers.FACTOR, not outside, note))
     return found

@@ -123,8 +123,8 @@ class _Taker(object):
         if self._reference:
             model.double()
         self._logits = self._golden_logits(model, device) if opt_level == "O0" else None
-        start = _calibrated(self.recipe) if self.recipe.weights.get("calibrate") else _golden.start_weights(self.recipe, model.state_dict())
-        model.load_state_dict(start)
+        model.load_state_dict(_calibrated(self.recipe) if self.recipe.weights.get("calibrate")
+                              else _golden.start_weights(self.recipe, model.state_dict()))
         self.network = _layers.on_cpu(model) if self._watch else None
         model, optimizer, amp = self._initialize(model, optimizer, opt_level, loss_scale, device, dtype)
         if self._mutate:
@@ -197,7 +197,8 @@ class _Taker(object):
         norms = {"parameters": _norm(parameters), "statistics": _norm(statistics)}
         types = sorted({str(parameter.dtype) for parameter in self._names})
         return Trace(self._losses, self._rates, self._logits, self._gradients, norms, self._amp.opt_level, self._keys, types,
-                     self._hooks.calls if self._hooks else [], self._updates, self.network, self._amp.note, self._skipped, self._loss_scale, state)
+                     self._hooks.calls if self._hooks else [], self._updates, self.network, self._amp.note, self._skipped,
+                     self._loss_scale, state)
 
 
 def _norm(tensors):
