@@ -6,6 +6,7 @@ torchvision's references and of pytorch/examples, as their sources have them, wi
 read from the device in each step, they read here.
 """
 import contextlib
+import io
 import os
 import queue
 import tempfile
@@ -67,7 +68,7 @@ def _arguments(model, level, options, out, args):
 def _open_ours(level, options, args):
     """Run the program in a thread, which goes on by so many steps when it is asked to, and is left waiting at the end."""
     import torch
-    from common import cli, device as devices, synthetic
+    from common import cli, device as devices, synthetic, watchdog
     orders, done = queue.Queue(), queue.Queue()
 
     def of_epoch(batches, epoch, first_step=0):
@@ -79,6 +80,8 @@ def _open_ours(level, options, args):
     synthetic.SyntheticBatches.of_epoch = of_epoch
     synthetic.SyntheticBatches.__len__ = lambda batches: ENDLESS
     cli.signal.signal = lambda *_: None  # handlers belong to the main thread
+    watchdog.over_this_process = watchdog.over_device = lambda *_: contextlib.suppress()  # it stands still between its turns
+    said = io.StringIO()
     if "nchw" in options:
         devices.memory_format = lambda device: torch.contiguous_format
     program, *words = _arguments(args.model, level, options, tempfile.mkdtemp(dir=args.folder), args)
@@ -86,15 +89,15 @@ def _open_ours(level, options, args):
     def train():
         torch.set_num_threads(args.threads)
         try:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            with contextlib.redirect_stderr(said):
                 _program.run(os.path.join(ROOT, program), words)
-        except BaseException as error:  # also what a program says with its exit status
-            done.put(error)
+        except BaseException as error:  # also the exit status of a program that has said why
+            done.put("%s: %s" % (repr(error), said.getvalue().strip().split("\n")[-1]))
 
     def answer():
         device = done.get()
-        if isinstance(device, BaseException):
-            raise RuntimeError("the training ended: %r" % device)
+        if isinstance(device, str):
+            raise RuntimeError("the training ended: " + device)
         return device
 
     threading.Thread(target=train, daemon=True).start()

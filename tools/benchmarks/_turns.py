@@ -38,21 +38,35 @@ def serve(name, open_candidate, pipe, parent):
         pipe.send(str(error) or repr(error))
         return
     except Exception as error:  # whatever another's library raises where it does not fit the machine
-        pipe.send("%s: %s" % (type(error).__name__, str(error).splitlines()[0] if str(error) else ""))
+        pipe.send(_in_a_line(error))
         return
     pipe.send(None)
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # the benchmark has ended
         while True:
-            pipe.send(measure(pipe.recv()))
+            number = pipe.recv()
+            try:
+                found = measure(number)
+            except Exception as error:  # such as no memory
+                found = _in_a_line(error)
+            pipe.send(found)
+
+
+def _in_a_line(error):
+    return "%s: %s" % (type(error).__name__, str(error).splitlines()[0] if str(error) else "")
 
 
 def rounds(pipes, count, number):
-    """Return {name: what it measured with `number`, in each of `count` rounds}, in another order each round."""
+    """Return {name: what it measured with `number`, in each of `count` rounds}, in another order each round. What fails is left out."""
     measured, rng = {name: [] for name in pipes}, random.Random(0)
     for _ in range(count):
-        for name in rng.sample(sorted(pipes), len(pipes)):
+        for name in rng.sample(sorted(measured), len(measured)):
             pipes[name].send(number)
-            measured[name].append(pipes[name].recv())
+            found = pipes[name].recv()
+            if isinstance(found, str):
+                cli.print_line("left out: %s (%s)" % (name, found))
+                del measured[name]
+            else:
+                measured[name].append(found)
     return measured
 
 

@@ -62,7 +62,7 @@ def run(args):
             for model in models:
                 own = {loop: pipe for (name, loop), pipe in pipes.items() if name == model}
                 measured = _turns.rounds(own, args.rounds, args.steps)
-                for line in _table(model, measured, args):
+                for line in _table(model, measured, args) if measured else ():
                     cli.print_line(line)
 
 
