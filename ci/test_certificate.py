@@ -1,14 +1,17 @@
-"""tools/certify.sh: quick certificates of the CPU and of the simulated NPU, that each stage can fail, and whose a certificate is."""
+"""tools/certify.sh: quick certificates of CPU and simulated NPU, that each stage can fail, and whose a certificate is."""
 import json
 import os
 import shutil
 import subprocess
+import sys
 
 import jsonschema
 import pytest
 
 import npu_sim
 from conftest import CI, MODELS, ROOT, environment
+
+sys.path.append(os.path.join(ROOT, "tools"))
 
 SCHEMA = os.path.join(ROOT, "tools", "certificate", "schema.json")
 NPU = {"PYTHONPATH": os.path.join(CI, "npu_sim"), "NPU_SIM_STRICT": "1"}
@@ -24,7 +27,8 @@ DROPS_AN_IMAGE = ("common/data.py", "class EvalBatches(object):", """class EvalB
 """)
 SKIPS_THE_ALL_REDUCE = ("common/distributed.py", "    if rank.world_size == 1:\n        return model\n    wrapper",
                         "    if rank.world_size >= 1:\n        return model\n    wrapper")
-READS_EVERY_LOSS = ("GENet/train.py", "    progress.update(learner.amp, loss)", "    progress.update(learner.amp, loss)\n    loss.item()")
+READS_EVERY_LOSS = ("GENet/train.py", "    progress.update(learner.amp, loss)",
+                    "    progress.update(learner.amp, loss)\n    loss.item()")
 
 
 def certify(out, *options, root=ROOT, **variables):
@@ -48,7 +52,7 @@ def check_form(found):
     ("cpu", ["GENet"]), pytest.param("npu", ["GENet"], marks=has_simulator),
     pytest.param("cpu", MODELS, marks=pytest.mark.slow), pytest.param("npu", MODELS, marks=[pytest.mark.slow, has_simulator])])
 def test_quick_certificate(device, models, tmp_path):
-    """The quick form passes in every stage; what the simulated NPU cannot show is said, not passed; no folder of this machine is named."""
+    """The quick form passes in every stage; what the simulated NPU cannot show is said, not passed; it names no folder here."""
     out = tmp_path / "certificate"
     variables = NPU if device == "npu" else {}
     done, found = certify(out, "--device=" + device, "--models=" + ",".join(models), "--quick", "--jobs=2", **variables)
@@ -79,8 +83,8 @@ def copy(tmp_path_factory):
 
 
 def test_each_stage_can_fail(copy, tmp_path):
-    """A loader that drops an image fails in stage 3, ranks that skip the all-reduce in stage 4, a loop that reads every loss in stage 5;
-    each by the check that is about it. The certificate is then this checkout's, until a file or the certificate is changed."""
+    """A loader that drops an image fails in stage 3, ranks that skip the all-reduce in stage 4, a loop that reads each loss in
+    stage 5; each by the check that is about it. The certificate is then this checkout's, until a file or it is changed."""
     for path, old, new in (DROPS_AN_IMAGE, SKIPS_THE_ALL_REDUCE, READS_EVERY_LOSS):
         text = (copy / path).read_text()
         assert text.count(old) == 1
@@ -96,6 +100,18 @@ def test_each_stage_can_fail(copy, tmp_path):
     for stage, what in failed:
         assert any(line.startswith("FAILED in stage %d" % stage) and what in line for line in done.stdout.splitlines())
     verified(copy, tmp_path)
+
+
+def test_curves_outside_the_band():
+    """Curves within the spread of the seeds agree; one that is shifted by more, or is not a number, does not, and its epoch is named."""
+    from certificate import agreement
+    cpu = [[3.0, 2.0, 1.0], [3.2, 2.2, 1.2]]  # bands of a width of 0.2
+    assert agreement.farthest([[3.1, 2.1, 1.1], [3.3, 2.0, 0.9]], cpu) == (0.0, "")
+    excess, where = agreement.farthest([[3.1, 2.7, 1.1], [3.1, 2.7, 1.1]], cpu)
+    assert excess == pytest.approx(0.7) and where == "epoch 1"  # the CPU's 2.0 below bands without a width
+    assert agreement.farthest([[3.1, 2.1, float("nan")]] * 2, cpu)[0] == float("inf")
+    one = [[3.0, 2.0, 1.8, 1.7]]
+    assert agreement.farthest([[3.1, 2.1, 1.7, 1.8]], one)[0] == 0 < agreement.farthest([[3.1, 2.1, 1.7, 2.1]], one)[0]
 
 
 def verified(copy, tmp_path):
@@ -119,7 +135,8 @@ def verified(copy, tmp_path):
 
 
 @pytest.mark.parametrize("words, said", [(["--models=VGG"], "VGG: choose of"), (["--stages=7"], "numbers from 1 to 6"),
-                                         (["--device=gpu"], "--device gpu"), (["--verify=none.json"], "none.json is no certificate")])
+                                         (["--device=gpu"], "--device gpu"),
+                                         (["--verify=none.json"], "none.json is no certificate")])
 def test_bad_words(words, said, tmp_path):
     """One line, status 2, nothing written."""
     done, _ = certify(tmp_path / "out", *words, CUDA_VISIBLE_DEVICES="")

@@ -50,7 +50,7 @@ def parse(argv):
     add("--quick", action="store_true", help="some minutes: one recipe, one seed of GENet, no kills, no speed")
     add("--output-path", metavar="DIR", default="certificate", help="where the certificate and its runs go (default: certificate)")
     add("--data-path", metavar="DIR", help="demo data of tools/dataset.py demo (default: made in the output path)")
-    add("--stages", type=_stages, metavar="N,N", help="only these; the others' checks stay as the certificate in the output path has them")
+    add("--stages", type=_stages, metavar="N,N", help="only these; of the others, what the certificate in the output path says is kept")
     add("--jobs", type=cli.positive_int, default=max(1, len(os.sched_getaffinity(0)) // 2),
         help="programs side by side (default: half the CPUs)")
     add("--seeds", type=cli.positive_int, default=3, help="of long agreement, in the full form (default 3)")
@@ -85,8 +85,8 @@ def earlier(args):
     same = (_digest.checkout()["sha256"] == found["checkout"]["sha256"], found["device"]["kind"] == args.device,
             found["models"] == list(args.models), found["form"] == ("quick" if args.quick else "full"))
     if not all(same):
-        raise cli.UserError("%s is of other files, another device, other models or the other form; repeat all stages, or give another "
-                            "--output_path" % path)
+        raise cli.UserError("%s is of other files, another device, other models or the other form; repeat all stages, or give "
+                            "another --output_path" % path)
     return _report.checks_of(found, args.stages)
 
 

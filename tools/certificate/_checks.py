@@ -5,12 +5,12 @@ from collections import namedtuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# `figure` beside its `bound`, numbers or text, and `source`, where the bound comes from. `passed`: True, False, or None where it can
-# mean nothing on this device; `note` then says why.
+# `figure` beside its `bound`, numbers or text, and `source`, where the bound comes from. `passed`: True, False, or None where
+# it can mean nothing on this device; `note` then says why.
 Check = namedtuple("Check", "stage model what figure bound source passed note", defaults=("",))
 
-# What is certified: `device` as torch names it (npu:0, cuda:0, cpu), `models`, whether it is the `quick` form, how many programs run
-# side by side (`jobs`; `slots` is a semaphore of so many), the folder `output_path`, that of the demo data, and how many `seeds`.
+# What is certified: `device` as torch names it (npu:0, cuda:0, cpu), `models`, whether it is the `quick` form, how many programs
+# run side by side (`jobs`; `slots` is a semaphore of so many), the folder `output_path`, that of the data, how many `seeds`.
 Case = namedtuple("Case", "device models quick jobs slots output_path data_path seeds")
 
 

@@ -95,9 +95,9 @@ def _gradients(rank):
     return _wrong(layer.weight.grad[0], sum(_values(rank)))
 
 
-COLLECTIVES = {"all_reduce(sum)": _all_reduce, "all_reduce(max)": _all_reduce_max, "broadcast": _broadcast, "all_gather": _all_gather,
-               "reduce": _reduce, "distributed.sum_over_ranks": _sum_over_ranks, "distributed.broadcast_buffers": _broadcast_buffers,
-               "mean of gradients": _gradients}
+COLLECTIVES = {"all_reduce(sum)": _all_reduce, "all_reduce(max)": _all_reduce_max, "broadcast": _broadcast,
+               "all_gather": _all_gather, "reduce": _reduce, "distributed.sum_over_ranks": _sum_over_ranks,
+               "distributed.broadcast_buffers": _broadcast_buffers, "mean of gradients": _gradients}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The digest of a certificate: over the files of the checkout that can change a result, and over what the certificate says of them."""
+"""The digest of a certificate: over the files of the checkout that can change a result, and over what the certificate says."""
 import hashlib
 import json
 import os
@@ -16,7 +16,7 @@ def files():
     found = []
     for room in ROOMS + tuple(models()):
         for below, folders, names in os.walk(os.path.join(ROOT, room)):
-            folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith(".") and not name.endswith("-info")]
+            folders[:] = [name for name in folders if name not in _LEFT_OUT and name[0] != "." and not name.endswith("-info")]
             found += [os.path.relpath(os.path.join(below, name), ROOT) for name in names if name.endswith(_ENDS)]
     return sorted(found)
 
@@ -35,7 +35,8 @@ def checkout(commit=None):
 
 def _git(*words):
     try:
-        done = subprocess.run(("git", "-C", ROOT) + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+        done = subprocess.run(("git", "-C", ROOT) + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              universal_newlines=True)
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

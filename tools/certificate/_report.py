@@ -58,7 +58,7 @@ def _plain(check, case):
 
 
 def without_folders(text, case):
-    """Return a text without the folders of this machine: what is in them is named from the repository, the output path or Python."""
+    """Return a text without the folders of this machine: what is in them is named from the repository, OUT, DATA or PYTHON."""
     for folder, name in ((case.output_path, "OUT"), (case.data_path, "DATA"), (ROOT, ""), (sys.prefix, "PYTHON")):
         if folder:
             text = text.replace(folder + os.sep, name and name + os.sep).replace(folder, name or ".")
@@ -74,10 +74,12 @@ def identity(device):
         if name in sys.modules:
             packages[name] = str(getattr(sys.modules[name], "__version__", ""))
     on_cpu = device == "cpu"
-    return {"kind": kind(device), "name": _processor() if on_cpu else str(api.get_device_name(0)), "simulated": is_simulated(device),
+    return {"kind": kind(device), "name": _processor() if on_cpu else str(api.get_device_name(0)),
+            "simulated": is_simulated(device),
             "count": 1 if on_cpu else api.device_count(), "torch": torch.__version__, "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-            "python": platform.python_version(), "system": platform.platform(), "cpus": len(os.sched_getaffinity(0)), "packages": packages}
+            "python": platform.python_version(), "system": platform.platform(), "cpus": len(os.sched_getaffinity(0)),
+            "packages": packages}
 
 
 def _processor():
@@ -133,7 +135,7 @@ def markdown(found):
         ("files", "%d, sha256 %s" % (checkout["files"], checkout["sha256"])), ("digest", found["digest"]),
         ("command", " ".join(found["command"]))])
     if found["rows"]:
-        lines += ["## Rows", ""] + _table(list(found["rows"][0]), [[_shown(value) for value in row.values()] for row in found["rows"]])
+        lines += ["## Rows", ""] + _table(list(found["rows"][0]), [map(_shown, row.values()) for row in found["rows"]])
     failed = [check for check in found["checks"] if check["passed"] is False]
     if failed:
         lines += ["## What failed", ""] + _checks(failed)

@@ -1,8 +1,9 @@
 """Stage 3, long agreement: 200 steps on the demo data on the device and on the CPU; loss curves inside each other's band.
 
-Same seeds on both, float32. A curve has a point per epoch, the mean training loss over its steps. The band of a device is what its
-seeds reach, from the smallest to the largest value of a point, widened on both sides by its mean width over the curve: what another seed
-changes, a device may. Of one seed the width is the largest difference of neighbouring points in the second half of the curve.
+Same seeds on both, float32. A curve has a point per epoch, the mean training loss over its steps. The band of a device is what
+its seeds reach, from the smallest to the largest value of a point, widened on both sides by its mean width over the curve: what
+another seed changes, a device may. Of one seed the width is the largest difference of neighbouring points in the second half of
+the curve.
 """
 import functools
 import math
@@ -49,13 +50,15 @@ def _model(case, model):
 
 def _train(case, model, seed):
     out = os.path.join(case.output_path, "agreement", "%s-%s-%d" % (model, case.device.replace(":", ""), seed))
-    words = _scripts.command(case, model, "train_full_1p.sh", out, small=case.quick, seed=seed, train_epochs=EPOCHS, max_steps=STEPS,
-                             batch_size=BATCH, learning_rate=RATE.get(model, USUAL_RATE), data_path=_scripts.where(case, model), predictions=1)
+    words = _scripts.command(case, model, "train_full_1p.sh", out, small=case.quick, seed=seed, train_epochs=EPOCHS,
+                             max_steps=STEPS, batch_size=BATCH, learning_rate=RATE.get(model, USUAL_RATE),
+                             data_path=_scripts.where(case, model), predictions=1)
     return _scripts.run(case, words, out)
 
 
 def judged(case, model, outs):
-    """Return the checks of the runs of a model: `outs` are the output paths of the device's seeds and, unless it is the CPU, the CPU's."""
+    """Return the checks of the runs of a model: `outs` are the output paths of the device's seeds, and of the CPU's
+    unless it is the device."""
     wanted = labels(_scripts.where(case, model))
     checks = [_each_picture_once(model, outs[0][0], wanted), _learns(model, outs[0])]
     if len(outs) == 1:
@@ -73,7 +76,7 @@ def curve(out):
 
 
 def farthest(ours, theirs):
-    """Return by how much the worst point of two groups of curves lies outside the other group's band, 0 where none does, and where."""
+    """Return by how much the worst point of two groups of curves lies outside the other's band, 0 where none does; and where."""
     points = [(excess, "epoch %d" % epoch) for one, other in ((ours, theirs), (theirs, ours))
               for line in one for epoch, excess in enumerate(_excess(line, other))]
     worst = max(points)
@@ -105,7 +108,8 @@ def _learns(model, outs):
     """The training loss of the last epoch is below that of the first."""
     lines = [curve(out) for out in outs]
     first, last = (sum(line[place] for line in lines) / len(lines) for place in (0, -1))
-    return Check(STAGE, model, "mean training loss of the last epoch", last, "< %.4f" % first, "that of the first epoch", bool(last < first))
+    return Check(STAGE, model, "mean training loss of the last epoch", last, "< %.4f" % first, "that of the first epoch",
+                 bool(last < first))
 
 
 def _each_picture_once(model, out, wanted):
@@ -113,7 +117,8 @@ def _each_picture_once(model, out, wanted):
     import numpy as np
     with np.load(os.path.join(out, "predictions.npz"), allow_pickle=False) as found:
         index, target = found["index"].tolist(), found["target"].tolist()
-    right = sum(place in dict(zip(index, target)) and dict(zip(index, target))[place] == label for place, label in enumerate(wanted))
+    answers = dict(zip(index, target))
+    right = sum(answers.get(place) == label for place, label in enumerate(wanted))
     return equal(STAGE, model, "validation pictures that were evaluated, with their class",
                  right if len(index) == right else len(index), len(wanted), _PICTURES)
 

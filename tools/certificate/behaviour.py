@@ -1,4 +1,4 @@
-"""Stage 4, behaviour: kill, SIGTERM and resume bit by bit, checkpoints without the device, N ranks like one, collectives, bad input.
+"""Stage 4, behaviour: kill, SIGTERM and resume, checkpoints without the device, N ranks like one, collectives, bad input.
 
 With small networks, through the models' own scripts, on the demo data.
 """
@@ -18,7 +18,7 @@ EPOCHS, STEPS, BATCH, RATE = 2, 12, 8, 0.01
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "ASCEND_RT_VISIBLE_DEVICES": "", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 DIVISION = 1e-4  # as ci/test_all_scripts.py has it: sums of one batch in another order, to the largest value of a tensor
 READING = 1e-3
-_BITS = "DESIGN section 6: kill -9 and --resume end with the same bits"
+_BITS = "README: kill -9 and --resume end with the same bits"
 
 
 def run(case):
@@ -46,9 +46,9 @@ def collectives(case, ranks):
     checks = [equal(STAGE, "", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"])
               for each in found]
     if done.status or not found:
-        checks.append(equal(STAGE, "", name + "exit status", done.status, 0, "DESIGN: 0 is done", _scripts.last_line(done)))
+        checks.append(equal(STAGE, "", name + "exit status", done.status, 0, "exit status", _scripts.last_line(done)))
     if where != kind(case.device):
-        checks.append(meaningless(STAGE, "", "collectives of the device", "this machine has one such device; the CPU's were checked"))
+        checks.append(meaningless(STAGE, "", "collectives of the device", "there is one such device; the CPU's were checked"))
     return checks
 
 
@@ -64,11 +64,13 @@ def division(case, model, ranks):
                                  accumulate=accumulate, data_path=_scripts.where(case, model), standalone=1)
         done = _scripts.run(case, words, out, _scripts.environment(PYTHONPATH=os.path.join(os.path.dirname(__file__), "frozen")))
         if done.status:
-            return [equal(STAGE, model, "a training on %d rank(s)" % ranks_here, done.status, 0, "exit status", _scripts.last_line(done))]
+            return [equal(STAGE, model, "a training on %d rank(s)" % ranks_here, done.status, 0, "exit status",
+                          _scripts.last_line(done))]
         states.append(next(value for key, value in _scripts.content(out).items() if key.startswith("optimizer"))["state"])
         shutil.rmtree(out)
     unlike = _scripts.differences(states[0], states[1], tolerance=DIVISION)
-    return [equal(STAGE, model, "tensors that differ after an update on %d ranks and on one (%s)" % (parts, kind(where)), len(unlike), 0,
+    what = "tensors that differ after an update on %d ranks and on one (%s)" % (parts, kind(where))
+    return [equal(STAGE, model, what, len(unlike), 0,
                   "more than %g of the largest value: sums in another order" % DIVISION, ", ".join(unlike[:3]))]
 
 
@@ -79,7 +81,7 @@ def training(case, model):
     out = os.path.join(case.output_path, "behaviour", model)
     done = _scripts.run(case, _command(case, model, out), out)
     if done.status:
-        return [equal(STAGE, model, "a training ends with status", done.status, 0, "DESIGN: 0 is trained", _scripts.last_line(done))]
+        return [equal(STAGE, model, "a training ends with status", done.status, 0, "exit status", _scripts.last_line(done))]
     checks = without_device(case, model, out)
     if not case.quick:
         checks += interrupted(case, model, out)
@@ -90,7 +92,8 @@ def training(case, model):
 
 def _command(case, model, out, **more):
     return _scripts.command(case, model, "train_full_1p.sh", out, seed=5, batch_size=BATCH, learning_rate=RATE, train_epochs=EPOCHS,
-                            max_steps=STEPS, predictions=1, checkpoint_steps=1, deterministic=1, data_path=_scripts.where(case, model), **more)
+                            max_steps=STEPS, predictions=1, checkpoint_steps=1, deterministic=1,
+                            data_path=_scripts.where(case, model), **more)
 
 
 def interrupted(case, model, reference):
@@ -102,7 +105,7 @@ def interrupted(case, model, reference):
         ended, _ = _interrupt(_command(case, model, out, resume=1), out, signal.SIGTERM, written)
         claim = "after saving" in ended.stderr
         checks.append(equal(STAGE, model, "status after SIGTERM, with a checkpoint", ended.status if claim else "%d, no checkpoint"
-                            % ended.status, 143, "DESIGN section 3", _scripts.last_line(ended)))
+                            % ended.status, 143, "128 + 15, after saving", _scripts.last_line(ended)))
         done = _scripts.finish(_scripts.start(_command(case, model, out, resume=1), out), out)
     if done.status:
         return checks + [equal(STAGE, model, "resumed training ends with status", done.status, 0, _BITS, _scripts.last_line(done))]
@@ -159,5 +162,5 @@ def bad_input(case, model):
         if (done.status, lines, os.path.exists(out)) != (cli.EXIT_BAD_INPUT, 1, False):
             found.append("%s: %d lines, %s" % (name, lines, _scripts.last_line(done)))
     os.remove(rubbish)
-    return [equal(STAGE, model, "of %d kinds of bad input, those without status 2, one line, nothing touched" % len(cases), len(found), 0,
-                  "DESIGN section 3", "; ".join(found))]
+    what = "of %d kinds of bad input, those without status 2, one line, nothing touched" % len(cases)
+    return [equal(STAGE, model, what, len(found), 0, "README: exit status 2", "; ".join(found))]

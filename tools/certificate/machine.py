@@ -7,9 +7,10 @@ from doctor_checks.machine import OK, WRONG, Machine
 STAGE, TITLE = 1, "Machine"
 _QUERIES = {
     "gpu": [("clocks and power", (
-                "nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,pstate,temperature.gpu", "--format=csv")),
+                "nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,pstate", "--format=csv")),
             ("interconnect", ("nvidia-smi", "topo", "-m"))],
-    "npu": [("clocks and power", ("npu-smi", "info", "-t", "common", "-i", "0")), ("interconnect", ("npu-smi", "info", "-t", "topo"))],
+    "npu": [("clocks and power", ("npu-smi", "info", "-t", "common", "-i", "0")),
+            ("interconnect", ("npu-smi", "info", "-t", "topo"))],
     "cpu": [("processor", ("lscpu",))],
 }
 _OF_A_DEVICE = ("npu", "cann", "driver", "firmware", "torch_npu", "hccl", "/dev", "npu-smi", "apex", "compatib")

@@ -1,7 +1,7 @@
 """Stage 5, speed: images/s on made-up and on real data, waiting for data, memory, operators and host waits a step.
 
-What is measured is written down; bounds have what the design promises: the host waits for the device at logging lines alone, and memory
-is the device's. One program at a time; on several devices also 1 -> N ranks.
+What is measured is written down; bounds have what is promised: the host waits for the device at logging lines alone, and
+memory is the device's. One program at a time; on several devices also 1 -> N ranks.
 """
 import argparse
 import json
