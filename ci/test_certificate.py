@@ -105,13 +105,15 @@ def test_each_stage_can_fail(copy, tmp_path):
 def test_curves_outside_the_band():
     """Curves within the spread of the seeds agree; one that is shifted by more, or is not a number, does not, and its epoch is named."""
     from certificate import agreement
-    cpu = [[3.0, 2.0, 1.0], [3.2, 2.2, 1.2]]  # bands of a width of 0.2
-    assert agreement.farthest([[3.1, 2.1, 1.1], [3.3, 2.0, 0.9]], cpu) == (0.0, "")
-    excess, where = agreement.farthest([[3.1, 2.7, 1.1], [3.1, 2.7, 1.1]], cpu)
-    assert excess == pytest.approx(0.7) and where == "epoch 1"  # the CPU's 2.0 below bands without a width
-    assert agreement.farthest([[3.1, 2.1, float("nan")]] * 2, cpu)[0] == float("inf")
+    cpu = [[3.0, 2.0, 1.0], [3.1, 2.1, 1.1], [3.2, 2.2, 1.2]]  # a variance of 0.01 each
+    figure, bound, _ = agreement.farthest([[3.1, 2.1, 1.1], [3.2, 2.2, 1.2], [3.3, 2.3, 1.3]], cpu)
+    assert figure == pytest.approx(0.1 / (2 * 0.01 / 3) ** 0.5) and bound == 8.610 and figure < bound
+    figure, bound, where = agreement.farthest([[3.1, 2.9, 1.1], [3.2, 3.0, 1.2], [3.0, 2.8, 1.0]], cpu)
+    assert figure > bound and where == "epoch 1"
+    assert agreement.farthest([[3.1, 2.1, float("nan")]] * 3, cpu)[0] == float("inf")
     one = [[3.0, 2.0, 1.8, 1.7]]
-    assert agreement.farthest([[3.1, 2.1, 1.7, 1.8]], one)[0] == 0 < agreement.farthest([[3.1, 2.1, 1.7, 2.1]], one)[0]
+    assert agreement.farthest([[3.1, 2.1, 1.7, 1.8]], one)[:2] == (pytest.approx(0.5), 1.0)
+    assert agreement.farthest([[3.1, 2.1, 1.7, 2.1]], one)[0] > 1
 
 
 def verified(copy, tmp_path):

@@ -1,9 +1,10 @@
 """Stage 3, long agreement: 200 steps on the demo data on the device and on the CPU; loss curves inside each other's band.
 
-Same seeds on both, float32. A curve has a point per epoch, the mean training loss over its steps. The band of a device is what
-its seeds reach, from the smallest to the largest value of a point, widened on both sides by its mean width over the curve: what
-another seed changes, a device may. Of one seed the width is the largest difference of neighbouring points in the second half of
-the curve.
+Same seeds on both, float32. A curve has a point per epoch, the mean training loss over its steps. Roundings part two trainings
+after some dozen steps, so that a device's run is then like one of another seed: the means over the seeds may differ by as many
+standard errors as Student's t has at 99.9 %. The variance of a point is that between the seeds of each device, pooled, or its
+mean over the epochs where that is larger. Of one seed nothing but the curve itself is known: the largest difference of
+neighbouring points in its second half.
 """
 import functools
 import math
@@ -18,7 +19,9 @@ EPOCHS, STEPS, BATCH = 8, 25, 16  # 200 steps
 SIGMAS = 3.29  # 99.9 % of a normal distribution
 RATE = {"HRNet": 0.002}  # else USUAL_RATE; at these, every model learns in so few steps
 USUAL_RATE = 0.02
-_BAND = "spread of the seeds: each device's band, widened by its mean width"
+T_999 = {2: 31.60, 4: 8.610, 6: 5.959, 8: 5.041, 10: 4.587, 12: 4.318, 14: 4.140, 16: 4.015, 18: 3.922}  # two-sided, by freedom
+_BAND = "Student's t at 99.9 %, in standard errors between the seeds"
+_ONE = "one seed: the largest difference of neighbouring points of the CPU's curve, second half"
 _PICTURES = "each once, in the order of the folder: counted from the files"
 
 
@@ -64,8 +67,8 @@ def judged(case, model, outs):
     if len(outs) == 1:
         return checks + [meaningless(STAGE, model, "loss curves and accuracy, device against CPU", "the device is the CPU")]
     curves = [[curve(out) for out in group] for group in outs]
-    outside, where = farthest(*curves)
-    checks.append(at_most(STAGE, model, "loss curves outside each other's band by", outside, 0.0, _BAND, where))
+    distance, bound, where = farthest(*curves)
+    checks.append(at_most(STAGE, model, "distance of the loss curves", distance, bound, _BAND if len(outs[0]) > 1 else _ONE, where))
     tops = [[_scripts.logged(out, 1)[-1]["val.top1"] for out in group] for group in outs]
     return checks + [_accuracy(model, tops, len(wanted))]
 
@@ -76,21 +79,25 @@ def curve(out):
 
 
 def farthest(ours, theirs):
-    """Return by how much the worst point of two groups of curves lies outside the other's band, 0 where none does; and where."""
-    points = [(excess, "epoch %d" % epoch) for one, other in ((ours, theirs), (theirs, ours))
-              for line in one for epoch, excess in enumerate(_excess(line, other))]
-    worst = max(points)
-    return (worst[0], worst[1]) if worst[0] > 0 else (0.0, "")
+    """Return how far two groups of curves are from each other at most, in standard errors (of one seed: in the largest difference
+    of neighbouring points in the second half of `theirs`), what is allowed, and the epoch."""
+    means = [[sum(point) / len(point) for point in zip(*group)] for group in (ours, theirs)]
+    if len(ours) == 1:
+        late = theirs[0][len(theirs[0]) // 2 - 1:]
+        errors, bound = [max(abs(later - earlier) for earlier, later in zip(late, late[1:]))] * len(theirs[0]), 1.0
+    else:
+        variances = [(_variance(one) + _variance(other)) / 2 for one, other in zip(zip(*ours), zip(*theirs))]
+        usual = sum(variances) / len(variances)
+        errors = [math.sqrt(2 * max(variance, usual) / len(ours)) for variance in variances]
+        bound = T_999.get(2 * len(ours) - 2, SIGMAS)
+    figures = [abs(one - other) / max(error, 1e-12) if one != other else 0.0 for one, other, error in zip(*means, errors)]
+    figures = [figure if math.isfinite(figure) else math.inf for figure in figures]
+    return max(figures), bound, "epoch %d" % figures.index(max(figures))
 
 
-def _excess(line, group):
-    lows, highs = [min(point) for point in zip(*group)], [max(point) for point in zip(*group)]
-    width = sum(high - low for low, high in zip(lows, highs)) / len(lows)
-    if len(group) == 1:
-        late = group[0][len(group[0]) // 2 - 1:]
-        width = max(abs(later - earlier) for earlier, later in zip(late, late[1:]))
-    return [max(low - width - value, value - high - width, 0.0) if math.isfinite(value) else math.inf
-            for value, low, high in zip(line, lows, highs)]
+def _variance(values):
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def _accuracy(model, tops, pictures):
