@@ -1,5 +1,6 @@
 """Stage 1, the machine: the doctor's table, interconnect, clocks and power where they can be read."""
 import argparse
+import re
 
 from certificate._checks import ROOT, Check, is_simulated, kind
 from doctor_checks.machine import OK, WRONG, Machine
@@ -28,6 +29,7 @@ def run(case):
         yield Check(STAGE, "", row.name, row.found, "not wrong", "tools/doctor.py", passed, note if row.status != OK else "")
     for what, command in _QUERIES[kind(case.device)]:
         status, text = machine.run(*command)
+        text = re.sub("\x1b\\[[0-9;]*m", "", text)  # nvidia-smi underlines
         lines = "; ".join(line.strip() for line in text.splitlines() if line.strip())[:600]
         readable = status == 0 and lines
         yield Check(STAGE, "", what, lines if readable else "-", "-", "-", True if readable else None,

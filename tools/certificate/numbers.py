@@ -6,6 +6,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from certificate._checks import Check
+from common import cli
 
 STAGE = "numbers"
 QUICK_LEVELS = ("O0", "O2")
@@ -18,7 +19,7 @@ def run(case):
              for number in range(1 if case.quick else _count(model))]
     jobs = max(1, min(case.jobs, len(tasks)))
     cores = max(1, len(os.sched_getaffinity(0)) // jobs)
-    with multiprocessing.get_context("spawn").Pool(jobs, _take_threads, (cores,), maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, _begin, (cores, os.getpid()), maxtasksperchild=1) as pool:
         def prove_in_turn(task):
             with getattr(case, "slots", None) or contextlib.suppress():
                 return pool.apply(prove, (task,))
@@ -33,8 +34,9 @@ def _count(model):
     return len(_golden.recipes(model))
 
 
-def _take_threads(count):
-    """Let this process, a worker, and what it runs use so many of the CPU's cores."""
+def _begin(count, parent):
+    """Let this process, a worker, and what it runs use so many of the CPU's cores, and end with the process `parent`."""
+    cli.end_with(parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(count))  # the programs look at it
 
 
