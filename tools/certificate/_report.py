@@ -10,7 +10,7 @@ from certificate import _digest
 from certificate._checks import ROOT, Check, is_simulated, kind
 from common import cli
 
-VERSION = 1
+FORMAT = 1
 STAGES = {1: "Machine", 2: "Numbers", 3: "Long agreement", 4: "Behaviour", 5: "Speed"}
 VERDICTS = {True: "passed", False: "FAILED", None: "means nothing here"}
 
@@ -18,7 +18,7 @@ VERDICTS = {True: "passed", False: "FAILED", None: "means nothing here"}
 def certificate(case, checks, seconds, args):
     """Return the certificate as schema.json has it."""
     found = {
-        "version": VERSION, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "form": "quick" if case.quick else "full",
+        "version": FORMAT, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "form": "quick" if case.quick else "full",
         "device": identity(case.device), "models": list(case.models),
         "command": ["tools/certify.sh"] + [without_folders(word, case) for word in args],
         "checkout": _digest.checkout(os.environ.get("CERTIFY_COMMIT")),
@@ -173,8 +173,8 @@ def read(path):
     try:
         with open(path, encoding="utf-8") as stream:
             found = json.load(stream)
-        if found["version"] != VERSION or not isinstance(found["checkout"]["sha256"], str) or not isinstance(found["checks"], list):
-            raise ValueError("version %s, not %d" % (found["version"], VERSION))
+        if found["version"] != FORMAT or not isinstance(found["checkout"]["sha256"], str) or not isinstance(found["checks"], list):
+            raise ValueError("version %s, not %d" % (found["version"], FORMAT))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise cli.UserError("%s is no certificate that this program reads (%s)" % (path, getattr(error, "strerror", None) or error))
     return found
