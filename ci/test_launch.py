@@ -1,5 +1,6 @@
 """Who has started this process, as which ranks: every launcher, one machine and two, one inside another, and wrong ones."""
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -404,3 +405,13 @@ def test_the_group_waits_longer_than_its_library(monkeypatch):
 def test_numbers_are_said_in_runs():
     """Of thousands of ranks a few ends are said."""
     assert meeting._ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10" and meeting._ranges([4]) == "4"
+
+
+def test_nobody_reads_the_answer():
+    """A script that is killed while it asks leaves no traceback. Defect: BrokenPipeError."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "common", "launch.py")], stdout=writes, stderr=subprocess.PIPE,
+                          env=environment(PYTHONUNBUFFERED="1"), timeout=100)
+    os.close(writes)
+    assert done.returncode == -signal.SIGPIPE and not done.stderr
