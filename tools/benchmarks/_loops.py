@@ -45,7 +45,8 @@ def open_loop(name, args):
 
 # --- ours -------------------------------------------------------------------------------------------------------------
 
-def _arguments(model, level, options, out, args):
+def arguments(model, level, options, out, args):
+    """Return the program and the flags of a training of ours on made-up images. Raises KeyError for a model that is not of MODELS."""
     size = args.image_size or MODELS[model][0]
     batch = args.batch_size
     common = ["--device=" + args.device, "--dummy"]
@@ -84,7 +85,7 @@ def _open_ours(level, options, args):
     said = io.StringIO()
     if "nchw" in options:
         devices.memory_format = lambda device: torch.contiguous_format
-    program, *words = _arguments(args.model, level, options, tempfile.mkdtemp(dir=args.folder), args)
+    program, *words = arguments(args.model, level, options, tempfile.mkdtemp(dir=args.folder), args)
 
     def train():
         torch.set_num_threads(args.threads)

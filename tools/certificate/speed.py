@@ -96,7 +96,7 @@ def operators(case, model):
     size = None if model == "GENet" else 64
     args = argparse.Namespace(device=kind(case.device), batch_size=8, image_size=size)
     try:
-        program, *words = _loops._arguments(model, "O2", [], out, args)
+        program, *words = _loops.arguments(model, "O2", [], out, args)
     except KeyError:
         return [meaningless(STAGE, model, "operators a step", "tools/benchmark.py does not know this model")]
     words = [os.path.join(ROOT, program)] + words
