@@ -1,7 +1,9 @@
 """What the tests share: import paths, loading of entry scripts, small data sets on disk, running of test/*.sh."""
+import contextlib
 import glob
 import importlib.util
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -174,10 +176,11 @@ def differences(one, other, name="", tolerance=None):
 
 
 def free_port():
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that is free, and out of the range from which a connection of another test would be given one before it is used."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", random.SystemRandom().randrange(10000, 30000)))
+            return probe.getsockname()[1]
 
 
 def assert_bad_input(done, *words):

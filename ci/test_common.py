@@ -23,7 +23,7 @@ from torch import nn
 
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, jpeg, meters, precision, progress, records,
                     report, spawn, transforms)
-from conftest import ROOT, environment, write_images
+from conftest import ROOT, environment, free_port, write_images
 
 CPU = torch.device("cpu")
 ALONE = distributed.Rank(0, 1, 0, CPU)
@@ -106,6 +106,39 @@ def test_layout_refuses_a_taken_port():
         taken.listen(1)
         with pytest.raises(cli.UserError, match="cannot listen"):
             distributed.layout("cpu", [0, 1], addr="127.0.0.1", port=taken.getsockname()[1])
+
+
+RESERVED = """
+import socket, subprocess, sys
+from datetime import timedelta
+import torch.distributed as dist
+sys.path.insert(0, {root!r})
+from common import distributed
+
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as kernel:
+    kernel.write("40000 40009")
+port, taken = distributed.layout("cpu", [0, 1]).place.port, []
+with socket.socket() as server:
+    server.bind(("127.0.0.1", 5000))
+    server.listen(20)
+    try:
+        while True:
+            taken.append(socket.create_connection(("127.0.0.1", 5000)))
+    except OSError:
+        assert port not in [other.getsockname()[1] for other in taken] and len(taken) == 9
+dist.TCPStore("127.0.0.1", port, 1, True, timedelta(seconds=20)).set("key", "value")
+"""
+HAS_NAMESPACES = not subprocess.call("unshare --net --map-root-user ip link", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(not HAS_NAMESPACES, reason="no network namespaces here (unshare --net)")
+def test_nobody_gets_the_port_before_rank_0_listens():
+    """Ranks take seconds to start; until then, no connection of another program on this machine is given the port that was free."""
+    code = RESERVED.format(root=ROOT)
+    done = subprocess.run(["unshare", "--net", "--map-root-user", sys.executable, "-c", code], stderr=subprocess.PIPE,
+                          universal_newlines=True, env=environment(), timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_layout_checks_machines():
@@ -216,12 +249,6 @@ def test_torchs_launcher_starts_the_ranks(ranks_script):
     command = [sys.executable, "-m"] + launcher + ["--nproc_per_node=3", "--master_port=%d" % free_port(), ranks_script, "well"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment(), timeout=120)
     assert done.returncode == 0 and done.stdout.count("sum") == 1, done.stderr
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _importable(name):

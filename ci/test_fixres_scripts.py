@@ -4,7 +4,6 @@ import io
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from unittest import mock
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from common import checkpoint, cli, records, report
-from conftest import ROOT, assert_bad_input, environment, load_script, run_script, write_images
+from conftest import ROOT, assert_bad_input, environment, free_port, load_script, run_script, write_images
 from imnet_common import networks
 from test_fixres_golden import GOLDEN
 
@@ -204,9 +203,7 @@ def test_every_way_to_start_ranks_gives_one_accuracy(weights, tiny_imagenet):
     `module.`, and DDP is not asked to wrap a frozen network (defects 4 to 6)."""
     options = ["--imnet_path=%s" % tiny_imagenet, "--batch=6", "--weight_path=%s" % weights]
     command = [os.path.join(ROOT, "FixRes", "main_evaluate_imnet.py")] + TINY_FLAGS + options
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0)), second.bind(("127.0.0.1", 0))
-        ports = ["--master_port=%d" % probe.getsockname()[1] for probe in (first, second)]
+    ports = ["--master_port=%d" % free_port() for _ in range(2)]
     launched = ["-m", "torch.distributed.launch", "--nproc_per_node=2", ports[0]] + command
     by_hand = [command + ["--num_tasks=2", ports[1], "--global_rank=%d" % rank, "--local_rank=%d" % rank] for rank in (0, 1)]
     one = ACCURACY.findall(program("main_evaluate_imnet", *options))

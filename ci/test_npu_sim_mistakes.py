@@ -1,10 +1,10 @@
 """The example training script on the simulated NPU: right, it matches the CPU; with a mistake in it, it fails and says why."""
 import os
-import socket
 
 import pytest
 
 import npu_sim
+from conftest import free_port
 from npu_sim import launch
 
 EXAMPLE = os.path.join(npu_sim.HERE, "example", "train.py")
@@ -19,9 +19,7 @@ def losses(done):
 @pytest.fixture
 def port():
     """A free port of this host, for ranks to meet at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
+    return str(free_port())
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

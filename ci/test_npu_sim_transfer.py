@@ -1,10 +1,10 @@
 """torch_npu.contrib.transfer_to_npu on the simulated NPU: a script for CUDA trains on NPUs, where that is asked for."""
 import json
-import socket
 
 import pytest
 
 import npu_sim
+from conftest import free_port
 from npu_sim import launch
 
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
@@ -69,9 +69,7 @@ def script(tmp_path):
 @pytest.fixture
 def port():
     """A free port of this host, for ranks to meet at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    return free_port()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

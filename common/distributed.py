@@ -20,6 +20,9 @@ from common.cli import UserError
 _NO_MEMORY = re.compile("out of memory|(can.t|cannot|unable to) allocate|alloc_failed|storage size calculation overflow", re.IGNORECASE)
 _LOST_RANK = re.compile("gloo/|connection (reset|closed|refused)|broken pipe|timed out|socket|RemoteError", re.IGNORECASE)
 
+# Sockets that reserve a port.
+_keepers = []
+
 # Before PyTorch 2.8 the last reference to a gloo group waits, with the interpreter's lock, for a thread that may want it.
 _ended_groups = []
 
@@ -72,21 +75,23 @@ def layout(device_kind, indices, **told):
     if place.world_size > 1:
         environment.check_address(place.address, 300 if place.started_by in launchers.PODS else 0)  # a pod's name may come late
     if len(place.local_ranks) > 1 and place.rank == 0:
-        place = place._replace(port=_listenable(place.port))
+        place = place._replace(port=reserve_port(place.port))
     return Layout(device_type, tuple(indices), place)
 
 
-def _listenable(port):
-    """Return `port` (or any free one when it is None) after checking that this process can listen there, whatever its address is called
-    elsewhere."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port or 0))
-        except (OSError, OverflowError) as error:
-            raise UserError("cannot listen on port %s (%s); give another with --master_port"
-                            % (port, getattr(error, "strerror", None) or error))
-        return probe.getsockname()[1]
+def reserve_port(port=None):
+    """Return `port`, or any free one, after checking that this machine can listen there, whatever its address is called elsewhere. Until
+    this process ends, the kernel gives it to nobody who asks for any port; who names it, as rank 0 does, can listen there."""
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        keeper.bind(("", port or 0))
+    except (OSError, OverflowError) as error:
+        keeper.close()
+        raise UserError("cannot listen on port %s (%s); give another with --master_port"
+                        % (port, getattr(error, "strerror", None) or error))
+    _keepers.append(keeper)  # bound, not listening: rank 0 starts seconds later, and the port would be some connection's by then
+    return keeper.getsockname()[1]
 
 
 def launch(worker, args, layout):

@@ -6,14 +6,13 @@ theirs, and sum tensors of two sizes. A pinned core computes or sends: nothing o
 import contextlib
 import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
 import time
 from argparse import Namespace
 
 from benchmarks import _alpha_beta, _loops, _turns
-from common import cli
+from common import cli, distributed
 
 BATCH, STEPS, SUMS = 8, 2, 4
 SMALL, LARGE = 4096, 25 * _alpha_beta.MIB  # bytes of the sums that show the hop and the bandwidth; the second is a bucket's
@@ -37,7 +36,7 @@ def check(model, args):
 @contextlib.contextmanager
 def started(model, image_size, cores, folder):
     """Give the pipes to three processes, which end with this: a rank alone on the first core, two ranks of a group on a core each."""
-    context, pipes, processes, port = multiprocessing.get_context("spawn"), [], [], _free_port()
+    context, pipes, processes, port = multiprocessing.get_context("spawn"), [], [], distributed.reserve_port()
     try:
         for rank, world_size in ((0, 1), (0, 2), (1, 2)):
             pipe, its_end = context.Pipe()
@@ -55,12 +54,6 @@ def started(model, image_size, cores, folder):
         for process in processes:
             process.kill()
             process.join()
-
-
-def _free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def open_rank(settings):
