@@ -13,7 +13,7 @@ from ci.campaign.world import NETWORK
 from test_all_scripts import FULL
 
 SHORT, LONG = 3, 30
-STALL = 8  # seconds
+STALL = 12  # seconds, in which a busy machine still moves
 PATIENCE = 90
 
 

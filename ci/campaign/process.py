@@ -49,7 +49,7 @@ class Run(object):
         """Return {pid: (parent, command line)} of what runs for this script."""
         return processes("%s=%s" % (_MARK, self.mark))
 
-    def finish(self, limit_s=None, patience_s=5):
+    def finish(self, limit_s=None, patience_s=20):
         """Wait for the end; return the Done. What hangs, or is left after another `patience_s`, is killed."""
         hung = False
         try:
