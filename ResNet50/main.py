@@ -13,7 +13,6 @@ from common import (checkpoint, cli, data, device as devices, distributed, evalu
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
-import torch  # noqa: E402 (after common, which says what this Python lacks)
 
 MASTER_PORT = 29501  # where the ranks of several machines meet, as in the Ascend port, unless --dist-url or --master-port says otherwise
 BENCHMARK_BATCH = 2048  # images per card between two updates with --benchmark 1

@@ -31,10 +31,6 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run what takes minutes and proves the same on bigger networks")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: runs only with --slow")
-
-
 def pytest_collection_modifyitems(config, items):
     """Put the longest files first; leave out what is slow, unless --slow is given."""
     def rank(item):

@@ -14,12 +14,5 @@ requirements=(*/2.x_requirements.txt tools/requirements.txt ci/requirements.txt)
 bash tools/make_venv.sh --constraints=tools/2.13_constraints.txt "${requirements[@]}"
 PATH=$PWD/${VENV:-.venv}/bin:$PATH
 
-if command -v shellcheck >/dev/null; then
-    shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh ci/cluster/*.sh deploy/slurm/*.sbatch
-else # ci/requirements.txt has none for this machine
-    echo "run_tests.sh: no shellcheck here, the scripts are not checked; install the system's" >&2
-fi
-python ci/measure_style.py
-# The checkpoints of tests that have passed are removed at once: together they are tens of gigabytes.
-OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadfile --override-ini=tmp_path_retention_policy=failed \
-    --durations=15 ci "$@"
+bash ci/lint.sh
+OMP_NUM_THREADS=1 exec python -m pytest -q -n 2 --dist loadfile --durations=15 ci "$@"

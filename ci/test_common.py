@@ -238,7 +238,8 @@ def test_lines_of_ranks_do_not_run_into_each_other(tmp_path):
     """A line is one write, even where Python does not buffer: several ranks share one stdout."""
     code = "import sys; sys.path.insert(0, %r); from common import cli; cli.print_line('step 1')" % ROOT
     trace = tmp_path / "writes"
-    wrapped = "import os, sys\nclass Raw:\n def write(self, text): open(%r, 'a').write(repr(text) + '|'); return len(text)\n def flush(self): pass\nsys.stdout = Raw()\n"
+    wrapped = ("import os, sys\nclass Raw:\n def write(self, text): open(%r, 'a').write(repr(text) + '|'); return len(text)\n"
+               " def flush(self): pass\nsys.stdout = Raw()\n")
     subprocess.run([sys.executable, "-c", wrapped % str(trace) + code], check=True)
     assert trace.read_text() == "'step 1\\n'|"
 
@@ -586,8 +587,8 @@ def test_another_architecture_is_described():
     """What does not fit is said: how many keys, the first of them, the shapes. Nothing is loaded (defects 8 and 20)."""
     state = small_network().state_dict()
     model = small_network()
-    for change, words in (({"0.weight": torch.zeros(4, 3, 5, 5)}, "4x3x5x5 in the file and 4x3x3x3"), ({"extra": torch.ones(1)}, "unexpected .first: extra"),
-                          ({"4.bias": None}, "missing .first: 4.bias")):
+    for change, words in (({"0.weight": torch.zeros(4, 3, 5, 5)}, "4x3x5x5 in the file and 4x3x3x3"), ({"extra": torch.ones(1)},
+                          "unexpected .first: extra"), ({"4.bias": None}, "missing .first: 4.bias")):
         changed = {k: v for k, v in dict(state, **change).items() if v is not None}
         with pytest.raises(cli.UserError, match=words):
             checkpoint.load_weights(model, changed, "file")
@@ -977,12 +978,14 @@ def test_a_resumed_record_file_stays_readable(tmp_path):
      ["Final Performance images/sec : 1259.591", "Final Train Accuracy : 76.702", "Best Train Accuracy : 77.000", "E2E Training Duration sec : 4242"],
      ["ActualFPS = 1259.591", "TrainingTime = 406.48", "TrainAccuracy = 76.702", "ActualLoss = 2.50000", "E2ETrainingTime = 4242"]),
     ("train", {"train.total_ips": None, "train.loss": 2.5},
-     ["Final Performance images/sec : not measured", "Final Train Accuracy : not measured", "Best Train Accuracy : not measured", "E2E Training Duration sec : 4242"],
+     ["Final Performance images/sec : not measured", "Final Train Accuracy : not measured", "Best Train Accuracy : not measured",
+      "E2E Training Duration sec : 4242"],
      ["ActualFPS = not measured", "TrainingTime = not measured", "TrainAccuracy = not measured", "ActualLoss = 2.50000", "E2ETrainingTime = 4242"]),
     ("eval", {"val.top1": 0.0, "val.loss": 7.0}, ["Final Train Accuracy : 0.000", "E2E Training Duration sec : 4242"],
      ["TrainAccuracy = 0.000", "ActualLoss = 7.00000", "E2ETrainingTime = 4242"]),
     ("finetune", {"train.total_ips": 512.0, "val.top1": 50.0, "val.best_top1": 50.0, "train.loss": 1.0},
-     ["Final Performance images/sec : 512.000", "Final Finetune Accuracy : 50.000", "Best Finetune Accuracy : 50.000", "E2E Finetuning Duration sec : 4242"],
+     ["Final Performance images/sec : 512.000", "Final Finetune Accuracy : 50.000", "Best Finetune Accuracy : 50.000",
+      "E2E Finetuning Duration sec : 4242"],
      ["ActualFPS = 512.000", "FinetuningTime = 1000.00", "FinetuneAccuracy = 50.000", "ActualLoss = 1.00000", "E2EFinetuningTime = 4242"])])
 def test_report(tmp_path, kind, summary, block, lines):
     """The block and the case's log to the letter; what was not measured says so, a measured zero is a zero."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from common import checkpoint as files, data, jpeg, precision
+from common import checkpoint as files, jpeg, precision
 from common.cli import UserError
 from common.distributed import Rank
 from common.meters import AverageMeter, Result, Tally
@@ -19,7 +19,7 @@ from common.optimizer import set_rate
 from common.progress import Run
 from conftest import CI, write_images
 from fill import fill_state_dict, make_image, make_input
-from pycls.core import benchmark, checkpoint, config, losses, meters, net, optimizer, trainer
+from pycls.core import benchmark, checkpoint, config, meters, net, optimizer, trainer
 from pycls.core.config import cfg
 from pycls.datasets import augment, loader, transforms
 from pycls.models import effnet

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 import cifar
+import test_reliability_inputs
 from common import checkpoint, cli, progress, records, report
 from conftest import ROOT, load_script
 from lib.config import new_config, update_config
 from pycls.core import command, config
-from test_reliability_inputs import ALONE, PROGRAMS, Batches, parsed_by_shell, training  # noqa: F401  (a fixture)
+from test_reliability_inputs import ALONE, PROGRAMS, Batches, training
+
+parsed_by_shell = test_reliability_inputs.parsed_by_shell  # a fixture
 
 
 def fuzzed(examples, **strategies):
@@ -72,7 +75,8 @@ def keys(node, prefix=""):
     return [name for key, value in node.items() for name in [prefix + key] + (keys(value, prefix + key + ".") if hasattr(value, "items") else [])]
 
 
-PAIRS = {name: st.lists(st.tuples(st.one_of(st.sampled_from(sorted(keys(tree))), st.text(max_size=5)), st.one_of(TEXTS, VALUES.map(repr))), max_size=4)
+PAIRS = {name: st.lists(st.tuples(st.one_of(st.sampled_from(sorted(keys(tree))), st.text(max_size=5)),
+                                  st.one_of(TEXTS, VALUES.map(repr))), max_size=4)
          for name, tree in (("HRNet", new_config()), ("EfficientNet-B3", config.cfg))}
 
 
@@ -117,7 +121,8 @@ def test_files_of_the_configuration_trees(name, tmp_path):
 
 
 @fuzzed(15, commands=st.lists(st.lists(st.one_of(
-    st.builds("--{}={}".format, st.sampled_from("batch_size seed learning-rate device_list image_size data_path device profile_steps resume".split()), TEXTS),
+    st.builds("--{}={}".format, st.sampled_from(
+        "batch_size seed learning-rate device_list image_size data_path device profile_steps resume".split()), TEXTS),
     TEXTS, st.builds("--{}".format, TEXTS)), max_size=4), min_size=20, max_size=20))
 def test_words_of_the_scripts(parsed_by_shell, commands):
     """Words of any kind to the scripts of test/: none of them is run, and a bad one is one line."""
@@ -179,7 +184,8 @@ TENSORS = st.sampled_from([torch.ones(2, 3), torch.ones(2), torch.ones(2, 3).to_
                            torch.zeros(0), torch.ones(1).expand(10 ** 12)])
 
 
-@fuzzed(300, entries=st.dictionaries(st.sampled_from("epoch step seed results tally amp optimizer state_dict best_acc1 global_batch step_images".split()),
+@fuzzed(300, entries=st.dictionaries(st.sampled_from(
+    "epoch step seed results tally amp optimizer state_dict best_acc1 global_batch step_images".split()),
                                      st.one_of(VALUES, TENSORS, st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), TENSORS)), min_size=1))
 def test_odd_checkpoints(saved, tmp_path_factory, entries):
     """Entries of a checkpoint replaced by values of any type."""
@@ -216,7 +222,8 @@ def test_damaged_cifar_batches(protocol, tmp_path):
     good = pickle.dumps(CIFAR, protocol)
 
     @fuzzed(300, content=st.one_of(CHANGES.map(lambda changes: changed(good, changes)), VALUES.map(lambda value: pickle.dumps(value, protocol)),
-                                   st.dictionaries(st.sampled_from(sorted(CIFAR)), VALUES).map(lambda value: pickle.dumps(dict(CIFAR, **value), protocol)),
+                                   st.dictionaries(st.sampled_from(sorted(CIFAR)), VALUES).map(
+                                       lambda value: pickle.dumps(dict(CIFAR, **value), protocol)),
                                    st.binary(max_size=40)))
     def check(content):
         path.write_bytes(content)

@@ -55,7 +55,8 @@ FLAGS_WITH_VALUES = ["--workers 3", "--device cpu", "--print_freq 1", "--resume 
                      "--dist_url tcp://127.0.0.1:50000", "--gpu 1", "--batch_size 8", "--test_batch_size 9", "--learning_rate 0.2",
                      "--lr_decay_ratio 0.1", "--no_epochs 7", "--momentum 0.8", "--nesterov True", "--weight_decay 0.1",
                      "--epoch_step [3,5]", "--dataset cifar100", "--depth 22", "--width 2", "--mlp True", "--extra_params True",
-                     "--extent 4", "--accumulate 2", "--use_ema true", "--addr 10.0.0.1", "--device_list 0,1", "--loss_scale 32", "--opt_level O1", "--pth_path x"]
+                     "--extent 4", "--accumulate 2", "--use_ema true", "--addr 10.0.0.1", "--device_list 0,1", "--loss_scale 32", "--opt_level O1",
+                     "--pth_path x"]
 SWITCHES = ["--eval", "--pretrained", "--multiprocessing_distributed", "--amp", "--prof", "--nesterov", "--mlp", "--extra_params"]
 
 

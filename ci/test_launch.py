@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from common import cli, distributed, launch, meeting
+from common import cli, launch, meeting
 from conftest import ROOT, environment, free_port, wait_until
 from test_genet_data import write_cifar
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import npu_sim
+import test_versions
 from common import checkpoint, records
 from conftest import CI, MODELS, ROOT, environment, run_script, start_script, wait_until
-from test_versions import TINY, data_of  # noqa: F401  (a fixture)
+from test_versions import TINY
 
+data_of = test_versions.data_of  # a fixture
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
 NPU = {"PYTHONPATH": os.path.join(CI, "npu_sim"), "NPU_SIM_STRICT": "1"}  # as ci/npu_sim/run sets them
 each_model = pytest.mark.parametrize("model", MODELS)

@@ -192,8 +192,8 @@ def test_autoload():
     assert launch("-c", "import torch_npu; " + code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout.split() == ["2.0", "0"]
 
 
-@pytest.mark.parametrize("imports", ["import torch, torch_npu; ", "import torch_npu; torch_npu._metadata.install('2.10.1+sim'); "
-                                     "torch_npu.__version__ = '2.10.1+sim'; "])
+@pytest.mark.parametrize("imports", ["import torch, torch_npu; ", (
+    "import torch_npu; torch_npu._metadata.install('2.10.1+sim'); torch_npu.__version__ = '2.10.1+sim'; ")])
 def test_version(imports):
     """The distribution's version is the package's, which follows PyTorch's, whatever is written beside the package."""
     metadata, package = launch("-c", imports + VERSION).stdout.split()

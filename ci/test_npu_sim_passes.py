@@ -7,7 +7,6 @@ import sys
 import pytest
 
 import npu_sim
-from npu_sim import launch
 
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
 

@@ -284,7 +284,8 @@ ODD = [("pipe.JPEG", os.mkfifo, "a pipe or a device, not a file"),
        (r"line\nfeed 100%s %.JPEG", lambda path: write(path.replace(r"\n", "\n"), b"no picture"), "cannot identify image file"),
        (r"\udcff%d.webp", lambda path: write(os.fsencode(path.replace(r"\udcff", "\udcff")), b"no picture"), "cannot identify image file"),
        ("._x.JPEG", lambda path: write(path, b"\0\5\x16\7\0\2\0\0Mac OS X        "), "macOS's notes on another file, no picture"),
-       ("program.JPEG", lambda path: write(path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "PostScript, which is a program, and is not run"),
+       ("program.JPEG", lambda path: write(path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        "PostScript, which is a program, and is not run"),
        ("codes.tif", lzw_without_its_codes, "decoder error|truncated|-2")]
 
 

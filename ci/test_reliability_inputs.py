@@ -64,8 +64,9 @@ def test_every_number_has_a_range(parser):
             assert action.default is None or action.default in action.type or isinstance(action.default, str), action.option_strings
 
 
-@pytest.mark.parametrize("words", [["--=5"], ["--lr=-1"], ["--learning-rate=1e999"], ["--seed=1" + "0" * 30], ["--no_such=a\nb"], ["--device-list=0,1,x"],
-                                   ["--workers=99999999999"], ["--profile-steps=²:³"], ["--profile-steps=5:4"], ["--master-port=0"]])
+@pytest.mark.parametrize("words", [["--=5"], ["--lr=-1"], ["--learning-rate=1e999"], ["--seed=1" + "0" * 30], ["--no_such=a\nb"],
+                                   ["--device-list=0,1,x"], ["--workers=99999999999"], ["--profile-steps=²:³"], ["--profile-steps=5:4"],
+                                   ["--master-port=0"]])
 def test_a_bad_number_is_one_line(parser, words, capsys):
     """Status 2 and one line, whatever stands in the word."""
     with pytest.raises(SystemExit) as ended:
@@ -139,7 +140,8 @@ while IFS= read -r -d '' count; do
     words=()
     for ((i = 0; i < count; i++)); do IFS= read -r -d '' word; words+=("$word"); done
     status=0
-    (parse "${words[@]}"; forward --D=deterministic; printf '%%s\\n' "$batch_size" "$image_size" "$data_path" "$device_id" "${flags[@]}") >out 2>err || status=$?
+    (parse "${words[@]}"; forward --D=deterministic
+     printf '%%s\\n' "$batch_size" "$image_size" "$data_path" "$device_id" "${flags[@]}") >out 2>err || status=$?
     printf '%%s\\0' "$status" "$(<err)" "$(<out)"
 done
 """ % shlex.quote(ROOT))
@@ -178,7 +180,7 @@ BAD_WORDS = ["--", "--=5", "-", "--batch_size", "--batch_size=", "--batch_size=0
 
 def test_the_shell_refuses_in_one_line(parsed_by_shell):
     """Every bad word is status 2 and one line; nothing in a word is run."""
-    for word, (status, err, out) in zip(BAD_WORDS, parsed_by_shell([[word] for word in BAD_WORDS])):
+    for word, (status, err, _) in zip(BAD_WORDS, parsed_by_shell([[word] for word in BAD_WORDS])):
         assert status == 2 and len(err.splitlines()) == 1 and "error: " in err and "line " not in err, (word, err)
 
 
@@ -193,8 +195,8 @@ def test_the_shell_checks_its_environment(parsed_by_shell, tmp_path):
     assert parsed_by_shell([[]], PATH=str(tmp_path))[0][:2] == (2, "case.sh: error: there is no python3 on the PATH")
 
 
-@pytest.mark.parametrize("version, complaint", [(None, "No module named 'torch'; install it, or all that .*requirements.* lists"), ("1.4.0a0", "older than 1.5"), ("1.5.0", ""), ("1.10.2", ""),
-                                                ("2.13.0+cpu", "")])
+@pytest.mark.parametrize("version, complaint", [(None, "No module named 'torch'; install it, or all that .*requirements.* lists"),
+                                                ("1.4.0a0", "older than 1.5"), ("1.5.0", ""), ("1.10.2", ""), ("2.13.0+cpu", "")])
 def test_a_python_without_a_usable_torch_is_named(version, complaint, tmp_path, monkeypatch):
     """A python3 without PyTorch, or with one that is too old, is said before anything is started. Defect: a traceback."""
     (tmp_path / "version.py").write_text("__all__ = ['__version__']\n__version__ = %r\n" % version)
@@ -286,7 +288,8 @@ def with_entry(content, path, value):
 
 ODD = [None, "text", -3, 10 ** 30, 1.5, float("nan"), float("inf"), [1], {"a": 1}, True, torch.ones(2), torch.tensor(float("nan"))]
 ODD_ENTRIES = [((name,), value) for name in ("epoch", "step", "seed", "global_batch", "train_images", "step_images") for value in ODD]
-ODD_ENTRIES += [(("results",), value) for value in (None, "text", [1], {"val.top1": "text"}, {"val.top1": float("nan")}, {"a": torch.ones(2)}, {(1, 2): 3})]
+ODD_ENTRIES += [(("results",), value) for value in (None, "text", [1], {"val.top1": "text"}, {"val.top1": float("nan")},
+                                                   {"a": torch.ones(2)}, {(1, 2): 3})]
 ODD_ENTRIES += [(("best_acc1",), value) for value in ("text", -3, 101, float("nan"), [1], torch.ones(2))]
 ODD_ENTRIES += [(("tally",), value) for value in (None, "text", 3, [1], {}, {"batches": 1}, {"batches": 1, "recent": 3, "meters": []},
                                               {"batches": torch.ones(2), "recent": [], "meters": []},

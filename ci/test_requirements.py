@@ -184,7 +184,8 @@ def test_torch_stays_with_the_constraints(tmp_path):
 # Files that are installed together, and for which Python. (torch_npu is published from Python 3.8 on.)
 TOGETHER = [("3.7", MODELS_FILES["1.5"] + MATRIX), ("3.7", MODELS_FILES["1.8"] + MATRIX), ("3.8", MODELS_FILES["2.x"]),
             ("3.10", MODELS_FILES["2.x"] + COMMANDS[:1]), ("3.10", MODELS_FILES["2.x"] + MATRIX + (OLDEST,)),
-            ("3.11", MODELS_FILES["2.x"] + COMMANDS), ("3.11", MODELS_FILES["2.x"] + COMMANDS + (NEWEST,))]
+            ("3.11", MODELS_FILES["2.x"] + COMMANDS), ("3.11", MODELS_FILES["2.x"] + COMMANDS + (NEWEST,)),
+            ("3.11", MODELS_FILES["2.x"] + ("tools/npu_requirements.txt",))]
 # Pins that no index has for aarch64, and why that is no fault; nothing else may be missing.
 NOT_FOR_AARCH64 = {"torch==1.5.0": "the maker of the NPU has built it: 1.5.0+ascend, which comes with the plug-in in one"}
 PLATFORMS = ["manylinux2014_aarch64"] + ["manylinux_2_%d_aarch64" % glibc for glibc in range(17, 29)]

@@ -203,7 +203,8 @@ TINY = {
         "--lr=0.01", "--output-path={out}", "LOG_DIR", "", "MODEL.NUM_CLASSES", "4", "MODEL.IMAGE_SIZE", "[32,32]", "TRAIN.RESUME", "False"],
     "EfficientNet-B3": ["EfficientNet-B3/tools/train_net.py", "--cfg=%s" % os.path.join(
         ROOT, "EfficientNet-B3/configs/dds_baselines/effnet/EN-B3_dds_1npu_full.yaml"), "--data-path={data}",
-        "OUT_DIR", "{out}", "NUM_GPUS", "{ranks}", "TRAIN.BATCH_SIZE", "8", "TEST.BATCH_SIZE", "8", "TRAIN.IM_SIZE", "32", "TEST.IM_SIZE", "36", "OPTIM.MAX_EPOCH", "2",
+        "OUT_DIR", "{out}", "NUM_GPUS", "{ranks}", "TRAIN.BATCH_SIZE", "8", "TEST.BATCH_SIZE", "8", "TRAIN.IM_SIZE", "32", "TEST.IM_SIZE", "36",
+        "OPTIM.MAX_EPOCH", "2",
         "DATA_LOADER.NUM_WORKERS", "0", "PREC_TIME.NUM_ITER", "0", "TRAIN.MAX_STEPS", "3", "TRAIN.OPT_LEVEL", "O0",
         "TRAIN.SAVE_STEPS", "1", "TRAIN.AUTO_RESUME", "False"],
     "FixRes": ["FixRes/main_resnet50_scratch.py", "--imnet-path={data}", "--batch=4", "--input-size=48", "--num-classes=4", "--epochs=2",

@@ -225,7 +225,7 @@ def test_predictions_pass_over_what_cannot_be_read(tmp_path):
     batches = data.device_batches(dataset, data.EvalBatches(6, 2, rank), 0, rank, skip_bad_images=True)
     said = Predictions()
     said.path = str(tmp_path / "predictions.npz")
-    for images, target in batches:
+    for _, target in batches:
         said.add(torch.stack([torch.zeros(len(target)), target.float() * 9 - 4], 1), target)
     said.write(batches, rank)
     found = predictions(tmp_path)

@@ -48,7 +48,8 @@ def program(model, level, images, cifar, out):
                             "--cfg=EfficientNet-B3/configs/dds_baselines/effnet/EN-B3_dds_1npu_full.yaml", "OUT_DIR", out,
                             "TRAIN.BATCH_SIZE", "2", "TRAIN.OPT_LEVEL", level, "DATA_LOADER.NUM_WORKERS", "1", "TRAIN.IM_SIZE", "64",
                             "TEST.IM_SIZE", "73", "OPTIM.MAX_EPOCH", "1", "TRAIN.MAX_STEPS", "22", "PREC_TIME.NUM_ITER", "0",
-                            "MODEL.NUM_CLASSES", "4", "BN.USE_PRECISE_STATS", "False", "TEST.BATCH_SIZE", "4", "LOG_PERIOD", "10", "OPTIM.BASE_LR", "0.001"],
+                            "MODEL.NUM_CLASSES", "4", "BN.USE_PRECISE_STATS", "False", "TEST.BATCH_SIZE", "4", "LOG_PERIOD", "10",
+                            "OPTIM.BASE_LR", "0.001"],
         "FixRes": ["FixRes/main_resnet50_scratch.py", "--imnet-path=" + images, "--max-steps=22", "--epochs=1", "--batch=2",
                    "--workers=2", "--input-size=32", "--num-classes=4", "--num-tasks=1", "--checkpoint-file=%s/c.pth.tar" % out,
                    "--print-freq=10", "--learning-rate=0.001"] + common}[model]

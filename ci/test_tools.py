@@ -1,7 +1,6 @@
 """The programs in tools/ that make and check data sets."""
 import argparse
 import hashlib
-import json
 import os
 import pickle
 import pickletools
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from GENet import cifar
-from common import data, records, transforms
+from common import data, transforms
 from common.cli import UserError
 from conftest import ROOT, assert_bad_input, environment, load_script, running_in, wait_until, write_images
 
@@ -59,7 +58,8 @@ def copy_of(demo, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("tool", ["runs.py curves", "runs.py page", "runs.py table", "runs.py tensorboard", "dataset.py demo", "dataset.py check", "dataset.py pack"])
+@pytest.mark.parametrize("tool", ["runs.py curves", "runs.py page", "runs.py table", "runs.py tensorboard",
+                                  "dataset.py demo", "dataset.py check", "dataset.py pack"])
 def test_help_and_unknown_option(tool):
     """--help shows an example and ends well; an unknown option is one line and status 2."""
     done = run_tool(*tool.split() + ["--help"])

@@ -18,7 +18,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from common import checkpoint, cli, device as devices, distributed, precision, records
+from common import checkpoint
 from conftest import CI, MODELS, ROOT, environment, run_script
 from fill import make_input
 from test_genet_data import write_cifar

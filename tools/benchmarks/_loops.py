@@ -50,7 +50,8 @@ def arguments(model, level, options, out, args):
     size = args.image_size or MODELS[model][0]
     batch = args.batch_size
     common = ["--device=" + args.device, "--dummy"]
-    common += ["--compile=default"] * ("compile" in options) + ["--compile=reduce-overhead"] * ("graphs" in options) + ["--amp-dtype=bf16"] * ("bf16" in options)
+    common += ["--compile=default"] * ("compile" in options) + ["--compile=reduce-overhead"] * ("graphs" in options)
+    common += ["--amp-dtype=bf16"] * ("bf16" in options)
     flags = common + ["--opt-level=" + level]
     return {
         "ResNet50": ["ResNet50/main.py", "--image-size=%d" % size, "--batch-size=%d" % batch, "--save-ckpt-path=" + out,

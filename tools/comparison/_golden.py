@@ -198,7 +198,8 @@ def _genet(content):
     for variant in content["variants"]:
         spec, options, after = variant["train_input"], variant["options"], variant["train_after_float64"]
         words = ["GENet/train.py", "--batch-size=%d" % spec["batch"], "--amp", "--depth=%d" % options["depth"],
-                 "--width=%d" % options["width"], "--extent=%d" % options["extent"], "--extra-params=%s" % options["extra_params"], "--mlp=%s" % options["mlp"]]
+                 "--width=%d" % options["width"], "--extent=%d" % options["extent"], "--extra-params=%s" % options["extra_params"],
+                 "--mlp=%s" % options["mlp"]]
         statistics = (after["running_mean_l2"] ** 2 + after["running_var_l2"] ** 2) ** 0.5
         found.append(Recipe("GENet", variant["arch"], words, {}, spec["batch"], spec["height"], variant["num_classes"],
                             (spec["input_seed_base"], spec["target_seed_base"]), content["optimizer"]["lr"],

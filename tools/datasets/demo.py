@@ -20,7 +20,6 @@ import pickle
 import shutil
 import signal
 import struct
-import sys
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 

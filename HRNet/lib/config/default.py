@@ -5,6 +5,7 @@ so that anybody's YAML merges, and `unread_settings` lets a program say which of
 tools/train.py that says the same as a key (--lr and TRAIN.LR, ...) goes before the key.
 """
 import difflib
+import functools
 import os
 
 import yaml
@@ -193,7 +194,7 @@ def _merge_options(config, opts):
     for key, value in zip(opts[::2], opts[1::2]):
         if key not in known:
             raise UserError(_unknown_key("the command line", key, known))
-        _merge(config, "the command line", lambda: config.merge_from_list([key, value]))
+        _merge(config, "the command line", functools.partial(config.merge_from_list, [key, value]))
 
 
 def _refuse_empty(config, source):

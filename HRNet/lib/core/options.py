@@ -12,7 +12,8 @@ MASTER_PORT = 29988  # where ranks meet that are started one by one, or on sever
 def add_common_flags(parser):
     """Add the flags of both programs to a parser."""
     parser.usage = "%(prog)s [DATA_PATH] --cfg FILE [options] [KEY VALUE ...]"
-    parser.epilog = "What the numbers of a configuration may be: %s." % "; ".join("%s %s" % (name, allowed.in_help()) for name, allowed in RANGES.items())
+    numbers = "; ".join("%s %s" % (name, allowed.in_help()) for name, allowed in RANGES.items())
+    parser.epilog = "What the numbers of a configuration may be: %s." % numbers
     add = parser.add_argument
     add("positional", nargs="*", metavar="DATA_PATH KEY VALUE",
         help="data set root with train/ and val/ (without it DATASET.ROOT of the config), then config keys and their values")
