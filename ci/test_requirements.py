@@ -181,6 +181,23 @@ def test_torch_stays_with_the_constraints(tmp_path):
     assert found.pop("torchvision") == "0.16.0" and not {"torch", "numpy"} & set(found), found
 
 
+@asks_index
+def test_torch_stays_beside_its_plugin(tmp_path):
+    """Where torchvision is missing beside torch_npu, tools/npu_requirements.txt before a model's file keeps the plug-in and its PyTorch,
+    as pyproject.toml's extra has it. (After the file, pip replaces both by the newest.)"""
+    python = os.path.join(link_environment([Requirement("numpy")], tmp_path / "machine"), "python")
+    site, = glob.glob(str(tmp_path / "machine" / "lib" / "python*" / "site-packages"))
+    for name, version, needs in (("torch", "2.10.0+cpu", ""), ("torch_npu", "2.10.0", "Requires-Dist: torch==2.10.0+cpu\n")):
+        folder = os.path.join(site, "%s-%s.dist-info" % (name, version))
+        os.mkdir(folder)
+        for file, words in (("METADATA", "Metadata-Version: 2.1\nName: %s\nVersion: %s\n%s" % (name, version, needs)), ("RECORD", "")):
+            with open(os.path.join(folder, file), "w") as stream:
+                stream.write(words)
+    found = would_install(python, tmp_path, "-r", os.path.join(ROOT, "tools/npu_requirements.txt"),
+                          "-r", os.path.join(ROOT, "FixRes/2.x_requirements.txt"))
+    assert found["torchvision"] == "0.25.0" and not {"torch", "torch-npu", "numpy"} & set(found), found
+
+
 # Files that are installed together, and for which Python. (torch_npu is published from Python 3.8 on.)
 TOGETHER = [("3.7", MODELS_FILES["1.5"] + MATRIX), ("3.7", MODELS_FILES["1.8"] + MATRIX), ("3.8", MODELS_FILES["2.x"]),
             ("3.10", MODELS_FILES["2.x"] + COMMANDS[:1]), ("3.10", MODELS_FILES["2.x"] + MATRIX + (OLDEST,)),
