@@ -24,7 +24,7 @@ LONGEST = ("test_all_scripts", "test_npu_models", "test_campaign", "test_resnet5
 
 sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
 
-from common import checkpoint, cli  # noqa: E402
+from common import checkpoint, cli, outputs  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -66,9 +66,10 @@ def group_of(nodeid):
 
 @pytest.fixture(autouse=True)
 def no_run_before():
-    """Let what a training of an earlier test said of its checkpoints not follow the messages of this one. (With monkeypatch, that would
-    be undone after the folder of each test has been removed.)"""
+    """Let what a training of an earlier test said of its checkpoints not follow the messages of this one, nor this process hold that
+    training's folder. (With monkeypatch, that would be undone after the folder of each test has been removed.)"""
     cli.TrainingStopped.kept = ""
+    outputs.release()
 
 
 def load_script(path):
