@@ -19,6 +19,8 @@ def main():
     args = parser().parse_args()
     flags.divide(args)
     flags.resolve_files(args, subfolder="")
+    if args.new_classifier and not args.pth_path:
+        raise cli.UserError("--new-classifier is of a training that starts from weights: give them with --pth-path")
     if not args.dummy:
         data.check_layout(args.imnet_path)
     distributed.launch(train, args, flags.layout(args))
@@ -35,7 +37,7 @@ def start_network(args, rank):
     """Return the network with the weights that the flags name, or with random ones."""
     model = networks.build("ResNet50", args.num_classes)
     if args.pth_path:
-        rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema))
+        rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema, args.new_classifier))
     return model
 
 

@@ -294,7 +294,7 @@ def start_from_weights(model, args):
     check_network(content, args, args.pth_path)
     state = checkpoint.weights(content, args.pth_path, args.use_ema)
     if args.pretrained and not args.eval:
-        state.update((key, value) for key, value in model.state_dict().items() if key.startswith("fc."))
+        state = network.with_own_classifier(model, state)
     checkpoint.load_weights(model, state, args.pth_path)
     return checkpoint.describe(content, args.pth_path, args.use_ema)
 
@@ -331,7 +331,9 @@ def make_batches(split, args, rank):
     else:
         batches = data.EvalBatches(len(images), args.test_batch_size, rank, args.max_steps)
     source = CifarLoader(images, labels, batches, rank.device, args.workers_per_rank, args.seed if split == "train" else None)
-    return data.DeviceBatches(source, rank.device, *MEAN_STD[args.dataset])
+    batches = data.DeviceBatches(source, rank.device, *MEAN_STD[args.dataset])
+    batches.classes = cifar.class_names(args.folder, args.dataset)
+    return batches
 
 
 def make_up_batches(images, args, rank):

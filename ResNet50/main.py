@@ -64,6 +64,8 @@ def parser():
     add("--pretrained", action="store_true", help="start from torchvision's published weights (downloads them)")
     add("--pth-path", metavar="FILE", help="weights to start from, or to evaluate")
     flags.add_resume_flag(p, "<save-ckpt-path>/<checkpoint-nameprefix>.pth.tar")
+    add("--new-classifier", action="store_true",
+        help="of the weights to start from, take all but the classifier, so that they may be of other classes")
     add("-t", "--fine-tuning", action="store_true", help="train fc alone; weights of another number of classes fit")
     add("-e", "--evaluate", type=cli.boolean, nargs="?", const=True, default=False, help="evaluate and stop")
 
@@ -100,6 +102,8 @@ def checked(args):
         raise cli.UserError("no dataset: give its root, the folder that holds train/ and val/, with --data")
     if args.evaluate and args.resume in (None, resume.AUTO) and not (args.pth_path or args.pretrained):
         raise cli.UserError("nothing to evaluate: give the weights with --pth-path (or --resume=FILE)")
+    if args.new_classifier and (args.evaluate or not (args.pth_path or args.pretrained)):
+        raise cli.UserError("--new-classifier is of a training that starts from weights: give them with --pth-path")
     if args.start_epoch > args.epochs:
         raise cli.UserError("--start-epoch %d: there are %d epochs" % (args.start_epoch, args.epochs))
     if args.lr is None:
@@ -291,8 +295,8 @@ def torchvision_network(name, **options):
 
 
 def start_from_weights(model, args):
-    """Load --pth-path or --pretrained into `model`; return a line that says which where a file leaves a choice. In fine-tuning, a
-    classifier of other size keeps its initial weights."""
+    """Load --pth-path or --pretrained into `model`; return a line that says which where a file leaves a choice. With --new-classifier,
+    and in fine-tuning where the file's has another size, the classifier keeps its initial weights."""
     if args.pth_path:
         content, source = checkpoint.load(args.pth_path), args.pth_path
     elif args.pretrained:
@@ -300,11 +304,8 @@ def start_from_weights(model, args):
     else:
         return ""
     state = checkpoint.weights(content, source, args.use_ema)
-    if args.fine_tuning:
-        own = model.state_dict()
-        for key in ("fc.weight", "fc.bias"):
-            if key in state and state[key].shape != own[key].shape:
-                state[key] = own[key]
+    if args.new_classifier or args.fine_tuning and state.get("fc.weight", model.fc.weight).shape != model.fc.weight.shape:
+        state = network.with_own_classifier(model, state)
     checkpoint.load_weights(model, state, source)
     return checkpoint.describe(content, source, args.use_ema)
 

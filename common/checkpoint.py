@@ -286,7 +286,9 @@ def _misfit(own, state):
             parts.append("%d keys %s (first: %s)" % (len(keys), what, keys[0]))
     for key in own:
         if key in state and (own[key].shape != state[key].shape or own[key].is_floating_point() > state[key].is_floating_point()):
-            parts.append("%s is %s in the file and %s in the network" % (key, _described(state[key]), _described(own[key])))
+            is_last = key.rpartition(".")[0] == list(own)[-1].rpartition(".")[0]  # the classifier: all else fits
+            parts.append("%s is %s in the file and %s in the network" % (key, _described(state[key]), _described(own[key]))
+                         + is_last * " (a training with --new_classifier takes weights of other classes)")
             break
     return "; ".join(parts) or None
 

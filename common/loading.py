@@ -144,7 +144,7 @@ class DeviceBatches(object):
         self._mean = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self._std = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
         self._prefetch = Prefetcher(device)
-        self.bad_images = set()
+        self.bad_images, self.classes = set(), list(getattr(getattr(source, "dataset", None), "classes", []))
 
     def __len__(self):
         """Return the steps of a whole epoch."""

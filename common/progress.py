@@ -61,6 +61,7 @@ class Progress(object):
                 shares = key == "global_batch" and self.constants[key] % self._rank.world_size
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]) + (
                     ", which %d ranks cannot share evenly" % self._rank.world_size if shares else ""))
+        self.constants["classes"] = getattr(batches, "classes", [])  # names in the order of the outputs
         if self.epoch > epochs:
             raise cli.UserError("this run has %d epochs, the run to resume has trained %d" % (epochs, self.epoch))
         # Where an update is now divided into more or fewer steps, the same images have been seen after another number of them.

@@ -36,7 +36,7 @@ def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     recorder = Recorder(path, rank, goes_on, events)
     recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
                              torch=torch.__version__, restarts=restarts, steps_in_epoch=getattr(progress, "steps_in_epoch", None),
-                             train_images=progress and progress.constants.get("train_images")))
+                             **{name: progress and progress.constants.get(name) for name in ("train_images", "classes")}))
     return recorder
 
 

@@ -36,7 +36,7 @@ stop() {
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
 precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
-profile_steps="" term_grace="" stall_timeout="" standalone="" predictions="" tensorboard=""
+profile_steps="" new_classifier="" term_grace="" stall_timeout="" standalone="" predictions="" tensorboard=""
 nnodes="" node_rank="" local_addr="" master_addr="" master_port="" # of the scripts for several machines
 
 model_path=$(cd "$(dirname "${BASH_SOURCE[1]}")/.." && pwd)
@@ -84,7 +84,7 @@ on_machines() {
 
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
-    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps tensorboard
+    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps tensorboard new_classifier
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
     defaults "$@"
@@ -107,6 +107,7 @@ common_options() {
     option opt_level "" "O0|O1|O2" "mixed precision level; same as precision_mode"
     option precision_mode "" "O0|O1|O2|allow_mix_precision|must_keep_origin_dtype" "mixed precision; must_keep_origin_dtype is O0"
     option pth_path "" text "weights to start from, or to evaluate"
+    option new_classifier "" switch "of pth_path, take all but the classifier: the weights may be of other classes"
     option seed "" 0..4294967295 "of everything random (empty: a random one)"
     option accumulate "" positive "batches that an update is computed in, one after the other (empty: 1)"
     option max_steps "" positive "end each epoch, and each evaluation, after this many steps"
@@ -223,6 +224,7 @@ resolve_options() {
         *) opt_level=$precision_mode ;;
     esac
     [[ -z $pth_path || -e $pth_path ]] || fail "--pth_path=$pth_path does not exist"
+    [[ -z $new_classifier || -n $pth_path ]] || fail "--new_classifier takes the weights of --pth_path, which is missing"
     output_path=${output_path:-$model_path/test/output/$device_id}
     case $resume in
         0) resume="" ;;

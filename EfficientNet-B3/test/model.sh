@@ -6,7 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 without_options decoder # OpenCV resizes
 option seed "" 0..4294967295 "of everything random (empty: the configuration's, 1)"
 option max_steps "" positive "end each training epoch, or the evaluation, after this many steps"
-test_image_size="" workers_per_rank=""
+option num_classes 1000 positive "outputs of the network"
+test_image_size="" workers_per_rank="" num_classes=""
 
 # forward_common: what training and evaluation both take.
 forward_common() {
@@ -18,7 +19,7 @@ forward_common() {
     [[ -z $image_size ]] || test_image_size=$((image_size * 8 / 7))
     workers_per_rank=$(share workers)
     forward "OUT_DIR =output_path" "NUM_GPUS =case_ranks" "TRAIN.BATCH_SIZE =batch_size" "TRAIN.OPT_LEVEL =opt_level" \
-        "DATA_LOADER.NUM_WORKERS =workers_per_rank" "TRAIN.IM_SIZE =image_size" "TEST.IM_SIZE =test_image_size"
+        "DATA_LOADER.NUM_WORKERS =workers_per_rank" "TRAIN.IM_SIZE =image_size" "TEST.IM_SIZE =test_image_size" "MODEL.NUM_CLASSES =num_classes"
 }
 
 train() { # SUFFIX RECIPE OPTION…
@@ -26,10 +27,12 @@ train() { # SUFFIX RECIPE OPTION…
     # The rate goes with the batch, and has a point: the configuration takes no integer for it.
     learning_rate=$(awk -v rate="$learning_rate" -v batch="$batch_size" \
         'BEGIN { rate = sprintf("%.17g", rate == "" ? 0.2 * batch / 128 : rate); print rate (rate ~ /[.e]/ ? "" : ".0") }')
+    local start=WEIGHTS
+    [[ -z $new_classifier ]] || start=PRETRAINED # leaves the classifier out
     forward --resume=resume
     forward_common
     forward "OPTIM.MAX_EPOCH =train_epochs" "OPTIM.BASE_LR =learning_rate" "TRAIN.ACCUMULATE =accumulate" \
-        "TRAIN.MAX_STEPS =max_steps" "TRAIN.WEIGHTS =pth_path" "RNG_SEED =seed" "TRAIN.SAVE_STEPS =checkpoint_steps" \
+        "TRAIN.MAX_STEPS =max_steps" "TRAIN.$start =pth_path" "RNG_SEED =seed" "TRAIN.SAVE_STEPS =checkpoint_steps" \
         "TRAIN.KEEP_CHECKPOINTS =keep_checkpoints"
     local test_batch=$(($([[ $case_devices == one ]] && echo 200 || echo 25) * case_ranks))
     run_case EfficientNet-B3 "$1" train python3 -u tools/train_net.py --cfg="configs/dds_baselines/effnet/EN-B3_dds_$2.yaml" \

@@ -44,6 +44,8 @@ def add_training(p, learning_rate, epochs, scaling):
     add("--loss-scale", type=flags.loss_scale, default="dynamic", help="of O1 and O2: dynamic, or a number")
     add("--eval-freq", type=cli.positive_int, default=10, help="epochs between evaluations; the last epoch is always evaluated")
     add("--print-freq", type=cli.positive_int, default=10, help="steps between progress lines")
+    add("--new-classifier", action="store_true",
+        help="of the weights to start from, take all but the classifier, so that they may be of other classes")
     add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the jobs' folders are; made when needed")
     add("--job-id", type=cli.file_name, help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
     add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best and numbered copies go beside it")

@@ -65,7 +65,7 @@ weights_of_an_earlier_phase() {
 forward_training() {
     forward_common
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
-    forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
+    forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate --new-classifier=new_classifier \
         --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints \
         --resume=resume --compile=compile --dummy=dummy --profile-steps=profile_steps
 }

@@ -30,6 +30,8 @@ def parser():
     add("--stop-step", "--max-steps", dest="stop_step", type=stop_step, metavar="STEPS",
         help="end each epoch, and each validation, after this many steps; TRUE means %d" % OLD_STOP_STEP)
     add("--pretrained", default="", metavar="FILE", help="weights to start from")
+    add("--new-classifier", action="store_true",
+        help="of those, take all but the classifier, so that they may be of other classes")
     flags.add_resume_flag(p, "<output-path>/checkpoint.pth.tar (TRAIN.RESUME True says so too)")
     add("--static-loss-scale", type=ranges.positive, default=128.0, help="constant loss scale of O1 and O2")
     add("--dynamic-loss-scale", action="store_true", help="loss scale that adapts itself")
@@ -46,6 +48,8 @@ def stop_step(text):
 def main():
     args = parser().parse_intermixed_args()
     layout = options.device_layout(args)
+    if args.new_classifier and not args.pretrained:
+        raise cli.UserError("--new-classifier is of a training that starts from weights: give them with --pretrained")
     overrides = []
     if args.lr is not None:
         overrides += ["TRAIN.LR", repr(args.lr * layout.world_size * args.accumulate)]
@@ -110,7 +114,7 @@ def set_cudnn(settings, deterministic):
 def make_learner(args, rank):
     """Return the Learner on the rank's device, and say in the log what is trained."""
     config, size = args.config, args.config.MODEL.IMAGE_SIZE[0]
-    model = options.initial_model(args, args.pretrained, rank)
+    model = options.initial_model(args, args.pretrained, rank, args.new_classifier)
     rank.print(*options.remarks(args) + [remark_on_classes(args), remark_on_rate(args, rank)])
     rank.print(rank.is_main and model_stats(model, size, size).summary())
     loss_scale = "dynamic" if args.dynamic_loss_scale else args.static_loss_scale

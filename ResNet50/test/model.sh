@@ -5,6 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 arch="" num_classes="" checkpoint=""
 option arch resnet50 text "the network"
+option num_classes 1000 positive "outputs of the network"
 one_card=(--lr-schedule=cosine --warmup=5 --label-smoothing=0.1 --no-decay=bias --zero-init-residual --normal-fc)
 eight_cards=(--lr-schedule=cosine --warmup=8 --label-smoothing=0.1 --smoothing-form=off-class --no-decay=bn)
 
@@ -18,8 +19,8 @@ train() { # NETWORK SUFFIX RECIPE OPTION…
     local -n recipe=$3
     parse_case "$2" imagenet "${@:4}"
     forward_devices
-    forward --data=data_path --device=device --arch=arch --batch-size=batch_size --epochs=train_epochs --workers=workers \
-        --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --max-steps=max_steps --image-size=image_size \
+    forward --data=data_path --device=device --arch=arch --num-classes=num_classes --batch-size=batch_size --epochs=train_epochs --workers=workers \
+        --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --new-classifier=new_classifier --max-steps=max_steps --image-size=image_size \
         --deterministic=deterministic --allow-tf32=allow_tf32 --skip-bad-images=skip_bad_images --seed=seed --amp-dtype=amp_dtype \
         --decoder=decoder --compile=compile --dummy=dummy --profile-steps=profile_steps \
         --accumulate=accumulate --save-ckpt-path=output_path --workspace=output_path --resume=resume \
@@ -27,10 +28,9 @@ train() { # NETWORK SUFFIX RECIPE OPTION…
     run_case "$1" "$2" train python3 -u main.py "${flags[@]}" --static-loss-scale=1024 --raport-file=metrics.jsonl "${recipe[@]}"
 }
 
-# Evaluations have two more options.
+# Evaluations have one more option.
 evaluating() { # NAME=DEFAULT…
     evaluation "$@"
-    option num_classes 1000 positive "outputs of the network"
     option checkpoint "" text "same as pth_path"
 }
 

@@ -116,9 +116,17 @@ def _known_of(content, path, use_ema):
         return {}
     found = {"epoch": content.get("epoch"), "accuracy": _accuracy(content, path, use_ema), "seed": content.get("seed"),
              "recipe": _recipe(path)}
-    if isinstance(content.get("classes"), (list, tuple)):
-        found["classes"] = json.dumps([str(name) for name in content["classes"]])
+    names = content.get("classes") or _names_beside(path, content)
+    if isinstance(names, (list, tuple)):
+        found["classes"] = json.dumps([str(name) for name in names])
     return dict((name, str(value)) for name, value in found.items() if isinstance(value, (int, float, str)))
+
+
+def _names_beside(path, content):
+    """Return the names of the classes for bare weights of a run, which HRNet's best ones are: those in the run's checkpoint."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(path)), "checkpoint.pth.tar")
+    is_bare = checkpoint.weights_key(content, path) is None
+    return checkpoint.load(beside).get("classes") if is_bare and os.path.isfile(beside) else None
 
 
 def _accuracy(content, path, use_ema):

@@ -28,9 +28,9 @@ def run(args):
     for path, picture in zip(args.pictures, opened):
         with torch.no_grad():
             likely = torch.softmax(model(_networks.normalised([view.transform(view.size)(picture, None)], view))[0], 0)
-        cli.print_line(path)
+        cli.print_line(folders.shown(path))
         for share, number in zip(*likely.topk(min(TOP, len(names)))):
-            cli.print_line("%7.2f %%  %s" % (100 * share, names[number]))
+            cli.print_line("%7.2f %%  %s" % (100 * share, folders.shown(names[number])))
 
 
 def _open(path):

@@ -2,7 +2,7 @@
 import glob
 import os
 
-from common import checkpoint, resume
+from common import checkpoint, network, resume
 from common.cli import UserError
 from common.distributed import unwrapped
 from common.meters import Tally
@@ -13,7 +13,6 @@ from pycls.core.config import cfg
 _FOLDER = "checkpoints"
 _NEWEST = "checkpoint.pth.tar"
 _BEST = ("model.pyth", "model_best.pth.tar")
-_CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 _ERRORS = {"test": "test_err", "test_ema": "ema_err"}  # as newer pycls names them
 
 
@@ -41,8 +40,7 @@ def load_weights(path, model, new_classifier=False, use_ema="auto"):
     content = checkpoint.load(source)
     state = checkpoint.weights(content, source, use_ema)
     if new_classifier:
-        own = model.state_dict()
-        state.update((key, own[key]) for key in _CLASSIFIER)
+        state = network.with_own_classifier(model, state)
     checkpoint.load_weights(model, state, source)
     return checkpoint.describe(content, source, use_ema)
 

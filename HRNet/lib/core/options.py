@@ -1,7 +1,7 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, flags, precision, ranges
+from common import checkpoint, cli, flags, network, precision, ranges
 from lib.config import RANGES, new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
@@ -92,16 +92,18 @@ def _batch_overrides(args):
     return overrides
 
 
-def initial_model(args, weights, rank):
-    """Return the network of the config, with the weights of a file where `weights` names one; the log says which where a file
-    leaves a choice. Raises UserError for a config that describes no network, or weights of another."""
+def initial_model(args, weights, rank, new_classifier=False):
+    """Return the network of the config, with the weights of a file where `weights` names one (with `new_classifier` all but the
+    classifier's); the log says which where a file leaves a choice. Raises UserError for a config that describes no network, or
+    weights of another."""
     try:
         model = build_model(args.config)
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
     if weights:
         content = checkpoint.load(weights)
-        checkpoint.load_weights(model, content, weights, args.use_ema)
+        state = checkpoint.weights(content, weights, args.use_ema)
+        checkpoint.load_weights(model, network.with_own_classifier(model, state) if new_classifier else state, weights)
         rank.print(checkpoint.describe(content, weights, args.use_ema))
     return model
 
