@@ -421,11 +421,14 @@ def assert_left(model, out, done, suffix, ranks):
 
 @RANKS
 def test_full_training(model, ranks):
-    """train_full_*.sh: result block, files and records; the validation set is counted once, each image of it."""
+    """train_full_*.sh: result block, files and records; the validation set is counted once, each image of it. The names of the classes
+    are in the checkpoint and in the report."""
     ran = model.once(FULL[ranks])
     assert_left(model, ran.out, ran.done, "acc", ranks)
     last = summary(ran.out)
     assert last["steady_steps"] + last["warmup_steps"] == EPOCHS * STEPS
+    names = list("abcdefghij") if model.tiny.layout == "cifar" else ["n%08d" % number for number in range(4)]
+    assert content(ran.out)["classes"] == json.loads((ran.out / "report.json").read_text())["parameters"]["classes"] == names
     assert 20 * last["val.top1"] / 100 == pytest.approx(round(20 * last["val.top1"] / 100), abs=1e-6)
 
 
