@@ -61,7 +61,9 @@ class Progress(object):
                 shares = key == "global_batch" and self.constants[key] % self._rank.world_size
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]) + (
                     ", which %d ranks cannot share evenly" % self._rank.world_size if shares else ""))
-        self.constants["classes"] = getattr(batches, "classes", [])  # names in the order of the outputs
+        names = getattr(batches, "classes", [])  # in the order of the outputs
+        if self.constants.setdefault("classes", names) != names:
+            raise cli.UserError("this run has the classes %.99s, the run to resume has %.99s" % (names, self.constants["classes"]))
         if self.epoch > epochs:
             raise cli.UserError("this run has %d epochs, the run to resume has trained %d" % (epochs, self.epoch))
         # Where an update is now divided into more or fewer steps, the same images have been seen after another number of them.
@@ -212,7 +214,7 @@ class Progress(object):
         self._note_good(source)
         # That file takes no place among the kept ones: the one that we go on from has it.
         self._newest_is_damaged = os.path.abspath(source).rpartition(".")[0] == os.path.abspath(self._path)
-        self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images"] if key in content)
+        self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images", "classes"] if key in content)
         self._restore("tally", self.tally, content, source)
         absent = [key for key, part in self._parts.items() if key != self._model_key and not self._restore(key, part, content, source)]
         self._rank.print("%s holds no %s: starting anew with that" % (source, ", ".join(absent)) if absent else "")
