@@ -84,7 +84,8 @@ on_machines() {
 
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
-    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps tensorboard new_classifier
+    without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps \
+        tensorboard new_classifier
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
     defaults "$@"

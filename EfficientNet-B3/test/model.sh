@@ -19,7 +19,8 @@ forward_common() {
     [[ -z $image_size ]] || test_image_size=$((image_size * 8 / 7))
     workers_per_rank=$(share workers)
     forward "OUT_DIR =output_path" "NUM_GPUS =case_ranks" "TRAIN.BATCH_SIZE =batch_size" "TRAIN.OPT_LEVEL =opt_level" \
-        "DATA_LOADER.NUM_WORKERS =workers_per_rank" "TRAIN.IM_SIZE =image_size" "TEST.IM_SIZE =test_image_size" "MODEL.NUM_CLASSES =num_classes"
+        "DATA_LOADER.NUM_WORKERS =workers_per_rank" "TRAIN.IM_SIZE =image_size" "TEST.IM_SIZE =test_image_size" \
+        "MODEL.NUM_CLASSES =num_classes"
 }
 
 train() { # SUFFIX RECIPE OPTION…

@@ -65,8 +65,8 @@ weights_of_an_earlier_phase() {
 forward_training() {
     forward_common
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
-    forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate --new-classifier=new_classifier \
-        --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints \
+    forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
+        --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints --new-classifier=new_classifier \
         --resume=resume --compile=compile --dummy=dummy --profile-steps=profile_steps
 }
 

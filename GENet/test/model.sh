@@ -22,8 +22,8 @@ training() { # NAME=DEFAULT…
 train() { # SUFFIX OPTION…
     parse_case "$1" cifar10 "${@:2}"
     forward --batch_size=batch_size --test_batch_size=test_batch_size --no_epochs=train_epochs --epoch_step=epoch_step \
-        --learning_rate=learning_rate --seed=seed --accumulate=accumulate --pth_path=pth_path --pretrained=new_classifier --resume=resume \
-        --checkpoint_steps=checkpoint_steps --keep_checkpoints=keep_checkpoints --compile=compile \
+        --learning_rate=learning_rate --seed=seed --accumulate=accumulate --pth_path=pth_path --resume=resume \
+        --pretrained=new_classifier --checkpoint_steps=checkpoint_steps --keep_checkpoints=keep_checkpoints --compile=compile \
         --dummy=dummy --profile_steps=profile_steps
     run train "$1"
 }

@@ -19,8 +19,9 @@ train() { # NETWORK SUFFIX RECIPE OPTION…
     local -n recipe=$3
     parse_case "$2" imagenet "${@:4}"
     forward_devices
-    forward --data=data_path --device=device --arch=arch --num-classes=num_classes --batch-size=batch_size --epochs=train_epochs --workers=workers \
-        --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --new-classifier=new_classifier --max-steps=max_steps --image-size=image_size \
+    forward --data=data_path --device=device --arch=arch --num-classes=num_classes --batch-size=batch_size --epochs=train_epochs \
+        --workers=workers --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --new-classifier=new_classifier \
+        --max-steps=max_steps --image-size=image_size \
         --deterministic=deterministic --allow-tf32=allow_tf32 --skip-bad-images=skip_bad_images --seed=seed --amp-dtype=amp_dtype \
         --decoder=decoder --compile=compile --dummy=dummy --profile-steps=profile_steps \
         --accumulate=accumulate --save-ckpt-path=output_path --workspace=output_path --resume=resume \

@@ -116,7 +116,7 @@ def _known_of(content, path, use_ema):
         return {}
     found = {"epoch": content.get("epoch"), "accuracy": _accuracy(content, path, use_ema), "seed": content.get("seed"),
              "recipe": _recipe(path)}
-    names = content.get("classes") or _names_beside(path, content)
+    names = content.get("classes", _names_beside(path, content))
     if isinstance(names, (list, tuple)):
         found["classes"] = json.dumps([str(name) for name in names])
     return dict((name, str(value)) for name, value in found.items() if isinstance(value, (int, float, str)))
@@ -125,8 +125,10 @@ def _known_of(content, path, use_ema):
 def _names_beside(path, content):
     """Return the names of the classes for bare weights of a run, which HRNet's best ones are: those in the run's checkpoint."""
     beside = os.path.join(os.path.dirname(os.path.abspath(path)), "checkpoint.pth.tar")
-    is_bare = checkpoint.weights_key(content, path) is None
-    return checkpoint.load(beside).get("classes") if is_bare and os.path.isfile(beside) else None
+    if checkpoint.weights_key(content, path) is None and os.path.isfile(beside):
+        with contextlib.suppress(cli.UserError):  # a damaged one
+            return checkpoint.load(beside).get("classes")
+    return None
 
 
 def _accuracy(content, path, use_ema):
