@@ -1,5 +1,6 @@
 """docs/own_data.md: from a folder of pictures to a fine-tuned model; new classifiers in every training, names of classes in checkpoints."""
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -95,9 +96,10 @@ def test_four_commands(tmp_path, capsys):
     assert best["classes"] == FLOWERS and best["state_dict"]["fc.weight"].shape == (5, 512)
     moved = (best["state_dict"]["layer1.0.conv1.weight"] - start["state_dict"]["layer1.0.conv1.weight"]).abs().max()
     assert 0 < moved < 0.2  # random weights of another seed would be further away
-    tool(page, capsys)
-    assert all(name in (tmp_path / "run" / "page.html").read_text() for name in FLOWERS)
     assert_predicted_as_evaluated(tmp_path, capsys)
+    if importlib.util.find_spec("matplotlib"):  # which the environments of older PyTorch lack
+        tool(page, capsys)
+        assert all(name in (tmp_path / "run" / "page.html").read_text() for name in FLOWERS)
 
 
 def assert_predicted_as_evaluated(folder, capsys):
