@@ -208,9 +208,10 @@ def assert_one_report(ended, output, ranks=4):
 
 
 @in_namespaces
-@pytest.mark.parametrize("folder", ["mindcluster/2x8p"] + [pytest.param(folder, marks=pytest.mark.slow) for folder in (
-    "mindcluster/1p", "kubernetes/trainjob/overlays/ascend-2-nodes", "kubernetes/pytorchjob/overlays/gpu-2-nodes",
-    "kubernetes/volcano/overlays/gpu-1-node", "kubernetes/volcano/overlays/gpu-2-nodes")])
+@pytest.mark.parametrize("folder", ["mindcluster/2x8p", "kubernetes/trainjob/overlays/ascend-2-nodes"] + [
+    pytest.param(folder, marks=pytest.mark.slow) for folder in (
+        "mindcluster/1p", "kubernetes/pytorchjob/overlays/gpu-2-nodes", "kubernetes/volcano/overlays/gpu-1-node",
+        "kubernetes/volcano/overlays/gpu-2-nodes")])
 def test_a_job_trains(folder, tiny_imagenet, tmp_path):
     """Pods of one or two ranks, with what the operator tells them, find each other and train one network, with one report. (Those
     of an AscendJob meet at a service's address, which is no pod's own.)"""

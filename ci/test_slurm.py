@@ -3,24 +3,25 @@ after a node's death, scancel and a time limit with weights that are bit for bit
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
 
-from conftest import CI, MODELS, ROOT, differences, environment, free_port, wait_until, weights_of
+from conftest import CI, MODELS, ROOT, differences, environment, free_port, running_in, wait_until, weights_of
 from test_all_scripts import TINY, Model
 from test_genet_data import write_cifar
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "unshare")
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")]
-if not MISSING and subprocess.call(["unshare", "--uts", "true"], stderr=subprocess.DEVNULL):
-    MISSING = ["the right to give a process a host name of its own"]
+if not MISSING and subprocess.call(["unshare", "--uts", "--pid", "--fork", "--mount-proc", "true"], stderr=subprocess.DEVNULL):
+    MISSING = ["the right to make namespaces"]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason="missing: %s; as root, apt-get install slurmd slurmctld slurm-client munge"
                                 % ", ".join(MISSING))
 NOT_ENDED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 PATIENCE = 400
 
-# A training that waits once: when it has written its HOLD_AT-th checkpoint, while there is the file HOLD, until SIGTERM comes.
+# A training that waits once, where there is the file HOLD: when it has written its HOLD_AT-th checkpoint, until SIGTERM comes.
 HOOK = '''
 import eager, os, signal, time
 if "HOLD" in os.environ:
@@ -30,12 +31,9 @@ if "HOLD" in os.environ:
         if str(target).endswith("checkpoint.pth.tar"):
             written.append(target)
         if len(written) == int(os.environ["HOLD_AT"]) and os.path.exists(os.environ["HOLD"]):
-            open(os.environ["HOLD"] + ".held", "w").close()
-            while os.path.exists(os.environ["HOLD"]) and not told:
+            replace(os.environ["HOLD"], os.environ["HOLD"] + ".held")
+            while not told:
                 time.sleep(0.05)
-            written.append("done")
-            if told:
-                os.remove(os.environ["HOLD"])
     def noting(number, handler):
         def noted(*words):
             told.append(number)
@@ -60,7 +58,7 @@ class Cluster(object):
     def do(self, action, *node):
         """Have slurm_two_nodes.sh start, stop, kill or revive."""
         done = subprocess.run(["bash", os.path.join(CI, "cluster", "slurm_two_nodes.sh"), action, str(self.folder)] + list(node),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=self.env, timeout=200)
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=self.env, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -109,9 +107,11 @@ class Job(object):
 def cluster(tmp_path_factory):
     """The Cluster, which ends with the tests of this file."""
     ours = Cluster(tmp_path_factory.mktemp("slurm"))
-    ours.do("start")
-    yield ours
-    ours.do("stop")
+    try:
+        ours.do("start")
+        yield ours
+    finally:
+        ours.do("stop")
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +151,14 @@ def test_mistakes_are_one_line(cluster, resnet50, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name in TINY and name != "ResNet50"])
 def test_models(name, cluster, tiny_imagenet, tmp_path):
-    """The other models on both nodes."""
+    """The other models on both nodes, for a step."""
     data = tiny_imagenet
     if TINY[name].layout == "cifar":
         data = tmp_path / "data"
         write_cifar(data / "cifar-10-batches-py", per_batch=20)
-    cluster.submit(name, Model(name, data, tmp_path), tmp_path / "out").trained()
+    cluster.submit(name, Model(name, data, tmp_path), tmp_path / "out", "--train_epochs=1", "--max_steps=1").trained()
 
 
 @pytest.mark.slow
@@ -186,49 +185,60 @@ def test_a_task_for_each_device(cluster, resnet50, tmp_path):
 
 
 def held(cluster, name, resnet50, out, *more, sbatch=(), **variables):
-    """Return (a job that stands still in the middle of its training, the file that holds it)."""
+    """Return a job that stands still in the middle of its training, until its first rank is told to end."""
     hold = cluster.folder / (name + ".hold")
     hold.touch()
     job = cluster.submit(name, resnet50, out, *more, sbatch=sbatch, HOLD=str(hold), **variables)
     wait_until(lambda: os.path.exists(str(hold) + ".held") or job.state() not in NOT_ENDED, timeout=PATIENCE, interval=0.2)
     assert os.path.exists(str(hold) + ".held"), job.log()
-    return job, hold
+    return job
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "script"])
+def process_of(rank, out):
+    """Return the process that trains as that rank for the output path `out`."""
+    for line in running_in(out):
+        number = line.split()[0]
+        with open("/proc/%s/environ" % number) as stream:
+            if "RANK=%d" % rank in stream.read().split("\0") and " main.py " in line and "common/run.py" not in line:
+                return int(number)
+    raise AssertionError("rank %d does not run" % rank)
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("script", marks=pytest.mark.slow)])
 def test_a_node_dies(launcher, cluster, resnet50, undisturbed, tmp_path):
-    """kill -9 of a node's slurmd and ranks in the middle of an epoch: the job fails; submitted again it goes on, to the
-    same bits."""
-    variables = {"LAUNCHER": launcher, "HOLD_AT": "2", "REQUEUES": "0"}
-    job, hold = held(cluster, "dies " + launcher, resnet50, tmp_path / "out", "--checkpoint_steps=1", **variables)
+    """kill -9 of all that runs on a node in the middle of an epoch: the job fails; submitted again it goes on, to the same bits."""
+    job = held(cluster, "dies " + launcher, resnet50, tmp_path / "out", "--checkpoint_steps=1", sbatch=["--no-requeue"],
+               LAUNCHER=launcher, HOLD_AT="2")
     cluster.do("kill", "n2")
-    hold.unlink()
-    wait_until(lambda: job.state() != "RUNNING", timeout=PATIENCE, interval=0.5)
     cluster.do("revive", "n2")
-    assert job.end() in ("FAILED", "NODE_FAIL") and "Final result" not in job.log()
+    assert job.end() == "NODE_FAIL" and "Final result" not in job.log()
     cluster.submit("again " + launcher, resnet50, tmp_path / "out", "--checkpoint_steps=1", LAUNCHER=launcher).trained()
     assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
 
 
 @pytest.mark.slow
-def test_a_job_comes_back_from_a_dead_node(cluster, resnet50, undisturbed, tmp_path):
-    """The same without submitting again: the job puts itself back into the queue, and goes on when there are two nodes again."""
-    job, hold = held(cluster, "comes back", resnet50, tmp_path / "out", "--checkpoint_steps=1", HOLD_AT="2")
-    cluster.do("kill", "n2")
-    hold.unlink()
-    wait_until(lambda: "back into the queue" in job.log(), timeout=PATIENCE, interval=0.5)
-    cluster.do("revive", "n2")
+@pytest.mark.parametrize("what", ["node", "rank"])
+def test_a_job_comes_back(what, cluster, resnet50, undisturbed, tmp_path):
+    """The same without submitting again: Slurm puts the job back into the queue when a node has died, the job does so itself when a
+    rank has; it goes on, to the same bits."""
+    job = held(cluster, "comes back, " + what, resnet50, tmp_path / "out", "--checkpoint_steps=1", HOLD_AT="2")
+    if what == "node":
+        cluster.do("kill", "n2")
+        cluster.do("revive", "n2")
+    else:
+        os.kill(process_of(1, tmp_path / "out"), signal.SIGKILL)
     job.trained()
+    assert ("back into the queue" in job.log()) == (what == "rank"), job.log()
+    assert "Restarts=1" in cluster.ask("scontrol", "--oneliner", "show", "job", job.number)
     assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
 
 
 @pytest.mark.slow
 def test_scancel(cluster, resnet50, undisturbed, tmp_path):
     """scancel: a checkpoint is saved, the job does not come back by itself; submitted again it goes on, to the same bits."""
-    job, hold = held(cluster, "scancel", resnet50, tmp_path / "out", HOLD_AT="1")
+    job = held(cluster, "scancel", resnet50, tmp_path / "out", HOLD_AT="1")
     cluster.ask("scancel", job.number)
-    assert job.end() == "CANCELLED" and not hold.exists()
+    assert job.end() == "CANCELLED"
     assert "after saving; go on with --resume" in job.log() and "queue" not in job.log(), job.log()
     cluster.submit("after scancel", resnet50, tmp_path / "out").trained()
     assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
@@ -238,7 +248,7 @@ def test_scancel(cluster, resnet50, undisturbed, tmp_path):
 def test_time_limit(cluster, resnet50, undisturbed, tmp_path):
     """Before the time limit a checkpoint is saved and the job puts itself back into the queue (where it waits two minutes); it
     goes on, to the same bits, and reports once."""
-    job, _ = held(cluster, "limit", resnet50, tmp_path / "out", sbatch=["--time=3", "--signal=TERM@120"], HOLD_AT="1")
+    job = held(cluster, "limit", resnet50, tmp_path / "out", sbatch=["--time=3", "--signal=TERM@120"], HOLD_AT="1")
     job.trained()
     assert "after saving; go on with --resume" in job.log() and "back into the queue" in job.log(), job.log()
     assert "Restarts=0" not in cluster.ask("scontrol", "--oneliner", "show", "job", job.number)

@@ -4,11 +4,11 @@
 #   slurm_two_nodes.sh start DIR   starts it (or finds it running) and prints the line to eval: export SLURM_CONF=DIR/slurm.conf
 #   slurm_two_nodes.sh stop DIR    cancels its jobs, ends its daemons, waits for them; nothing to do is no error
 #   slurm_two_nodes.sh status DIR  sinfo, squeue and the daemons; status 3 when it does not run
-#   slurm_two_nodes.sh kill DIR n2     a node dies: kill -9 of its slurmd and of everything that it started
+#   slurm_two_nodes.sh kill DIR n2     a node dies, all its processes at once, and Slurm is told what it finds out after SlurmdTimeout
 #   slurm_two_nodes.sh revive DIR n2   and comes back
 # Packages: apt-get update && apt-get install -y --no-install-recommends slurmd slurmctld slurm-client munge
-# Each node has a host name of its own (a UTS namespace), an address of its own (127.0.1.1, 127.0.1.2: written to /etc/hosts by
-# start, taken out by stop), 8 pretended CPUs, 8 "gpu" and 8 "npu" that can be asked for (neither sets *_VISIBLE_DEVICES).
+# Each node has a host name and processes of its own (namespaces), an address of its own (127.0.1.1, 127.0.1.2; in /etc/hosts from
+# start to stop), 8 pretended CPUs, 8 "gpu" and 8 "npu" that can be asked for (neither sets *_VISIBLE_DEVICES).
 # Files, /tmp, shared memory and TCP ports are shared by both: a port that two nodes both listen on must differ here.
 # A second cluster at once: another DIR and another SLURM_BASE_PORT (it takes 3 ports from there; default 16817).
 # SLURM_KILL_WAIT: seconds from SIGTERM to SIGKILL (default 10).
@@ -17,15 +17,16 @@ set -euo pipefail
 action=$1 dir=$(mkdir -p "$2" && cd "$2" && pwd) node=${3:-}
 base_port=${SLURM_BASE_PORT:-16817}
 export SLURM_CONF=$dir/slurm.conf
-daemons=(slurmd.n1 slurmd.n2 slurmctld munged)
+daemons=(unshare.n1 unshare.n2 slurmctld munged) # a node is what this unshare waits for
 
-# pid_of NAME: the pid of that daemon, where it runs (a zombie, which nobody reaps in a container, does not).
+# runs PID: a zombie, which nobody reaps in a container, does not.
+runs() { grep -q '^State:.[^Z]' "/proc/$1/status" 2>/dev/null; }
+
+# pid_of NAME: the pid of that daemon, where it runs.
 pid_of() {
-    local pid command state
-    pid=$(cat "$dir/$1.pid" 2>/dev/null) && [[ -n $pid && -r /proc/$pid/stat ]] || return 1
-    read -r command state < <(sed -E 's/^[0-9]+ \((.*)\) (.).*/\1 \2/' "/proc/$pid/stat" 2>/dev/null) || return 1
-    [[ $command == "${1%.n[12]}" && $state != Z ]] || return 1
-    echo "$pid"
+    local pid
+    pid=$(cat "$dir/$1.pid" 2>/dev/null) && [[ -n $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "${1%.n[12]}" ]] && runs "$pid" &&
+        echo "$pid"
 }
 
 # wait_until SECONDS COMMAND…
@@ -35,7 +36,7 @@ wait_until() {
     until "$@"; do ((tries-- > 0)) || return 1; sleep 0.2; done
 }
 
-gone() { ! pid_of "$1" >/dev/null; }
+ended() { ! runs "$1"; }
 both_idle() { [[ $(sinfo -h -o '%D %T' 2>/dev/null) == "2 idle" ]]; }
 no_jobs() { [[ -z $(squeue -h 2>/dev/null) ]]; }
 needs() { command -v "$1" >/dev/null || { echo "$1 is missing: apt-get install --no-install-recommends slurmd slurmctld slurm-client munge" >&2; exit 1; }; }
@@ -68,13 +69,17 @@ SlurmctldPort=$base_port
 SlurmUser=root
 SlurmdUser=root
 SlurmdParameters=config_overrides
-SlurmctldTimeout=30
-SlurmdTimeout=30
+SlurmctldTimeout=300
+SlurmdTimeout=300
+MessageTimeout=60
+BatchStartTimeout=300
+UnkillableStepTimeout=300
 KillWait=${SLURM_KILL_WAIT:-10}
+FirstJobId=$base_port
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
 SlurmctldPidFile=$dir/slurmctld.pid
-SlurmdPidFile=$dir/slurmd.%n.pid
+SlurmdPidFile=$dir/spool/%n.pid
 SwitchType=switch/none
 TaskPlugin=task/none
 SchedulerType=sched/backfill
@@ -92,37 +97,40 @@ PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 C
 }
 
+# name_nodes [NUMBER…]: have /etc/hosts name these nodes, and no others, for this cluster. Not sed -i: /etc/hosts of a
+# container is a mount and can't be replaced.
 name_nodes() {
-    local number
-    for number in 1 2; do
-        grep -q "^127\.0\.1\.$number n$number # slurm_two_nodes" /etc/hosts || echo "127.0.1.$number n$number # slurm_two_nodes" >>/etc/hosts
-    done
+    local mine="# slurm_two_nodes $dir" kept number
+    exec {hosts}>>/etc/hosts
+    flock "$hosts"
+    kept=$(grep -vxF -e "127.0.1.1 n1 $mine" -e "127.0.1.2 n2 $mine" /etc/hosts || true)
+    { printf '%s\n' "$kept"; for number in "$@"; do echo "127.0.1.$number n$number $mine"; done; } >/etc/hosts
+    exec {hosts}>&-
 }
 
-# Not sed -i: /etc/hosts of a container is a mount and can't be replaced.
-unname_nodes() {
-    local kept
-    kept=$(grep -v '# slurm_two_nodes$' /etc/hosts || true)
-    printf '%s\n' "$kept" >/etc/hosts
+# start_node NODE: as process 1 a shell, which reaps what ranks leave behind; when it is killed the kernel kills all the others.
+start_node() {
+    ! pid_of "unshare.$1" >/dev/null || return 0
+    # shellcheck disable=SC2016
+    setsid unshare --uts --pid --fork --kill-child --mount-proc bash -c 'hostname "$1" && { slurmd -D -N "$1" & wait; }' _ "$1" \
+        </dev/null >/dev/null 2>&1 &
+    echo $! >"$dir/unshare.$1.pid"
 }
 
-# shellcheck disable=SC2016
-start_node() { pid_of "slurmd.$1" >/dev/null || unshare --uts bash -c 'hostname "$1" && exec slurmd -N "$1"' _ "$1" </dev/null >/dev/null 2>&1; }
-
-# processes_of NODE: what its steps have started, by their environment.
-processes_of() {
-    local entry
-    for entry in /proc/[0-9]*; do
-        tr '\0' '\n' 2>/dev/null <"$entry/environ" | grep -qx "SLURMD_NODENAME=$1" &&
-            tr '\0' '\n' 2>/dev/null <"$entry/environ" | grep -qx "SLURM_CONF=$SLURM_CONF" && echo "${entry#/proc/}"
-    done
-    return 0
+kill_node() {
+    local pid
+    if pid=$(pid_of "unshare.$1"); then
+        # shellcheck disable=SC2046
+        kill -9 $(cat "/proc/$pid/task/$pid/children") 2>/dev/null || true
+        wait_until 60 ended "$pid"
+    fi
+    rm -f "$dir/unshare.$1.pid"
 }
 
 start() {
     local name
     for name in munged slurmctld slurmd srun unshare; do needs "$name"; done
-    name_nodes
+    name_nodes 1 2
     if pid_of munged >/dev/null && pid_of slurmctld >/dev/null; then
         start_node n1
         start_node n2
@@ -134,20 +142,22 @@ start() {
         munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
             --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" </dev/null >/dev/null 2>&1 || give_up "munged did not start"
         slurmctld </dev/null >/dev/null 2>&1 || give_up "slurmctld did not start"
-        wait_until 10 scontrol ping >/dev/null 2>&1 || give_up "slurmctld does not answer"
-        start_node n1 || give_up "slurmd of n1 did not start"
-        start_node n2 || give_up "slurmd of n2 did not start"
-        wait_until 30 both_idle || give_up "the two nodes did not become idle: $(sinfo -h -o '%n %T %E' 2>&1)"
+        wait_until 100 scontrol ping >/dev/null 2>&1 || give_up "slurmctld does not answer"
+        start_node n1
+        start_node n2
+        wait_until 100 both_idle || give_up "the two nodes did not become idle: $(sinfo -h -o '%n %T %E' 2>&1)"
     fi
     echo "export SLURM_CONF=$SLURM_CONF"
 }
 
 stop_daemons() {
     local name pid
-    for name in "${daemons[@]}"; do
+    kill_node n1
+    kill_node n2
+    for name in slurmctld munged; do
         if pid=$(pid_of "$name"); then
             kill "$pid" 2>/dev/null || true
-            wait_until 10 gone "$name" || kill -9 "$pid" 2>/dev/null || true
+            wait_until 30 ended "$pid" || kill -9 "$pid" 2>/dev/null || true # its file goes before it does
         fi
         rm -f "$dir/$name.pid"
     done
@@ -160,9 +170,7 @@ stop() {
         wait_until 20 no_jobs || true
     fi
     stop_daemons
-    local node
-    for node in n1 n2; do processes_of "$node" | xargs -r kill -9 2>/dev/null || true; done
-    unname_nodes
+    name_nodes
 }
 
 case $action in
@@ -175,12 +183,8 @@ case $action in
         squeue ;;
     kill)
         [[ $node == n[12] ]] || { echo "which node, n1 or n2?" >&2; exit 2; }
-        if pid=$(pid_of "slurmd.$node"); then kill -9 "$pid"; fi
-        steps=$(processes_of "$node")
-        # shellcheck disable=SC2086
-        [[ -z $steps ]] || kill -9 $steps 2>/dev/null || true
-        wait_until 5 gone "slurmd.$node"
-        rm -f "$dir/slurmd.$node.pid" ;;
+        kill_node "$node"
+        scontrol update NodeName="$node" State=DOWN Reason=died ;;
     revive) start_node "$node" ;;
     *) echo "start, stop, status, kill or revive; not $action" >&2; exit 2 ;;
 esac
