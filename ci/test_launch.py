@@ -327,20 +327,20 @@ def worker(args, rank):
         total = distributed.sum_over_ranks([rank.rank + 1], rank)
         if rank.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] < "2":
             os.kill(os.getpid(), signal.SIGKILL)
-    rank.print("restarts %s, sum %d" % (os.environ["TORCHELASTIC_RESTART_COUNT"], total[0]))
+    rank.print("restarts %s, sum %d, hosts of %s" % (os.environ["TORCHELASTIC_RESTART_COUNT"], total[0], sorted(distributed.hosts)))
 
 cli.run(lambda: distributed.launch(worker, None, distributed.layout("cpu", [])))
 """
 
 
 def test_torchrun_restarts_ranks(tmp_path):
-    """Two deaths of a rank, and the third attempt trains; defect: see above."""
+    """Two deaths of a rank, and the third attempt trains, where rank 0 knows everybody's host; defect: see above."""
     pytest.importorskip("torch.distributed.run")
     (tmp_path / "worker.py").write_text(RESTARTED.format(root=ROOT))
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=2", "--rdzv_backend=c10d",
                            "--rdzv_endpoint=127.0.0.1:%d" % free_port(), "--monitor_interval=0.1", str(tmp_path / "worker.py")],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300, env=environment())
-    assert done.returncode == 0 and "restarts 2, sum 3" in done.stdout, done.stderr
+    assert done.returncode == 0 and "restarts 2, sum 3, hosts of [0, 1]" in done.stdout, done.stderr
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def test_steps_that_grow_longer(monkeypatch):
 def test_who_is_waited_for(monkeypatch):
     """The sum over SIGTERM, and no other one, brings each rank's times to all: the record names the rank with the most time of its
     own, and its host; nothing before a rank has measured."""
-    monkeypatch.setattr(distributed, "host_of", "host{}".format)
+    monkeypatch.setattr(distributed, "hosts", ["host0", "host1", "host2"])
     ranks = Ranks(3, monkeypatch)
     for _ in range(3):
         ranks.step([4.0] * 3)

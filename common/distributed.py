@@ -20,6 +20,9 @@ from common.cli import UserError
 _NO_MEMORY = re.compile("out of memory|(can.t|cannot|unable to) allocate|alloc_failed|storage size calculation overflow", re.IGNORECASE)
 _LOST_RANK = re.compile("gloo/|connection (reset|closed|refused)|broken pipe|timed out|socket|RemoteError", re.IGNORECASE)
 
+# The name of each rank's host, by its number: on rank 0, which has seen all of them come.
+hosts = {}
+
 # Sockets that reserve a port.
 _keepers = []
 
@@ -149,6 +152,7 @@ def _meet(layout, rank):
         dist.init_process_group(devices.BACKENDS[layout.device_type], store=ours.store(), rank=rank.rank, world_size=rank.world_size,
                                 timeout=meeting.group_timeout(), **_bound_to(rank.device))
         barrier(rank)
+    hosts.update(ours.hosts)
 
 
 def _reason(error, rank):
@@ -201,17 +205,6 @@ def broadcast_buffers(model, rank):
         with watchdog.mark.within(watchdog.COLLECTIVE):
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
-
-
-def tell_host(rank):
-    """Have the group's store know the name of this rank's host."""
-    if rank.world_size > 1:
-        dist.distributed_c10d._get_default_store().set("host of %d" % rank.rank, socket.gethostname())
-
-
-def host_of(number):
-    """Return the name of the host of rank `number`, which has told it: no collective."""
-    return dist.distributed_c10d._get_default_store().get("host of %d" % number).decode()
 
 
 def barrier(rank):

@@ -49,11 +49,12 @@ def _address(any_socket, interface):
 
 
 class Meeting(object):
-    """The ranks of one attempt of a training on `place` (launch.Place), as seen by rank number `rank` of them."""
+    """The ranks of one attempt of a training on `place` (launch.Place), as seen by rank number `rank` of them. `hosts`: the name of the
+    host of each that it has seen come."""
 
     def __init__(self, place, rank):
         self._place, self._rank, self._where = place, rank, "%s:%s" % (place.address, place.port)
-        self._hosts, self._has_reached = {rank: socket.gethostname()}, rank == 0
+        self.hosts, self._has_reached = {rank: socket.gethostname()}, rank == 0
 
     def store(self):
         """Return the store of this attempt, when rank 0 is reached and, on rank 0, when all have come. Raises UserError where rank 0 cannot
@@ -73,7 +74,7 @@ class Meeting(object):
             return self._receive(store, str(store.add("attempts", 1)))
         attempt = store.get("ticket/%d" % store.add("tickets", 1)).decode()
         own = dist.PrefixStore("attempt/" + attempt, store)
-        own.set("host/%d" % self._rank, self._hosts[self._rank])
+        own.set("host/%d" % self._rank, self.hosts[self._rank])
         own.add("here/%d" % self._rank, 1)
         self._has_reached = True
         return own
@@ -85,18 +86,18 @@ class Meeting(object):
                 store.set("ticket/%d" % answered, attempt)
             for rank in self._missing():
                 if own.add("here/%d" % rank, 0):
-                    self._hosts[rank] = own.get("host/%d" % rank).decode()
+                    self.hosts[rank] = own.get("host/%d" % rank).decode()
             if time.time() > end:
                 raise cli.TrainingStopped(self.advice())
             time.sleep(0.02)
         return own
 
     def _missing(self):
-        return [rank for rank in range(self._place.world_size) if rank not in self._hosts]
+        return [rank for rank in range(self._place.world_size) if rank not in self.hosts]
 
     def advice(self):
         """Return in a line what keeps the ranks apart, as far as this one knows; '' where another one says it."""
-        start, here = "after %d s " % _SECONDS_TO_ADVICE, ", ".join(sorted(set(self._hosts.values())))
+        start, here = "after %d s " % _SECONDS_TO_ADVICE, ", ".join(sorted(set(self.hosts.values())))
         if self._rank:
             silent = self._has_reached or self._rank != self._place.rank or self._place.local_ranks[0]
             return "" if silent else start + "rank %d on %s has not met rank 0 at %s: is it running, and is the port open?" % (

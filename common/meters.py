@@ -207,7 +207,7 @@ class Clock(object):
             return {}
         own = self.of_ranks[::2]
         slowest = own.index(max(own))
-        return {"train.slowest_rank": slowest, "train.slowest_host": distributed.host_of(slowest), "train.slowest_time": own[slowest],
+        return {"train.slowest_rank": slowest, "train.slowest_host": distributed.hosts[slowest], "train.slowest_time": own[slowest],
                 "train.slowest_data_time": self.of_ranks[2 * slowest + 1], "train.median_time": statistics.median(own)}
 
     def summary(self):

@@ -23,7 +23,6 @@ class Preemption(object):
         """From now on, SIGTERM is noted: `seen`. Every rank calls."""
         Preemption.listening = self
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
-        distributed.tell_host(self._rank)
         distributed.barrier(self._rank)  # it still ends a rank that is not here, and with it all
 
     def agreed(self, clock):
