@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason="missing: %s; as root, apt
 NOT_ENDED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 PATIENCE = 400
 
-# A training that waits once, where there is the file HOLD: when it has written its HOLD_AT-th checkpoint, until SIGTERM comes.
+# A training that waits once, where there is the file HOLD: when it has written its HOLD_AT-th checkpoint, until SIGTERM comes
+# or HOLD.held goes.
 HOOK = '''
 import eager, os, signal, time
 if "HOLD" in os.environ:
@@ -32,7 +33,7 @@ if "HOLD" in os.environ:
             written.append(target)
         if len(written) == int(os.environ["HOLD_AT"]) and os.path.exists(os.environ["HOLD"]):
             replace(os.environ["HOLD"], os.environ["HOLD"] + ".held")
-            while not told:
+            while not told and os.path.exists(os.environ["HOLD"] + ".held"):
                 time.sleep(0.05)
     def noting(number, handler):
         def noted(*words):
@@ -230,6 +231,16 @@ def test_a_job_comes_back(what, cluster, resnet50, undisturbed, tmp_path):
     job.trained()
     assert ("back into the queue" in job.log()) == (what == "rank"), job.log()
     assert "Restarts=1" in cluster.ask("scontrol", "--oneliner", "show", "job", job.number)
+    assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ranks_again(cluster, resnet50, undisturbed, tmp_path):
+    """RESTARTS: when a rank has died, all go on in the same job, to the same bits."""
+    job = held(cluster, "restarts", resnet50, tmp_path / "out", "--checkpoint_steps=1", sbatch=["--no-requeue"], RESTARTS="1", HOLD_AT="2")
+    os.kill(process_of(1, tmp_path / "out"), signal.SIGKILL)
+    (cluster.folder / "restarts.hold.held").unlink()
+    job.trained()
     assert differences(weights_of(tmp_path / "out"), weights_of(undisturbed[1])) == []
 
 
