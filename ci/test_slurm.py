@@ -237,7 +237,8 @@ def test_a_job_comes_back(what, cluster, resnet50, undisturbed, tmp_path):
 @pytest.mark.slow
 def test_torchrun_starts_ranks_again(cluster, resnet50, undisturbed, tmp_path):
     """RESTARTS: when a rank has died, all go on in the same job, to the same bits."""
-    job = held(cluster, "restarts", resnet50, tmp_path / "out", "--checkpoint_steps=1", sbatch=["--no-requeue"], RESTARTS="1", HOLD_AT="2")
+    job = held(cluster, "restarts", resnet50, tmp_path / "out", "--checkpoint_steps=1", sbatch=["--no-requeue"],
+               RESTARTS="1", HOLD_AT="2")
     os.kill(process_of(1, tmp_path / "out"), signal.SIGKILL)
     (cluster.folder / "restarts.hold.held").unlink()
     job.trained()

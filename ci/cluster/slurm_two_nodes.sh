@@ -4,7 +4,7 @@
 #   slurm_two_nodes.sh start DIR   starts it (or finds it running) and prints the line to eval: export SLURM_CONF=DIR/slurm.conf
 #   slurm_two_nodes.sh stop DIR    cancels its jobs, ends its daemons, waits for them; nothing to do is no error
 #   slurm_two_nodes.sh status DIR  sinfo, squeue and the daemons; status 3 when it does not run
-#   slurm_two_nodes.sh kill DIR n2     a node dies, all its processes at once, and Slurm is told what it finds out after SlurmdTimeout
+#   slurm_two_nodes.sh kill DIR n2     a node dies with all its processes; Slurm is told, who sees it after SlurmdTimeout only
 #   slurm_two_nodes.sh revive DIR n2   and comes back
 # Packages: apt-get update && apt-get install -y --no-install-recommends slurmd slurmctld slurm-client munge
 # Each node has a host name and processes of its own (namespaces), an address of its own (127.0.1.1, 127.0.1.2; in /etc/hosts from
