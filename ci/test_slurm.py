@@ -1,5 +1,7 @@
 """deploy/slurm/train.sbatch in a real Slurm of two nodes on this machine (ci/cluster/slurm_two_nodes.sh): models train, and go on
 after a node's death, scancel and a time limit with weights that are bit for bit those of an undisturbed run."""
+import contextlib
+import glob
 import os
 import re
 import shutil
@@ -104,15 +106,22 @@ class Job(object):
         assert self.log().count("Final Performance images/sec : ") == 1, self.log()
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """The Cluster, which ends with the tests of this file."""
-    ours = Cluster(tmp_path_factory.mktemp("slurm"))
+@contextlib.contextmanager
+def started(folder):
+    """A Cluster, which ends with the `with`."""
+    ours = Cluster(folder)
     try:
         ours.do("start")
         yield ours
     finally:
         ours.do("stop")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The Cluster of the tests of this file."""
+    with started(tmp_path_factory.mktemp("slurm")) as ours:
+        yield ours
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +159,30 @@ def test_mistakes_are_one_line(cluster, resnet50, tmp_path):
         said = [text for text in job.log().splitlines() if ": error: " in text and not text.startswith("srun: ")]
         assert len(said) == 1 and line in said[0] and "into the queue" not in job.log(), job.log()
     assert not (tmp_path / "out").exists()
+
+
+def processes_with(setting):
+    """Return the processes that have NAME=value in their environment."""
+    found = []
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        with contextlib.suppress(OSError), open(path, "rb") as stream:  # it may just have ended
+            if setting.encode() in stream.read().split(b"\0"):
+                found.append(int(path.split("/")[2]))
+    return found
+
+
+def test_nothing_is_left(cluster, tmp_path):
+    """A cluster ends with all its processes, those of a job that does not heed SIGTERM too, and without a trace in another one.
+    Defects: slurmd and slurmstepd waited for that job; the names of the other's nodes went as well."""
+    log, conf = tmp_path / "job.log", "SLURM_CONF=%s" % (tmp_path / "slurm.conf")
+    with started(tmp_path) as other:
+        other.ask("sbatch", "--output=%s" % log, "--wrap=trap '' TERM; hostname; sleep 1000")
+        wait_until(lambda: log.exists() and log.read_text(), timeout=PATIENCE)
+        assert log.read_text() == "n1\n" and len(processes_with(conf)) > 4
+    assert processes_with(conf) == [] and running_in(tmp_path) == []
+    with open("/etc/hosts") as stream:
+        named = stream.read()
+    assert named.count(" %s\n" % cluster.folder) == 2 and str(tmp_path) not in named
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name in TINY and name != "ResNet50"])
@@ -197,12 +230,9 @@ def held(cluster, name, resnet50, out, *more, sbatch=(), **variables):
 
 def process_of(rank, out):
     """Return the process that trains as that rank for the output path `out`."""
-    for line in running_in(out):
-        number = line.split()[0]
-        with open("/proc/%s/environ" % number) as stream:
-            if "RANK=%d" % rank in stream.read().split("\0") and " main.py " in line and "common/run.py" not in line:
-                return int(number)
-    raise AssertionError("rank %d does not run" % rank)
+    training = [int(line.split()[0]) for line in running_in(out) if " main.py " in line and "common/run.py" not in line]
+    (process,) = set(training) & set(processes_with("RANK=%d" % rank))
+    return process
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("script", marks=pytest.mark.slow)])

@@ -2,7 +2,7 @@
 # A real Slurm of two nodes, n1 and n2, on this one machine, from Debian's packages, to run sbatch and srun recipes against.
 # Works as root in a container without systemd. Tried with Slurm 22.05.8 (Debian 12).
 #   slurm_two_nodes.sh start DIR   starts it (or finds it running) and prints the line to eval: export SLURM_CONF=DIR/slurm.conf
-#   slurm_two_nodes.sh stop DIR    cancels its jobs, ends its daemons, waits for them; nothing to do is no error
+#   slurm_two_nodes.sh stop DIR    kills its jobs, ends its daemons, waits for them; nothing to do is no error
 #   slurm_two_nodes.sh status DIR  sinfo, squeue and the daemons; status 3 when it does not run
 #   slurm_two_nodes.sh kill DIR n2     a node dies with all its processes; Slurm is told, who sees it after SlurmdTimeout only
 #   slurm_two_nodes.sh revive DIR n2   and comes back
@@ -38,7 +38,6 @@ wait_until() {
 
 ended() { ! runs "$1"; }
 both_idle() { [[ $(sinfo -h -o '%D %T' 2>/dev/null) == "2 idle" ]]; }
-no_jobs() { [[ -z $(squeue -h 2>/dev/null) ]]; }
 needs() { command -v "$1" >/dev/null || { echo "$1 is missing: apt-get install --no-install-recommends slurmd slurmctld slurm-client munge" >&2; exit 1; }; }
 
 give_up() {
@@ -165,10 +164,6 @@ stop_daemons() {
 }
 
 stop() {
-    if pid_of slurmctld >/dev/null; then
-        squeue -h -o %A 2>/dev/null | xargs -r scancel 2>/dev/null || true
-        wait_until 20 no_jobs || true
-    fi
     stop_daemons
     name_nodes
 }
