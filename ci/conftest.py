@@ -20,7 +20,7 @@ ROOT = os.path.dirname(CI)
 MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*/test/train_full_1p.sh"))),
                       reverse=True))
 # Test files that take longest: they come first, the others in the order of their names.
-LONGEST = ("test_all_scripts", "test_npu_models", "test_campaign", "test_resnet50_scripts")
+LONGEST = ("test_all_scripts", "test_npu_models", "test_campaign", "test_slurm", "test_deploy", "test_resnet50_scripts")
 
 sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
 
