@@ -61,9 +61,6 @@ class Progress(object):
                 shares = key == "global_batch" and self.constants[key] % self._rank.world_size
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]) + (
                     ", which %d ranks cannot share evenly" % self._rank.world_size if shares else ""))
-        names = getattr(batches, "classes", [])  # in the order of the outputs
-        if self.constants.setdefault("classes", names) != names:
-            raise cli.UserError("this run has the classes %.99s, the run to resume has %.99s" % (names, self.constants["classes"]))
         if self.epoch > epochs:
             raise cli.UserError("this run has %d epochs, the run to resume has trained %d" % (epochs, self.epoch))
         # Where an update is now divided into more or fewer steps, the same images have been seen after another number of them.
@@ -73,6 +70,9 @@ class Progress(object):
                                 % (self.step, images, len(batches), batches.step_images))
         self.step, self.steps_in_epoch = images // batches.step_images, len(batches)  # as the records say it
         self.constants["step_images"] = batches.step_images
+        names = getattr(batches, "classes", [])  # in the order of the outputs
+        if self.constants.setdefault("classes", names) != names:
+            raise cli.UserError("this run has the classes %.99s, the run to resume has %.99s" % (names, self.constants["classes"]))
         self._preemption.listen()
         bar.begin(self._rank, self, len(batches), epochs)
         return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
