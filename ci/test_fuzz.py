@@ -185,7 +185,7 @@ TENSORS = st.sampled_from([torch.ones(2, 3), torch.ones(2), torch.ones(2, 3).to_
 
 
 @fuzzed(300, entries=st.dictionaries(st.sampled_from(
-    "epoch step seed results tally amp optimizer state_dict best_acc1 global_batch step_images".split()),
+    "epoch step seed results tally amp optimizer state_dict best_acc1 global_batch step_images classes".split()),
                                      st.one_of(VALUES, TENSORS, st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), TENSORS)), min_size=1))
 def test_odd_checkpoints(saved, tmp_path_factory, entries):
     """Entries of a checkpoint replaced by values of any type."""

@@ -290,6 +290,7 @@ ODD = [None, "text", -3, 10 ** 30, 1.5, float("nan"), float("inf"), [1], {"a": 1
 ODD_ENTRIES = [((name,), value) for name in ("epoch", "step", "seed", "global_batch", "train_images", "step_images") for value in ODD]
 ODD_ENTRIES += [(("results",), value) for value in (None, "text", [1], {"val.top1": "text"}, {"val.top1": float("nan")},
                                                    {"a": torch.ones(2)}, {(1, 2): 3})]
+ODD_ENTRIES += [(("classes",), value) for value in (None, "text", 3, [1], {"a": 1}, ["a", None], torch.ones(200, 2), [torch.ones(200, 2)])]
 ODD_ENTRIES += [(("best_acc1",), value) for value in ("text", -3, 101, float("nan"), [1], torch.ones(2))]
 ODD_ENTRIES += [(("tally",), value) for value in (None, "text", 3, [1], {}, {"batches": 1}, {"batches": 1, "recent": 3, "meters": []},
                                               {"batches": torch.ones(2), "recent": [], "meters": []},
@@ -320,6 +321,7 @@ def test_a_resume_refuses_odd_entries(saved, tmp_path, path, value):
         ours.resume(content, "odd.pth")
         ours.start_clock(Batches(), 3)
     assert "odd.pth" in str(raised.value) or "resume" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_resume_takes_what_is_right(saved, tmp_path):

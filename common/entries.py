@@ -23,10 +23,12 @@ def check_weights(state, source):
 
 
 def check_run(content, source):
-    """Raise UserError unless a training can go on with the numbers in a loaded checkpoint; those that are not there do no harm."""
-    results = content.get("results", {})
+    """Raise UserError unless a training can go on with the numbers and names in a loaded checkpoint; what is not there does no harm."""
+    results, classes = content.get("results", {}), content.get("classes", [])
     if not isinstance(results, dict) or not all(isinstance(name, str) for name in results):
         raise UserError("%s: its results are no numbers by name" % source)
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError("%s: its classes are no list of names" % source)
     measured = [name for name, value in results.items() if value is not None]
     complaint = ranges.complaint(content, _NUMBERS) or ranges.complaint(results, dict.fromkeys(measured, ranges.natural))
     if complaint:
