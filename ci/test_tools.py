@@ -219,7 +219,7 @@ def test_quickstart_refuses_at_once(word):
     """What its scripts do not take is said before anything is installed or made. Defect: minutes later."""
     done = subprocess.run(["bash", os.path.join(ROOT, "tools", "quickstart.sh"), word], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, env=environment(VENV="/dev/null/venv"))
-    assert_bad_input(done, "train_performance_1p.sh: error: ", "(see --help)" if "x" not in word else "--batch_size=x is not right")
+    assert_bad_input(done, "train_full_1p.sh: error: ", "(see --help)" if "x" not in word else "--batch_size=x is not right")
     assert done.stdout == ""
 
 

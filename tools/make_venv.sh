@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make_venv.sh [--constraints=FILE] REQUIREMENTS…: make .venv in the repository, unless it is there, and install what the files
 # list, in the versions that FILE says (paths from the repository's root). VENV names another folder, PYTHON another interpreter.
+# On a terminal pip shows its progress.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +21,8 @@ venv=${VENV:-.venv}
 [[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
 stamp=$venv/installed.txt
 if ! cat "${read_files[@]}" | cmp -s - "$stamp"; then
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${options[@]}"
+    [[ -t 1 ]] || options+=(--quiet)
+    "$venv/bin/python" -m pip install --disable-pip-version-check "${options[@]}"
     cat "${read_files[@]}" >"$stamp"
 fi
 "$venv/bin/python" -c 'import sys, torch; print("Python %d.%d, PyTorch %s" % (*sys.version_info[:2], torch.__version__))'
