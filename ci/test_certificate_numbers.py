@@ -2,6 +2,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from conftest import CI, ROOT, environment
 
 sys.path.insert(0, os.path.join(ROOT, "tools"))
+from certificate import numbers  # noqa: E402
 from comparison import _golden, _layers, _proof, _steps  # noqa: E402
 
 GENET, LEVELS = "GENet", {level[0]: level for level in _proof.LEVELS}
@@ -183,3 +185,13 @@ def test_mistakes_are_one_line(options, words):
     """What cannot be compared ends with status 2 and says why in a line."""
     done = compare_devices(*options)
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def killed(task):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_a_check_that_fails():
+    """A recipe's process that is killed, as by the kernel for its memory, does not hold up the certificate. Defect: it did for ever."""
+    check, = numbers.in_a_process(1, killed, ("cpu", "GENet", 0))
+    assert check.passed is False and check.figure == "its process ended with -9"

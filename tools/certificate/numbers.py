@@ -19,25 +19,43 @@ def run(case):
              for number in range(1 if case.quick else _count(model))]
     jobs = max(1, min(case.jobs, len(tasks)))
     cores = max(1, len(os.sched_getaffinity(0)) // jobs)
-    with multiprocessing.get_context("spawn").Pool(jobs, _begin, (cores, os.getpid()), maxtasksperchild=1) as pool:
-        def prove_in_turn(task):
-            with getattr(case, "slots", None) or contextlib.suppress():
-                return pool.apply(prove, (task,))
-        with ThreadPoolExecutor(jobs) as threads:
-            for checks in threads.map(prove_in_turn, tasks):
-                for check in checks:
-                    yield check
+
+    def prove_in_turn(task):
+        with getattr(case, "slots", None) or contextlib.suppress():
+            return in_a_process(cores, prove, task)
+    with ThreadPoolExecutor(jobs) as threads:
+        for checks in threads.map(prove_in_turn, tasks):
+            for check in checks:
+                yield check
+
+
+def in_a_process(cores, function, task):
+    """Return function(task), Checks, from a process of its own on so many cores. Where it is killed, that is a Check that fails. (A
+    multiprocessing.Pool waits for ever for a worker that is killed.)"""
+    context = multiprocessing.get_context("spawn")
+    result, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(cores, os.getpid(), sender, function, task))
+    with result:
+        with sender:
+            process.start()
+        try:
+            checks = result.recv()
+        except EOFError:
+            checks = None
+    process.join()
+    return checks or [Check(STAGE, task[1], "recipe %d" % task[2], "its process ended with %d" % process.exitcode, "runs", "", False, "")]
+
+
+def _work(cores, parent, sender, function, task):
+    """Use so many of the CPU's cores, in this process and what it runs, and end with the process `parent`."""
+    cli.end_with(parent)
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))  # the programs look at it
+    sender.send(function(task))
 
 
 def _count(model):
     from comparison import _golden
     return len(_golden.recipes(model))
-
-
-def _begin(count, parent):
-    """Let this process, a worker, and what it runs use so many of the CPU's cores, and end with the process `parent`."""
-    cli.end_with(parent)
-    os.environ.setdefault("OMP_NUM_THREADS", str(count))  # the programs look at it
 
 
 def prove(task):
