@@ -169,7 +169,7 @@ def compare_devices(*options):
 def test_the_program_compares_and_keeps_what_it_saw(tmp_path):
     """A dump of one run is compared with another run; the picture is drawn; losses of the same step are the same."""
     dump = str(tmp_path / "there.pt")
-    first = compare_devices("--dump=" + dump, "--output-path=" + str(tmp_path))
+    first = compare_devices("--devices=cpu", "--dump=" + dump, "--output-path=" + str(tmp_path))
     assert first.returncode == 0, first.stdout + first.stderr[-2000:]
     assert ", 0 outside their bound" in first.stdout and (tmp_path / "layers_EfficientNet-B3_cpu.png").exists()
     again = compare_devices("--against=" + dump, "--worst=1")

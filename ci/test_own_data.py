@@ -24,7 +24,7 @@ sys.path.append(os.path.join(ROOT, "tools"))
 import resnet  # noqa: E402
 import verbs  # noqa: E402
 from datasets import split as split_verb  # noqa: E402
-from test_readmes import commands  # noqa: E402
+from test_documents import commands_in, read  # noqa: E402
 
 PAGE = "docs/own_data.md"
 FLOWERS = ["daisy", "lily", "poppy", "rose", "tulip"]
@@ -80,7 +80,7 @@ def test_four_commands(tmp_path, capsys):
     torch.manual_seed(0)
     start = {"state_dict": resnet.resnet18(10).state_dict()}
     checkpoint.save(start, str(tmp_path / "resnet50-0676ba61.pth"))
-    split, train, evaluate, predict, page = [command.replace("/data/", "%s/" % tmp_path) for command in commands(PAGE)[:5]]
+    split, train, evaluate, predict, page = [command.replace("/data/", "%s/" % tmp_path) for command in commands_in(read(PAGE))[:5]]
     said = tool(split, capsys)
     assert "train 40 pictures, 5 classes" in said and "GOOD" in said
     shell(train.replace("--batch_size=64", "--batch_size=16").replace("--train_epochs=20", "--train_epochs=2") + SMALL + " --seed=1")

@@ -1,5 +1,4 @@
-"""The pages: every script in their commands exists and takes the options that it is shown with, links lead somewhere, and a
-Chinese page says what the English one says."""
+"""The pages: links lead somewhere, and a Chinese page says what the English one says. (Commands: test_documents.py.)"""
 import collections
 import glob
 import os
@@ -9,6 +8,7 @@ import subprocess
 import pytest
 
 from conftest import MODELS, ROOT, environment
+from test_documents import MARK, read
 
 ENGLISH = ["README.md"] + [model + "/README.md" for model in MODELS] + sorted(
     os.path.relpath(path, ROOT) for pages in (("docs", "*.md"), ("docs", "*", "README.md"), ("deploy", "*", "README.md"))
@@ -25,20 +25,6 @@ Section = collections.namedtuple("Section", "level title prose tables")
 def in_chinese(page):
     """Return the name of the page's Chinese twin."""
     return page[:-len(".md")] + ".zh-CN.md"
-
-
-def read(page):
-    """Return a page's text."""
-    with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
-        return stream.read()
-
-
-def commands(page):
-    """Return the `bash …sh` and `python …py` commands in the page's code blocks, after the variables that the blocks set;
-    continued lines are joined, comments left out."""
-    lines = "\n".join(FENCE.findall(read(page))).replace("\\\n", " ").splitlines()
-    variables = "".join(line + "; " for line in lines if re.match(r"\w+=\S+$", line))
-    return [variables + line.split(" #")[0].strip() for line in lines if re.match(r"(bash \S+\.sh|python3? \S+\.py)", line)]
 
 
 def sections(page):
@@ -71,22 +57,6 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", part.title.lower()).strip().replace(" ", "-") for part in sections(page)}
 
 
-@pytest.mark.parametrize("page", ENGLISH)
-def test_commands_of_a_page_exist(page):
-    """Each command answers --help, a script after it has checked the options shown (every script also runs in a smoke test).
-    The commands of docs/ and deploy/ are those of someone who stands in the repository's root; Chinese pages have the same ones (below)."""
-    found = commands(page)
-    assert found
-    below = "" if page.startswith(("docs/", "deploy/")) else os.path.dirname(page)
-    for command in found:
-        if not re.search(r"(quickstart|run_tests|version_matrix|slurm_two_nodes)\.sh", command):
-            command = re.sub(r"(--pth_path)=\S+", r"\1=README.md", command)
-            asked = command + " --help" if "bash" in command else command.replace(".py", ".py --help", 1)
-            done = subprocess.run(["bash", "-c", asked], cwd=os.path.join(ROOT, below), stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, universal_newlines=True, env=environment())
-            assert done.returncode == 0, command + "\n" + done.stderr
-
-
 @pytest.mark.parametrize("page", ENGLISH + [in_chinese(page) for page in ENGLISH])
 def test_links_of_a_page_lead_somewhere(page):
     """Relative links, their anchors and the tools that a page names are there."""
@@ -111,13 +81,14 @@ def test_every_script_is_shown():
 
 @pytest.mark.parametrize("page", ENGLISH)
 def test_a_chinese_page_says_what_the_english_says(page):
-    """The two have the same headings, commands and tables, and in each section, in each row of a table, the same options, file
+    """The two have the same headings, commands, comments and tables, and in each section, in each row of a table, the same options, file
     names, numbers and links: whoever changes one page has to change the other."""
     english, chinese = sections(page), sections(in_chinese(page))
     pairs = list(zip(english, chinese))
     assert [[(one.level, one.title), (other.level, other.title)] for one, other in pairs if one.level != other.level] == []
     assert len(english) == len(chinese)
     assert bare_blocks(page) == bare_blocks(in_chinese(page))
+    assert MARK.findall(read(page)) == MARK.findall(read(in_chinese(page)))
     for one, other in pairs:
         assert facts(one.prose) ^ facts(other.prose) == set(), one.title
         shapes = [[[len(row) for row in table] for table in part.tables] for part in (one, other)]

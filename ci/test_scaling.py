@@ -1,8 +1,6 @@
 """tools/benchmark.py scaling: its model of steps and all-reduces, what it reads from a run, and what it says."""
 import os
-import re
 import sys
-from argparse import Namespace
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from conftest import ROOT
 sys.path.append(os.path.join(ROOT, "tools"))
 import verbs  # noqa: E402
 from benchmarks import _alpha_beta, _pinned, scaling  # noqa: E402
+from test_documents import commands_in, read  # noqa: E402
 
 # 8 devices a machine; 10 GB/s between machines, 100 inside of one; 20 and 2 microseconds a hop.
 NETWORK = _alpha_beta.Network(8, 10e9, 100e9, 20e-6, 2e-6)
@@ -130,16 +129,15 @@ def test_the_table_of_a_run(tmp_path, capsys):
     assert "above 8192 images" in lines[-1]
     held = cells(said(capsys, path, "--devices=16", "--input=64", "--markdown"))[0]
     assert (held["images/s"], held["bound by"], held["efficiency %"]) == ("128", "input", "50.0")
-    slow = cells(said(capsys, path, "--devices=1024", "--latency=20000", "--markdown"))[0]
+    slow = cells(said(capsys, path, "--devices=1024", "--bandwidth=50", "--latency=20000", "--markdown"))[0]
     assert slow["bound by"] == "communication" and float(slow["efficiency %"]) < 95
 
 
 def test_published_figures(capsys):
     """docs/benchmarks.md: its commands foretell what its table says, and that is as near to what was published as it says."""
-    with open(os.path.join(ROOT, "docs", "benchmarks.md"), encoding="utf-8") as stream:
-        page = stream.read()
-    commands = re.findall(r"^python tools/benchmark.py scaling (\d+x(?:[^\n]|(?<=\\)\n)*)$", page, re.MULTILINE)
-    rates = [float(cells(said(capsys, "--markdown", *command.replace("\\\n", " ").split()))[0]["images/s"]) for command in commands]
+    page = read("docs/benchmarks.md")
+    found = [line.split()[3:] for line in commands_in(page) if " scaling " in line and "--gradient" in line]
+    rates = [float(cells(said(capsys, "--markdown", *words))[0]["images/s"]) for words in found]
     assert all("{:,.0f} images/s".format(rate) in page for rate in rates)
     in_minutes = 70 * scaling.IMAGENET / rates[0] / 60, 90 * scaling.IMAGENET / rates[1] / 60
     assert ["%.2f" % (wanted / found) for found, wanted in zip(in_minutes + (11899,), (0.22, 60, rates[2]))] == ["0.92", "1.08", "0.85"]
@@ -182,6 +180,5 @@ def test_two_ranks_are_compared_with_what_one_foretells():
 @pytest.mark.slow
 def test_pinned_ranks(capsys):
     """The command of docs/benchmarks.md, for a round: three processes train GENet, and their seconds are there."""
-    assert scaling.run(Namespace(measure="GENet", rounds=1, image_size=None)) is None
-    lines = capsys.readouterr().out.splitlines()
+    lines = said(capsys, "--measure=GENet", "--rounds=1")
     assert len(lines) == 3 and lines[0].startswith("GENet, 8 images a rank, 1 rounds") and "foretold / measured" in lines[2]

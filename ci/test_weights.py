@@ -23,7 +23,7 @@ timm = pytest.importorskip("timm")
 safetensors = pytest.importorskip("safetensors")
 onnxruntime = pytest.importorskip("onnxruntime")
 sys.path.append(os.path.join(ROOT, "tools"))
-from test_readmes import commands, read  # noqa: E402
+from test_documents import commands_in, read  # noqa: E402
 import verbs  # noqa: E402
 from weights import _files, _layouts, _networks, onnx as onnx_verb  # noqa: E402
 
@@ -317,7 +317,7 @@ def test_commands_of_the_page(tmp_path, checkpoints, tiny_imagenet, monkeypatch)
     for name in ("cat.jpg", "dog.png"):
         Image.open(str(write_picture(tmp_path))).save(str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
-    found = [command for command in commands("docs/weights.md") if " tools/weights.py " in command]
+    found = [command for command in commands_in(read("docs/weights.md")) if " tools/weights.py " in command]
     assert len(found) == 9
     for command in found:
         run(*[word.replace("/data/imagenet", str(tiny_imagenet)) for word in command.split()[2:]])
