@@ -328,6 +328,21 @@ def test_evaluation_pictures(case):
     assert values.std().item() == pytest.approx(wanted["std"], rel=1e-3)
 
 
+@pytest.mark.parametrize("size", [224, 320])
+@pytest.mark.parametrize("width,height", [(500, 375), (375, 500), (300, 1000), (1000, 300), (80, 60)])
+def test_every_pixel_of_the_crop_is_torchvisions(width, height, size):
+    """Whole crops, their black bars and what lies between them, are those of torchvision's resize to upstream's size and centre crop."""
+    theirs = import_torchvision().transforms
+    resized = int(256 / 224 * size)
+    if int(resized * width / height) < size and not hasattr(theirs, "InterpolationMode"):
+        pytest.skip("torchvision before 0.9 centres what is too small by another rule")
+    image = Image.fromarray(make_image(width, height, seed=4))
+    wanted = np.asarray(theirs.CenterCrop(size)(theirs.Resize((resized, int(resized * width / height)))(image)))
+    assert np.array_equal(transforms.eval_pipeline(size)(image, None), wanted)
+    inside = wanted[:, wanted.any(axis=(0, 2))]  # the columns between the bars
+    assert inside.shape[1] == min(size, int(resized * width / height)) and inside.std() > 30
+
+
 def test_size_before_the_crop():
     """The size before the crop is int(256 / 224 * size), cut off and not rounded."""
     sizes = {128: 146, 160: 182, 224: 256, 288: 329, 320: 365, 384: 438, 480: 548}
@@ -395,3 +410,20 @@ def test_accuracy(case):
         tally.fetch()
         assert [tally.top1.val, tally.top5.val] == pytest.approx(case["batch_top1_top5"][number], rel=1e-6)
     assert [tally.top1.avg, tally.top5.avg] == pytest.approx([case["average_top1"], case["average_top5"]], rel=1e-6)
+
+
+@pytest.mark.parametrize("classes,raised,sizes", [(100, 2.0, (64, 17)), (1000, 3.0, (96, 32, 5))])
+def test_accuracy_is_that_of_a_ranking(classes, raised, sizes):
+    """With labels that are often right: an image is a hit where fewer than one (or five) outputs exceed its label's."""
+    tally, exceeding = Tally("batches"), []
+    for number, size in enumerate(sizes):
+        logits = np.random.RandomState(60 + number).standard_normal((size, classes)).astype(np.float32)
+        targets = make_target(size, classes, seed=70 + number)
+        logits[np.arange(size), targets.numpy()] += raised
+        exceeding.append((logits > logits[np.arange(size), targets.numpy()][:, None]).sum(1))
+        tally.add(torch.tensor(0.0), torch.from_numpy(logits), targets)
+        tally.fetch()
+        assert [tally.top1.val, tally.top5.val] == pytest.approx([100.0 * (exceeding[-1] < k).mean() for k in (1, 5)], rel=1e-6)
+    wanted = [100.0 * (np.concatenate(exceeding) < k).mean() for k in (1, 5)]
+    assert 10 < wanted[0] < wanted[1] < 90
+    assert [tally.top1.avg, tally.top5.avg] == pytest.approx(wanted, rel=1e-6)

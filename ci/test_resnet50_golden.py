@@ -12,6 +12,7 @@ import fill
 import recipe
 import resnet
 from common import data, distributed, meters, transforms
+from common.device import import_torchvision
 from conftest import CI, load_script
 
 GOLDEN = json.load(open(os.path.join(CI, "golden", "ResNet50.json")))
@@ -225,6 +226,15 @@ def test_evaluation_transform(golden):
     described(normalized(cropped).numpy(), golden["eval_device_normalised"], 1e-5)
 
 
+@pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (300, 1000), (1000, 300), (80, 60)])
+def test_every_pixel_of_the_evaluation_crop_is_torchvisions(width, height):
+    """Upstream's evaluation is torchvision's resize and centre crop: the whole crop is the same, byte for byte."""
+    theirs = import_torchvision().transforms
+    image = Image.fromarray(fill.make_image(width, height, seed=4))
+    wanted = np.asarray(theirs.CenterCrop(224)(theirs.Resize(256)(image)))
+    assert np.array_equal(transforms.eval_transform(224, 256)(image, None), wanted) and wanted.std() > 30
+
+
 @pytest.mark.parametrize("golden", GOLDEN["transforms"]["train_fixed_box"], ids=lambda golden: str(golden["flip"]))
 def test_training_crop(golden):
     """Crop, bilinear resize to 224 and flip of a given box."""
@@ -246,6 +256,21 @@ def test_accuracy(golden):
     tally.add(torch.tensor(0.0), logits, fill.make_target(rows, classes, seed + 1))
     tally.fetch()
     assert np.allclose([tally.top1.avg, tally.top5.avg], [golden["acc1"], golden["acc5"]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows, classes, raised", [(64, 20, 1.0), (96, 1000, 3.0)])
+def test_accuracy_is_that_of_a_ranking(rows, classes, raised):
+    """With labels that are often right: as many hits as there are rows in which fewer than one (or five) outputs exceed the label's."""
+    target = fill.make_target(rows, classes, seed=46)
+    logits = fill.make_input(rows, 1, 1, seed=45, channels=classes).view(rows, classes)
+    logits[torch.arange(rows), target] += raised
+    exceeding = (logits.numpy() > logits.numpy()[np.arange(rows), target.numpy()][:, None]).sum(1)
+    wanted = [100.0 * (exceeding < 1).mean(), 100.0 * (exceeding < 5).mean()]
+    assert 10 < wanted[0] < wanted[1] < 90
+    tally = meters.Tally("a batch")
+    tally.add(torch.tensor(0.0), logits, target)
+    tally.fetch()
+    assert np.allclose([tally.top1.avg, tally.top5.avg], wanted, rtol=1e-6)
 
 
 def test_average_meter():
