@@ -1,0 +1,100 @@
+"""What is asked of every network: its layout, its logits, and steps of training, from filled weights."""
+import torch
+
+import fill
+
+
+def layout(model):
+    """Return [[key, shape, type]] of the state dict, in order."""
+    return [[key, list(tensor.shape), str(tensor.dtype).replace("torch.", "")] for key, tensor in model.state_dict().items()]
+
+
+def parameters(model):
+    """Return how many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def filled(model):
+    """Give the model the weights of ci/fill.py and return it."""
+    model.load_state_dict(fill.fill_state_dict(model.state_dict()))
+    return model
+
+
+def images(spec, dtype=torch.float32):
+    """Return the input of a {batch, height, width, seed}."""
+    return fill.make_input(spec["batch"], spec["height"], spec["width"], spec["seed"]).to(dtype)
+
+
+def l2(tensors):
+    """Return the norm over all numbers of some tensors, summed in float64."""
+    return sum(float(tensor.detach().double().pow(2).sum()) for tensor in tensors) ** 0.5
+
+
+def statistics(model, ending=""):
+    """Return the running means and variances, or those whose name ends so."""
+    return [value for name, value in model.named_buffers() if "running_" in name and name.endswith(ending)]
+
+
+def multiply_adds(model, height, width):
+    """Return the multiply-adds of convolutions and linear layers for one image: weights times the positions of the output."""
+    counted = []
+
+    def count(layer, _, output):
+        counted.append(layer.weight.numel() * (output[0, 0].numel() if output.dim() == 4 else 1))
+    hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, height, width))
+    for hook in hooks:
+        hook.remove()
+    return sum(counted)
+
+
+def norms(model):
+    """Return the BatchNorm layers."""
+    return [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+
+
+def calibrate(model, batch):
+    """Make the running statistics those of one batch: one pass in train mode with momentum 1. Return its logits."""
+    momenta = [layer.momentum for layer in norms(model)]
+    for layer in norms(model):
+        layer.momentum = 1.0
+    with torch.no_grad():
+        logits = model.train()(batch)
+    for layer, momentum in zip(norms(model), momenta):
+        layer.momentum = momentum
+    return logits
+
+
+def evaluated(model, batch, names=()):
+    """Return (logits in eval mode, {name: what the module of that name gave}); what a module gives is copied before others change it."""
+    seen = {}
+
+    def hook(name):
+        def note(_, __, output):
+            seen[name] = [part.clone() for part in output] if isinstance(output, (list, tuple)) else output.clone()
+        return note
+    hooks = [dict(model.named_modules())[name].register_forward_hook(hook(name)) for name in names]
+    with torch.no_grad():
+        logits = model.eval()(batch)
+    for each in hooks:
+        each.remove()
+    return logits, seen
+
+
+def train(model, optimizer, criterion, batches, every=1):
+    """Return (losses, {parameter: norm of its gradient in the first step}) of steps over [(images, labels)]; an update after every
+    `every` of them, of the mean gradient."""
+    model.train()
+    losses, gradients = [], {}
+    optimizer.zero_grad()
+    for step, (batch, labels) in enumerate(batches):
+        loss = criterion(model(batch), labels)
+        (loss / every).backward()
+        losses.append(loss.item())
+        if step == 0:
+            gradients = {name: l2([parameter.grad]) for name, parameter in model.named_parameters() if parameter.grad is not None}
+        if (step + 1) % every == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses, gradients
