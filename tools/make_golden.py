@@ -11,6 +11,7 @@ computed anew, with the weights and inputs of ci/fill.py. docs/golden.md says wh
 Exit status: 0 written; 2 wrong usage, or a checkout that is not upstream's at the commit of the port.
 """
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -58,17 +59,17 @@ def main():
     maker = importlib.import_module("golden." + module_name(args.model))
     with open(os.path.join(FORMS, args.model + ".json"), encoding="utf-8") as stream:
         form = json.load(stream)
-    entries = _entries.chosen(maker.ENTRIES, args.only)
     device.import_torchvision()  # upstream imports it too, and beside a CPU build of PyTorch it needs our help
     upstream = _upstream.Upstream(args.upstream, maker.SOURCE, args.any_commit)
-    made = _entries.make(form, entries, upstream, args.variants)
+    with contextlib.redirect_stdout(sys.stderr):  # upstream's modules print
+        made, count = _entries.make(form, maker, upstream, args.only, args.variants)
     made.update(upstream.versions(form))
     made["made_by"] = dict(upstream.origin(), not_made=dict(maker.NOT_MADE))
     path = args.output or args.model + ".json"
     with open(path, "w", encoding="utf-8") as stream:
         json.dump(made, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
-    print("%s: %d entries from %s" % (path, len(entries), upstream))
+    print("%s: %d results from %s" % (path, count, upstream))
 
 
 if __name__ == "__main__":

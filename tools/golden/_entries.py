@@ -1,22 +1,21 @@
 """From the form of a golden file to its numbers: what is a result is taken out, and made anew."""
 import copy
-from collections import namedtuple
+from collections import ChainMap, namedtuple
 
 from common import cli
 
 # What is made together. path: to the objects that hold it ("" is the file, "variants.*" each network), names: of the results in such an
-# object, make: f(upstream, settings, form) -> {name: value}, where `settings` is the object without any result and `form` is
-# {name: what `skeleton` leaves of the result that stands there now}.
+# object,
+# make: f(upstream, settings, form) -> {name: value} (None: this object has none), where `settings` is the object without any result, and
+# behind it what it lies in, and `form` is {name: what `skeleton` leaves of the result that stands there now}.
 Entry = namedtuple("Entry", "path names make")
 
 
-def chosen(entries, only):
-    """Return the Entries whose name begins with one of `only` (None: all). Raises UserError for a name of none."""
-    found = [entry for entry in entries if only is None or any(is_named(entry, word) for word in only)]
+def checked(entries, only):
+    """Raise UserError where one of the words `only` names no result of the Entries."""
     for word in only or ():
-        if not any(is_named(entry, word) for entry in entries):
+        if not any(is_named(entry, [word]) for entry in entries):
             raise cli.UserError("--only %s: the entries are %s" % (word, ", ".join(sorted(set(full_names(entries))))))
-    return found
 
 
 def full_names(entries):
@@ -24,39 +23,49 @@ def full_names(entries):
     return [".".join(part for part in (entry.path, name) if part) for entry in entries for name in entry.names]
 
 
-def is_named(entry, word):
-    """Whether a result of an Entry is, or is below, `word`."""
-    return any((name + ".").startswith(word + ".") for name in full_names([entry]))
+def is_named(entry, only):
+    """Whether a result of an Entry is, or is below, one of the words `only` (None: all are)."""
+    return only is None or any((name + ".").startswith(word + ".") for name in full_names([entry]) for word in only)
 
 
-def make(form, entries, upstream, variants=None):
-    """Return the golden file of `form`, an earlier one, with the results of `entries` alone, all of them computed.
+def make(form, maker, upstream, only=None, variants=None):
+    """Return (golden file, number of results) of the form of an earlier one, by a module of this folder.
 
-    variants: of which networks (their `arch`); None for all. What is no result (inputs, settings, notes) stays; objects of other
-    networks are left out.
+    No result is taken over from there: those that `only` names (None: all) are computed, the others and what the module does not make are
+    left out. What is no result (inputs, settings, notes) stays.
+
+    variants: of which networks (their `arch`), the others are left out; None for all.
     """
+    checked(maker.ENTRIES, only)
     made = copy.deepcopy(form)
     if variants is not None:
         made["variants"] = [variant for variant in made.get("variants", []) if variant["arch"] in variants]
         if len(made["variants"]) < len(variants):
             raise cli.UserError("--variants: the networks are %s" % ", ".join(variant["arch"] for variant in form["variants"]))
-    todo = [(entry, holder, taken_out(holder, entry.names)) for entry in entries for holder in holders(made, entry.path)]
+    todo = [(entry, holder, taken_out(holder.maps[0], entry.names)) for entry in maker.ENTRIES
+            for holder in holders(made, entry.path)]
+    for name in maker.NOT_MADE:
+        for holder in holders(made, name.rpartition(".")[0]):
+            taken_out(holder.maps[0], [name.rpartition(".")[2]])
+    count = 0
     for entry, holder, old in todo:
-        results = entry.make(upstream, holder, old)
-        missing = set(old) ^ set(results)
-        assert not missing, "%s: %s" % (entry.path, missing)
-        holder.update(results)
-    return ordered(made, form)
+        results = entry.make(upstream, holder, old) if is_named(entry, only) else {}
+        holder.update({name: value for name, value in results.items() if value is not None})
+        count += len(results)
+    return ordered(made, form), count
 
 
-def holders(node, path):
-    """Yield the objects at a path."""
+def holders(node, path, above=()):
+    """Yield the objects at a path, each as a ChainMap of it and of the objects that it lies in."""
+    above = (node,) + above if isinstance(node, dict) else above
     head, _, rest = path.partition(".")
     if head == "":
-        yield node
+        yield ChainMap(*above)
         return
-    for child in (node if head == "*" else [node[head]] if head in node else []):
-        yield from holders(child, rest)
+    children = [node[head]] if head in node else [] if head != "*" else list(node.values()) if isinstance(node, dict) else node
+    for child in children:
+        if isinstance(child, (dict, list)):
+            yield from holders(child, rest, above)
 
 
 def taken_out(holder, names):

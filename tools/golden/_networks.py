@@ -1,4 +1,8 @@
 """What is asked of every network: its layout, its logits, and steps of training, from filled weights."""
+import ast
+import re
+
+import numpy as np
 import torch
 
 import fill
@@ -23,6 +27,28 @@ def filled(model):
 def images(spec, dtype=torch.float32):
     """Return the input of a {batch, height, width, seed}."""
     return fill.make_input(spec["batch"], spec["height"], spec["width"], spec["seed"]).to(dtype)
+
+
+def in_words(text):
+    """Return the tensor that a golden file's words name: what the first `make_input(…)` or `make_target(…)` in them gives."""
+    name, arguments = re.search(r"(make_input|make_target)\(([^)]*)\)", text).groups()
+    call = ast.parse("f(%s)" % arguments).body[0].value
+    return getattr(fill, name)(*[ast.literal_eval(value) for value in call.args],
+                               **{word.arg: ast.literal_eval(word.value) for word in call.keywords})
+
+
+def raised(logits, target, by):
+    """Return logits (N, classes) in which the label's own are higher."""
+    logits = logits.reshape(len(target), -1).clone()
+    logits[torch.arange(len(target)), target] += by
+    return logits
+
+
+def described(values, index=None, ddof=0):
+    """Return shape, mean and standard deviation (over N - ddof) of an image, and with `index` its values at these flat positions."""
+    array = np.asarray(values, dtype=np.float64)
+    found = {"shape": list(array.shape), "mean": float(array.mean()), "std": float(array.std(ddof=ddof))}
+    return found if index is None else dict(found, values=array.ravel()[index].tolist())
 
 
 def l2(tensors):

@@ -118,7 +118,7 @@ def train_globals(upstream, dataset="cifar10"):
     import torchvision
     black = [(0, 0)]
     path, here = upstream.file("train.py"), os.getcwd()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as patches:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patches:
         patches.callback(os.chdir, here)
         os.chdir(folder)  # it makes a folder for its checkpoints
         for name in ("CIFAR10", "CIFAR100"):
@@ -141,9 +141,7 @@ def picture(upstream, case, form):
         image = functional.hflip(image) if case["flip"] else image
     for step in pipeline.transforms[-2:]:
         image = step(image)
-    array = image.double().numpy()
-    return {"shape": list(array.shape), "mean": float(array.mean()), "std": float(array.std(ddof=1)),
-            "values": [float(array[tuple(index)]) for index in case["indices"]]}
+    return dict(networks.described(image, ddof=1), values=[float(image[tuple(index)]) for index in case["indices"]])
 
 
 def batch_errors(upstream, case, form):
@@ -151,7 +149,7 @@ def batch_errors(upstream, case, form):
     seed, rows, classes = {10: (11, 16, 10), 100: (13, 128, 100)}[int(case["target"].split(",")[1])]
     target = fill.make_target(rows, classes, seed + 1)
     logits = torch.from_numpy(np.random.RandomState(seed).standard_normal((rows, classes)).astype(np.float32))
-    logits[torch.arange(rows), target] += 1.5
+    logits = networks.raised(logits, target, 1.5)
     with upstream.older_view():
         err1, err5 = upstream.take("utils", "get_error")(logits, target, topk=(1, 5))
     return {"err1": float(err1), "err5": float(err5), "cross_entropy": float(torch.nn.CrossEntropyLoss()(logits, target))}

@@ -1,0 +1,1 @@
+from .wideresnet import *  # noqa: F401, F403 (as upstream does)

@@ -1,0 +1,1 @@
+import models.cls_hrnet  # noqa: F401 (as upstream does)
