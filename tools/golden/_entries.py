@@ -37,11 +37,8 @@ def make(form, maker, upstream, only=None, variants=None):
     variants: of which networks (their `arch`), the others are left out; None for all.
     """
     checked(maker.ENTRIES, only)
+    form = form if variants is None else dict(form, variants=of_archs(form["variants"], variants))
     made = copy.deepcopy(form)
-    if variants is not None:
-        made["variants"] = [variant for variant in made.get("variants", []) if variant["arch"] in variants]
-        if len(made["variants"]) < len(variants):
-            raise cli.UserError("--variants: the networks are %s" % ", ".join(variant["arch"] for variant in form["variants"]))
     todo = [(entry, holder, taken_out(holder.maps[0], entry.names)) for entry in maker.ENTRIES
             for holder in holders(made, entry.path)]
     for name in maker.NOT_MADE:
@@ -53,6 +50,14 @@ def make(form, maker, upstream, only=None, variants=None):
         holder.update({name: value for name, value in results.items() if value is not None})
         count += len(results)
     return ordered(made, form), count
+
+
+def of_archs(networks, archs):
+    """Return the networks with one of these `arch`. Raises UserError for an arch of none."""
+    found = [network for network in networks if network["arch"] in archs]
+    if len(found) < len(archs):
+        raise cli.UserError("--variants %s: the networks are %s" % (",".join(archs), ", ".join(each["arch"] for each in networks)))
+    return found
 
 
 def holders(node, path, above=()):
