@@ -1,4 +1,4 @@
-"""What is done to a network before it trains, so that a step costs the device and the host the least."""
+"""What is done to a network before it trains, so that a step costs the device and the host the least; the average of its weights."""
 import copy
 import os
 import shutil
@@ -77,6 +77,15 @@ class GlobalAverage(nn.Module):
 
     def forward(self, x):
         return x.mean((2, 3), keepdim=True)
+
+
+def update_average(average, newest, share):
+    """Move the network `average` by `share` (0 to 1) towards the network `newest`, parameters and buffers alike; counters are copied."""
+    newest, floats, counters = newest.state_dict(), [], []
+    for key, value in average.state_dict().items():
+        (floats if value.is_floating_point() else counters).append((value, newest[key].to(value.dtype)))
+    tensors.lerp_([value for value, _ in floats], [new for _, new in floats], share)
+    tensors.copy_([value for value, _ in counters], [new for _, new in counters])
 
 
 def count_batches_at_once(model):

@@ -1,9 +1,9 @@
-"""What is done to a network from outside: counting its operations, precise BN statistics, moving averages of weights."""
+"""What is done to a network from outside: counting its operations, precise BN statistics, when its average is updated."""
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from common import tensors
+from common.network import update_average
 from pycls.core.config import cfg, step_batch_size
 
 
@@ -102,15 +102,3 @@ def update_ema(ema, network, update, epoch):
     """After every OPTIM.EMA_UPDATE_PERIOD-th update of an epoch: ema = ema * (1 - a) + network * a. As in newer pycls."""
     if ema is not None and update % cfg.OPTIM.EMA_UPDATE_PERIOD == 0:
         update_average(ema, network, ema_alpha(epoch))
-
-
-@torch.no_grad()
-def update_average(average, newest, share):
-    """Move the network `average` by `share` (0 to 1) towards the network `newest`: parameters and buffers alike; counters
-    (integers) are copied."""
-    pairs = list(zip(average.state_dict().values(), newest.state_dict().values()))
-    floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-    moved, values = [averaged for averaged, _ in floats], [value.to(averaged.dtype) for averaged, value in floats]
-    tensors.lerp_(moved, values, share)
-    tensors.copy_([averaged for averaged, _ in counters], [value for _, value in counters])
