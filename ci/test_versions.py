@@ -18,6 +18,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+import test_all_scripts
 from common import checkpoint
 from conftest import CI, MODELS, ROOT, environment, run_script
 from fill import make_input
@@ -33,16 +34,10 @@ HERE = next((version for version in VERSIONS if torch.__version__.startswith(ver
 EXCHANGE = os.environ.get("EXCHANGE")
 STANDINS = os.path.join(CI, "version_matrix_standins")
 
-SMALL_HRNET = os.path.join(ROOT, "HRNet", "experiments", "cls_hrnet_w18_small_v1_sgd_lr5e-2_wd1e-4_bs32_x100.yaml")
 B3 = os.path.join(ROOT, "EfficientNet-B3", "configs", "dds_baselines", "effnet", "EN-B3_dds_8npu_full.yaml")
-# The smallest run of each model: options of its scripts.
-TINY = {
-    "ResNet50": ["--arch=resnet18", "--image_size=32"],
-    "HRNet": ["--cfg=" + SMALL_HRNET, "--num_classes=4", "--image_size=32"],
-    "GENet": ["--depth=10", "--width=1", "--extra_params=true", "--mlp=true"],
-    "EfficientNet-B3": ["--image_size=32"],
-    "FixRes": ["--num_classes=4", "--image_size=32"],
-}
+# The smallest run of each model: options that all its scripts have. GENet's has more kinds of layers here.
+TINY = dict((model, tiny.options) for model, tiny in test_all_scripts.TINY.items())
+TINY.update({"GENet": TINY["GENet"] + ["--extra_params=true", "--mlp=true"], "FixRes": ["--num_classes=4", "--image_size=32"]})
 each_model = pytest.mark.parametrize("model", MODELS)
 
 
@@ -305,7 +300,7 @@ def hrnet():
     from lib.config import new_config, update_config
     from lib.models import build_model
     config = new_config()
-    update_config(config, SimpleNamespace(cfg=SMALL_HRNET, modelDir="", logDir="", dataDir="", testModel="",
+    update_config(config, SimpleNamespace(cfg=test_all_scripts.SMALL_HRNET, modelDir="", logDir="", dataDir="", testModel="",
                                           opts=["MODEL.NUM_CLASSES", "4"]))
     return build_model(config)
 
@@ -367,7 +362,7 @@ def test_exchange(writer, model):
 def write_results(folder, version, spoil=None):
     """Write JUnit results in which all went well, but for the test `spoil` = (name, tag)."""
     (folder / version).mkdir()
-    names = [("test_%s_golden" % short, "test_x") for short in ("resnet50", "hrnet", "genet", "efficientnet", "fixres")]
+    names = [("test_%s_golden" % model.lower().split("-")[0], "test_x") for model in MODELS]
     names += [("test_versions", test % model) for model in MODELS
               for test in ("test_requirements[%s]", "test_one_device[%s]", "test_two_ranks[%s]", "test_as_ascend[%s]",
                            "test_exchange[1-%s]", "test_exchange[2-%s]", "test_exchange[3-%s]")]

@@ -4,14 +4,17 @@ Reads the folder of results: for each version the JUnit files of its tests, `env
 are no figures, `state` (why). The exit status is 1 when a test has failed, or a check that every version needs was not made.
 """
 import argparse
+import glob
 import os
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict, namedtuple
 
-MODELS = OrderedDict([("resnet50", "ResNet50"), ("hrnet", "HRNet"), ("genet", "GENet"), ("efficientnet", "EfficientNet-B3"),
-                      ("fixres", "FixRes")])
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# By the word that the names of a model's test files have for it. (As in conftest.py, but this program has to run without pytest.)
+MODELS = OrderedDict((path.split(os.sep)[-3].lower().split("-")[0], path.split(os.sep)[-3])
+                     for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "*/test/train_full_1p.sh")), reverse=True))
 KINDS = ("golden", "unit", "requirements", "PyTorch stays", "1 device", "2 ranks", "Ascend stand-in", "checkpoints", "scripts")
 # Kinds that every model must have passed on every version, none of their tests skipped (but of the golden ones); checkpoints from
 # each other version. On 2.x the models run on the simulated NPU instead of the stand-ins.
