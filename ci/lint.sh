@@ -12,7 +12,7 @@ esac
 PATH=$PWD/${VENV:-.venv}/bin:$PATH
 
 if command -v shellcheck >/dev/null; then
-    shellcheck --external-sources ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh ci/cluster/*.sh deploy/slurm/*.sbatch .ci/run
+    shellcheck --external-sources --source-path=SCRIPTDIR ./*/test/*.sh common/*.sh tools/*.sh ci/*.sh ci/cluster/*.sh deploy/slurm/*.sbatch .ci/run
 else # ci/requirements.txt has none for this machine
     echo "lint.sh: no shellcheck here, the scripts are not checked; install the system's" >&2
 fi

@@ -31,6 +31,8 @@ TINY = {
     "GENet": Tiny(["--depth=10", "--width=1"], "cifar", "GENET", False, True),
     "EfficientNet-B3": Tiny(["--image_size=32"], "imagenet", "EfficientNet-B3", False, False),
     "FixRes": Tiny(["--num_classes=4", "--image_size=48", "--eval_freq=1"], "imagenet", "FixRes_for_PyTorch", False, True),
+    # The example, which test_example_model.py puts beside the others in a copy of the repository.
+    "MobileNetV2": Tiny(["--num_classes=4", "--image_size=32"], "imagenet", "MobileNetV2_for_PyTorch", False, False),
 }
 EIGHT_RANKS = "GENet"  # whose performance script runs on all eight; the others on two
 
