@@ -107,7 +107,7 @@ class Model(object):
 
     def run(self, script, out, *more, env=None, cwd=None, **division):
         """Run a script on the small data; return the finished process."""
-        return run_script(*self.words(script, out, *more, **division), env=env, cwd=cwd)
+        return run_script(*self.words(script, out, *more, **division), env=env or self.environment(), cwd=cwd)
 
     def once(self, script, *more, earlier=(), **division):
         """Return the Ran of a run that tests share, in a path with a blank and a `$`, where files `earlier` lie. The flags that
@@ -121,7 +121,11 @@ class Model(object):
         return self._once[script]
 
     def hooked(self, **variables):
-        return environment(PYTHONPATH=str(self.folder / "hooks"), **variables)
+        return self.environment(PYTHONPATH=str(self.folder / "hooks"), **variables)
+
+    def environment(self, **variables):
+        """Return the environment of a run, in which a network is narrow that has no option for it."""
+        return environment(**dict(variables, **({} if "--width=1" in self.tiny.options else {"NARROW": "1"})))
 
     def evaluated(self, ranks):
         """Return the Ran of an evaluation, on 1 or 2 ranks, of what the training on two ranks has left."""
@@ -130,7 +134,7 @@ class Model(object):
 
 
 HOOKS = '''
-import argparse, eager, os, sys
+import argparse, eager, os, sys, time
 if "READS" in os.environ:  # note the flags of each program, and those that it reads
     noted = set()
     def note(kind, name):
@@ -150,14 +154,31 @@ if "READS" in os.environ:  # note the flags of each program, and those that it r
             note("flag", action.dest)
         return parse(self, *words, **options)
     argparse.ArgumentParser.parse_known_args = parse_known_args
-if "SLOW" in os.environ:  # so many seconds more for each batch
-    import time, torch
+def slow(torch):
     backward = torch.Tensor.backward
     torch.Tensor.backward = lambda *words, **options: (time.sleep(float(os.environ["SLOW"])), backward(*words, **options))[1]
-if "FROZEN" in os.environ:  # train in evaluation mode: no statistics of a batch, no dropout
-    import torch
+def held(torch):
+    save, replace, when, last = torch.save, os.replace, os.environ["HOLD"].split(), []
+    def noting(state, *words, **options):
+        last[:] = [state["epoch"], state["step"]] if isinstance(state, dict) and "step" in state else last
+        return save(state, *words, **options)
+    def holding(source, target):
+        hold = str(target).endswith("checkpoint.pth.tar") and last >= [int(word) for word in when[1:]]
+        for moment in ("before", "after"):
+            if moment == "after":
+                replace(source, target)
+            while hold and moment == when[0]:
+                time.sleep(1)
+    torch.save, os.replace = noting, holding
+def frozen(torch):
     train = torch.nn.Module.train
     torch.nn.Module.train = lambda self, mode=True: train(self, False)
+if "SLOW" in os.environ:  # so many seconds more for each batch
+    eager.After("torch", slow)
+if "HOLD" in os.environ:  # "before 0 3": wait for a kill before the checkpoint of that epoch and step gets its name
+    eager.After("torch", held)
+if "FROZEN" in os.environ:  # train in evaluation mode: no statistics of a batch, no dropout
+    eager.After("torch", frozen)
 '''
 
 
@@ -520,7 +541,7 @@ def two_machines(model, script, folder, environments, *options):
     """Run a script as two machines with a rank each, each in one of `environments`: both end, and machine 0 reports for both."""
     outs = [folder / script / str(number) for number in range(2)]
     commands = [script_command(*model.words(script, out, "--device_list=%d" % (3 - number), *options)) for number, out in enumerate(outs)]
-    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment(**variables))
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=model.environment(**variables))
              for command, variables in zip(commands, environments)]
     found = [node.communicate(timeout=600) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], found
@@ -576,25 +597,25 @@ class Watch(object):
 
 
 OFTEN, SELDOM = "--checkpoint_steps=1", "--checkpoint_steps=0"
-INTERRUPTIONS = [  # name, signal, options, the moment
-    ("before the first checkpoint", signal.SIGKILL, [OFTEN], lambda watch: watch.started()),
-    ("in the first epoch", signal.SIGKILL, [OFTEN, "--resume"], lambda watch: watch.passed(0, 1)),
-    ("while a checkpoint is written", signal.SIGKILL, [OFTEN, "--resume"], lambda watch: watch.passed(0, 2) and watch.writing()),
-    ("in the second epoch", signal.SIGKILL, [OFTEN, "--resume"], lambda watch: watch.passed(1, 1)),
-    ("by SIGTERM", signal.SIGTERM, [SELDOM, "--resume"], lambda watch: watch.started())]
+INTERRUPTIONS = [  # ranks, name, signal, options, where a run waits for its kill, the moment
+    (1, "before the first checkpoint", signal.SIGKILL, [OFTEN], "before 0 1", lambda watch: watch.started()),
+    (2, "in the first epoch", signal.SIGKILL, [OFTEN], "after 0 1", lambda watch: watch.passed(0, 1)),
+    (2, "while a checkpoint is written", signal.SIGKILL, [OFTEN, "--resume"], "before 0 3", lambda watch: watch.writing()),
+    (1, "in the second epoch", signal.SIGKILL, [OFTEN, "--resume"], "after 1 1", lambda watch: watch.passed(1, 1)),
+    (0, "by SIGTERM", signal.SIGTERM, [SELDOM, "--resume"], None, lambda watch: watch.started())]
 
 
 @RANKS
 def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
-    """SIGKILL at four moments of one run (on one rank, at the second of them) and SIGTERM at a fifth, --resume after each: bit for bit
+    """SIGKILL at two moments of one run, on one rank and on two at other ones, and SIGTERM at a third, --resume after each: bit for bit
     the checkpoint and the records of the undisturbed run (defects 1, 6), the same files, no process left. SIGTERM ends with 143 after
     writing a checkpoint."""
     out, whole = tmp_path / "o", model.once(FULL[ranks]).out
-    for name, number, options, moment in INTERRUPTIONS if ranks == 2 else INTERRUPTIONS[1::3]:
+    for _, name, number, options, hold, moment in [row for row in INTERRUPTIONS if row[0] in (0, ranks)]:
         watch, before = Watch(out), newest(out)
-        # A signal has to come through before the last of a few short steps, however late this process sees its moment.
-        process = start_script(*model.words(FULL[ranks], out, *options), env=model.hooked(SLOW="0.3" if number == signal.SIGTERM else "0.1"))
-        wait_until(lambda: process.poll() is not None or moment(watch), interval=0.002)
+        # SIGTERM has to come through before the last of a few short steps, however late this process sees its moment.
+        process = start_script(*model.words(FULL[ranks], out, *options), env=model.hooked(**{"HOLD": hold} if hold else {"SLOW": "0.3"}))
+        wait_until(lambda: process.poll() is not None or moment(watch))
         process.send_signal(number)
         assert process.wait(timeout=120) == (143 if number == signal.SIGTERM else -number), name
         wait_until(lambda: not running_in(out))
