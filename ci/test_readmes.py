@@ -79,6 +79,13 @@ def test_every_script_is_shown():
             assert os.path.basename(script) in text, script
 
 
+def test_each_model_says_where_it_has_run():
+    """A model's page says what has run on which device, and leads to the machines and certificates."""
+    for model in MODELS:
+        text = [part.prose for part in sections(model + "/README.md") if "../README.md#what-has-run-where" in part.prose]
+        assert len(text) == 1 and all(re.search(r"\b%ss?\b" % device, text[0]) for device in ("CPU", "simulated NPU", "GPU", "no NPU")), model
+
+
 @pytest.mark.parametrize("page", ENGLISH)
 def test_a_chinese_page_says_what_the_english_says(page):
     """The two have the same headings, commands, comments and tables, and in each section, in each row of a table, the same options, file
