@@ -259,6 +259,14 @@ def test_safetensors_say_what_they_hold(tmp_path, checkpoints, model):
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
 
 
+def test_a_machine_without_git(tmp_path, checkpoints, monkeypatch):
+    """Weights are exported, and the commit is said to be unknown. Defect: a traceback."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    network, _, path = checkpoints["GENet"]
+    run("export", path, "--network=" + network.name, "--out=%s" % (tmp_path / "w.safetensors"))
+    assert _files._content(str(tmp_path / "w.safetensors"))[1]["commit"] == "unknown"
+
+
 def test_bad_files_are_one_line(tmp_path, checkpoints):
     """A file that is missing, truncated or of no network here, a wrong name of the output, and names that are too few."""
     path = checkpoints["ResNet50"][2]

@@ -2,8 +2,8 @@
 import hashlib
 import json
 import os
-import subprocess
 
+from checkout import git
 from certificate._checks import ROOT, models
 
 ROOMS = ("common", "tools", "ci", "deploy")  # and the models
@@ -28,18 +28,9 @@ def checkout(commit=None):
     for path in paths:
         with open(os.path.join(ROOT, path), "rb") as stream:
             digest.update(("%s\0%s\n" % (path, hashlib.sha256(stream.read()).hexdigest())).encode())
-    commit = commit or _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    commit = commit or git(ROOT, "rev-parse", "HEAD")
+    status = git(ROOT, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "clean": None if status is None else not status, "files": len(paths), "sha256": digest.hexdigest()}
-
-
-def _git(*words):
-    try:
-        done = subprocess.run(("git", "-C", ROOT) + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                              universal_newlines=True)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def of(certificate):

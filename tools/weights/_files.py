@@ -2,11 +2,11 @@
 import contextlib
 import json
 import os
-import subprocess
 from collections import namedtuple
 
 import torch
 
+from checkout import git
 from common import checkpoint, cli, data, folders, outputs, records
 from weights import _layouts, _networks
 
@@ -154,18 +154,13 @@ def _recipe(path):
     return json.dumps(found[-1], sort_keys=True) if found else None
 
 
-def _commit():
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=_networks.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          universal_newlines=True)
-    return done.stdout.strip() or "unknown"
-
-
 def notes_for(weights, layout):
     """Return the metadata of a safetensors file in a layout (our names, or a package's)."""
     network, view = weights.network, view_of(weights)
     turned = view.channels == "BGR" and layout in _layouts.PACKAGES
     said = {"format": "pt", "model": network.model, "network": network.name, "layout": layout, "num_classes": str(network.classes),
-            "options": json.dumps(network.options, sort_keys=True), "image_size": str(view.size), "commit": _commit(),
+            "options": json.dumps(network.options, sort_keys=True), "image_size": str(view.size),
+            "commit": git(_networks.ROOT, "rev-parse", "HEAD") or "unknown",
             "channels": "RGB" if turned else view.channels, "mean": json.dumps(view.mean[::-1] if turned else view.mean),
             "std": json.dumps(view.std[::-1] if turned else view.std)}
     return dict(weights.notes, **said)
