@@ -3,11 +3,12 @@
 A document says it in a comment that readers do not see, anywhere in the command's section:
 
     <!-- not run (kubectl apply): no cluster here -->
-    <!-- run by (--measure): ci/test_scaling.py::test_pinned_ranks -->
+    <!-- run by (--measure): ci/test_scaling.py::test_pinned_ranks --slow -->
 
-In brackets stands what such commands have in them, several with commas. A comment above the first section counts for the whole page.
-Commands without a comment are run by what RUN_BY names, the models' scripts by SCRIPTS. A block without a language holds commands, up to
-a line `...`; other text is ```text. That a Chinese page has the same commands and comments is tested in test_readmes.py.
+In brackets stands what such commands have in them, several with commas; behind a test that runs only so, --slow. A comment above the
+first section counts for the whole page. Commands without a comment are run by what RUN_BY names, the models' scripts by SCRIPTS. A block
+without a language holds commands, up to a line `...`; other text is ```text. That a Chinese page has the same commands and comments is
+tested in test_readmes.py.
 """
 import ast
 import collections
@@ -44,7 +45,7 @@ RUN_BY = {
     "ci/npu_sim/run": "ci/test_npu_sim_mistakes.py::test_example_matches_the_cpu, ci/test_npu_sim_report.py::test_fixture",
     "ci/run_tests.sh": ".ci/run",
     "ci/version_matrix.sh": ".ci/run",
-    "kubectl kustomize": "ci/test_deploy.py::test_kubectl_makes_the_same_of_the_overlays",
+    "kubectl kustomize": "ci/test_deploy.py::test_kubectl_makes_the_same_of_the_overlays --slow",
     "npu-sim run": "ci/test_npu_sim_package.py::test_console_script",
     "pip install -r": "ci/test_requirements.py::test_torch_stays",
     "NPU_SIM_COMPILE=1 pip wheel": "ci/test_npu_sim_package.py::test_compiled_wheel",
@@ -189,11 +190,12 @@ def definitions(path):
 def said_by(place):
     """Return the strings and names in a test `FILE::TEST` and in what it calls and takes as a fixture, or in a file, docstrings left
     out: without these nothing that runs a program can name it."""
-    path, _, test = place.partition("::")
+    path, _, test = place.replace(" --slow", "").partition("::")
     if not path.endswith(".py"):
         return re.sub(r"#.*", "", read(path))
     known = definitions(path)
     assert test in known or not test, "there is no test " + place
+    assert place.endswith(" --slow") == is_slow(known, test), place
     todo, done, words = [(path, name) for name in ([test] if test else known)], set(), []
     while todo:
         where, name = todo.pop()
@@ -204,6 +206,13 @@ def said_by(place):
             words += list(names) + strings
             todo += [node] if isinstance(node, tuple) else [(where, used) for used in names]
     return "\n".join(words)
+
+
+def is_slow(known, test):
+    """Whether a test of a file with these definitions runs with --slow only, whatever its parameters."""
+    marks = [getattr(known.get("pytestmark"), "value", None)] + getattr(known.get(test), "decorator_list", [])
+    parts = [part for mark in marks for part in getattr(mark, "elts", [mark])]
+    return any(getattr(part, "attr", "") == "slow" for part in parts)
 
 
 def inside(node):
