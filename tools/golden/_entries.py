@@ -79,12 +79,13 @@ def taken_out(holder, names):
 
 
 def skeleton(value):
-    """Return what of a result is a question and no answer: names in an object, positions in a list of [position, value]; else None."""
+    """Return what of a result is a question and no answer: names in an object, how many there are of objects and lists, positions in a
+    list of [position, value]; else None."""
     if isinstance(value, dict):
         return {key: skeleton(child) for key, child in value.items()}
     if isinstance(value, list) and value and all(isinstance(pair, list) and len(pair) == 2 and is_position(pair[0]) for pair in value):
         return [pair[0] for pair in value]
-    if isinstance(value, list) and value and isinstance(value[0], dict):
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
         return [skeleton(child) for child in value]
     return None
 

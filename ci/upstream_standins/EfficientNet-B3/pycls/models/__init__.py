@@ -1,0 +1,5 @@
+import os
+
+import pycls
+
+__path__.append(os.path.join(pycls.PORT, "models"))

@@ -1,0 +1,3 @@
+import pycls
+
+EffNet = pycls.port("models/effnet.py").EffNet
