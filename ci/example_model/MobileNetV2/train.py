@@ -16,7 +16,7 @@ FILES = ("checkpoint.pth.tar", "model_best.pth.tar", "metrics.jsonl")
 def parser():
     p = cli.Parser(description=__doc__)
     add = p.add_argument
-    add("--data-path", metavar="DIR", help="dataset root with train/ and val/")
+    add("--data-path", default=".", metavar="DIR", help="dataset root with train/ and val/")
     add("--num-classes", type=cli.positive_int, default=1000, help="outputs of the network")
     add("--image-size", type=cli.positive_int, default=224, help="training crop and evaluation crop")
     add("--epochs", type=cli.natural_int, default=300, help="epochs in all")
@@ -40,8 +40,6 @@ def parser():
 
 def main():
     args = parser().parse_args()
-    if not (args.data_path or args.dummy):
-        raise cli.UserError("no dataset: give its root, the folder that holds train/ and val/, with --data-path")
     if (args.test_only or args.new_classifier) and not args.weights:
         raise cli.UserError("--test-only and --new-classifier are about weights: give them with --weights")
     args.lr = RATE * args.batch_size / 256 if args.lr is None else args.lr
@@ -69,7 +67,9 @@ def train_or_evaluate(args, rank):
         return fit(learner, average, progress, args, rank)
     batches = make_batches("val", args, rank)
     recorder = records.start(args.metrics, rank, args, learner.amp)
-    recorder.evaluation(evaluation.evaluate(batches, learner, rank), batches.count_bad(rank))
+    result = evaluation.evaluate(batches, learner, rank)
+    rank.print("Test: Acc@1 %.3f Acc@5 %.3f" % (result.top1, result.top5))
+    recorder.evaluation(result, batches.count_bad(rank))
 
 
 def make_learner(args, rank):
