@@ -4,6 +4,7 @@ The smoke runs of a model see the packages that its own requirements file instal
 environment each version leaves what it has trained there, and reads what the other versions have left.
 """
 import ast
+import contextlib
 import glob
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,6 +30,9 @@ try:
     from importlib import metadata
 except ImportError:  # before Python 3.8
     import importlib_metadata as metadata
+
+sys.path.append(os.path.join(CI, "eager"))
+from narrow import narrow  # noqa: E402
 
 VERSIONS = ("1.5", "1.8", "2.1", "2.x")
 HERE = next((version for version in VERSIONS if torch.__version__.startswith(version + ".")), "2.x")
@@ -218,10 +223,10 @@ def data_of(tiny_imagenet, tmp_path_factory):
 
 
 def run_model(environments, data_of, model, script, out, *options, **variables):
-    """Run a script of the model with the packages of its requirements file, and return its report."""
+    """Run a script of the model, with a narrow network and the packages of its requirements file, and return its report."""
     path = os.pathsep.join([environments(model), os.environ["PATH"]])
     done = run_script("%s/test/%s" % (model, script), "--data_path=%s" % data_of(model), "--output_path=%s" % out, "--workers=0",
-                      "--batch_size=8", *(TINY[model] + list(options)), env=dict(environment(), PATH=path, **variables))
+                      "--batch_size=8", *(TINY[model] + list(options)), env=dict(environment(NARROW="1", **variables), PATH=path))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "------------------ Final result ------------------" in done.stdout
     with open(os.path.join(str(out), "report.json")) as stream:
@@ -286,7 +291,11 @@ def test_as_ascend(environments, data_of, tmp_path, model):
 
 def network(model, content):
     """Return the network that a tiny run of the model has trained, with the weights of its loaded checkpoint."""
-    made = NETWORKS[model]()
+    with contextlib.ExitStack() as layers:
+        for kind in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear):
+            layers.enter_context(mock.patch.object(kind, "__init__", kind.__init__))  # afterwards as they were
+        narrow(torch)
+        made = NETWORKS[model]()
     checkpoint.load_weights(made, content, model)
     return made.eval()
 

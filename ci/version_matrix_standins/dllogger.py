@@ -3,7 +3,7 @@ import atexit
 import datetime
 import json
 
-from sitecustomize import note
+from npu_stand_in import note
 
 
 class Verbosity(object):

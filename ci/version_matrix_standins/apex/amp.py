@@ -3,7 +3,7 @@ import contextlib
 from collections import OrderedDict
 
 import torch
-from sitecustomize import note
+from npu_stand_in import note
 
 _scale = []  # of `initialize`
 

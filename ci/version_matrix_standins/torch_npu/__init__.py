@@ -1,5 +1,5 @@
 """The plug-in of PyTorch 1.8 and later: importing it brings torch.npu."""
-import sitecustomize
+import npu_stand_in
 
-sitecustomize.note("import torch_npu")
-sitecustomize.install_npu()
+npu_stand_in.note("import torch_npu")
+npu_stand_in.install_npu()
