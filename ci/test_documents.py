@@ -88,8 +88,8 @@ VERBS = re.compile(r"tools/(benchmark|dataset|runs|weights)\.py$")
 BLOCK = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MARK = re.compile(r"<!-- (run by|not run) \((.+?)\): (.+?) -->")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-PAGES = sorted(os.path.relpath(path, ROOT) for pages in ("*.md", "[A-Z]*/*.md", ".git*/*.md", "ci/*/*.md", "deploy/*/*.md", "docs/**/*.md")
-               for path in glob.glob(os.path.join(ROOT, pages), recursive=True)
+FOLDERS = ("*.md", "[A-Z]*/*.md", ".git*/*.md", "ci/*/*.md", "deploy/*/*.md", "docs/*.md", "docs/*/README.md")
+PAGES = sorted(os.path.relpath(path, ROOT) for pages in FOLDERS for path in glob.glob(os.path.join(glob.escape(ROOT), pages))
                if ".zh-CN." not in path and not path.endswith("CHANGELOG.md"))
 
 # marks: the comments on it; line: continued lines joined, without comment; name: the program's path in the repository and its verb if it
