@@ -31,8 +31,8 @@ def parser():
     add("model", choices=models(), metavar="MODEL", help="one of " + ", ".join(models()))
     add("--upstream", required=True, metavar="DIR", help="a checkout of upstream's repository, at the commit of the port")
     add("--output", metavar="FILE", help="where the numbers go (default: MODEL.json in this folder)")
-    add("--only", type=names, metavar="ENTRIES", help="only these entries, with commas: variants, variants.*.train_losses, losses, …")
-    add("--variants", type=names, metavar="ARCHS", help="only these networks, with commas, by their `arch` (default: all)")
+    add("--only", type=names, metavar="ENTRIES", help="only these entries, with commas: variants, variants.*.train_losses, losses, ...")
+    add("--variants", type=names, metavar="ARCHS", help="only these networks, with commas, by their `arch` or how it begins (default: all)")
     add("--any-commit", action="store_true", help="take another commit, changed files or a folder without git, and say so in the file")
     return p
 
@@ -60,7 +60,7 @@ def main():
     with open(os.path.join(FORMS, args.model + ".json"), encoding="utf-8") as stream:
         form = json.load(stream)
     device.import_torchvision()  # upstream imports it too, and beside a CPU build of PyTorch it needs our help
-    upstream = _upstream.Upstream(args.upstream, maker.SOURCE, args.any_commit)
+    upstream = _upstream.Upstream(args.upstream, maker.SOURCE, args.any_commit).open()
     with contextlib.redirect_stdout(sys.stderr):  # upstream's modules print
         made, count = _entries.make(form, maker, upstream, args.only, args.variants)
     made.update(upstream.versions(form))

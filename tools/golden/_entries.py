@@ -37,27 +37,32 @@ def make(form, maker, upstream, only=None, variants=None):
     variants: of which networks (their `arch`), the others are left out; None for all.
     """
     checked(maker.ENTRIES, only)
-    form = form if variants is None else dict(form, variants=of_archs(form["variants"], variants))
-    made = copy.deepcopy(form)
-    todo = [(entry, holder, taken_out(holder.maps[0], entry.names)) for entry in maker.ENTRIES
-            for holder in holders(made, entry.path)]
+    made, count = copy.deepcopy(form), 0
+    asked = of_archs(made["variants"], variants) if variants else made.get("variants", [])
+    others = [network for network in made.get("variants", []) if network not in asked]  # whose settings a component may name
+    todo = [(entry, holder, taken_out(holder.maps[0], entry.names)) for entry in maker.ENTRIES for holder in holders(made, entry.path)]
     for name in maker.NOT_MADE:
         for holder in holders(made, name.rpartition(".")[0]):
             taken_out(holder.maps[0], [name.rpartition(".")[2]])
-    count = 0
     for entry, holder, old in todo:
-        results = entry.make(upstream, holder, old) if is_named(entry, only) else {}
-        holder.update({name: value for name, value in results.items() if value is not None})
-        count += len(results)
+        if is_named(entry, only) and not any(each is other for each in holder.maps for other in others):
+            results = {name: value for name, value in entry.make(upstream, holder, old).items() if value is not None}
+            holder.update(results)
+            count += len(results)
+    if others:
+        made["variants"], form = asked, dict(form, variants=of_archs(form["variants"], variants))
     return ordered(made, form), count
 
 
 def of_archs(networks, archs):
-    """Return the networks with one of these `arch`. Raises UserError for an arch of none."""
-    found = [network for network in networks if network["arch"] in archs]
-    if len(found) < len(archs):
-        raise cli.UserError("--variants %s: the networks are %s" % (",".join(archs), ", ".join(each["arch"] for each in networks)))
-    return found
+    """Return the networks with one of these `arch`, or, for an arch of none, those whose arch begins so. Raises UserError where none does."""
+    found = []
+    for arch in archs:
+        own = [each for each in networks if each["arch"] == arch] or [each for each in networks if each["arch"].startswith(arch)]
+        if not own:
+            raise cli.UserError("--variants %s: the networks are %s" % (arch, "; ".join(each["arch"] for each in networks)))
+        found += own
+    return [each for each in networks if each in found]
 
 
 def holders(node, path, above=()):

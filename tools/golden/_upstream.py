@@ -20,7 +20,7 @@ Source = namedtuple("Source", "repository commit mark paths")
 
 
 class Upstream(object):
-    """Upstream's code in `folder`, on sys.path from here on.
+    """Upstream's code in `folder`; `open` makes it importable.
 
     Raises UserError where it is not upstream's checkout, and, unless `any_commit`, where it is not at `source.commit` or has changed
     files.
@@ -37,9 +37,13 @@ class Upstream(object):
             raise cli.UserError("--upstream=%s is %s, the port is of commit %s: check that out, or say --any-commit" % (
                 folder, found, source.commit))
         self._read, self._stand_ins = set(), {}
-        sys.path[:0] = [os.path.join(self._folder, path) for path in source.paths]
+
+    def open(self):
+        """Put the code on sys.path, for the rest of this process; return self."""
+        sys.path[:0] = [os.path.join(self._folder, path) for path in self._source.paths]
         sys.dont_write_bytecode = True  # the checkout stays as it is
         torch.set_num_threads(1)  # sums in one order
+        return self
 
     def __str__(self):
         return "%s at %s" % (self._source.repository, self.commit or "no commit")

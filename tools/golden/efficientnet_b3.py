@@ -36,7 +36,10 @@ def configured(upstream, *keys):
     module = upstream.take("pycls.core.config")
     module.reset_cfg()
     for key, value in [pair for each in keys for pair in each.items()]:
-        module.cfg.merge_from_list([key, value])
+        try:
+            module.cfg.merge_from_list([key, value])
+        except (AssertionError, KeyError, ValueError) as error:
+            raise cli.UserError("upstream's configuration does not take %s: %s" % (key, error))
     return module.cfg
 
 

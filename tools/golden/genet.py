@@ -83,6 +83,13 @@ def training(upstream, variant, form):
             "train_float32_vs_float64": [abs(a - b) / b for a, b in zip(single, double)]}
 
 
+def optimizer(upstream, case, form):
+    """The settings of upstream's train.py; what it leaves alone is PyTorch's."""
+    args = train_globals(upstream)["args"]
+    return {"lr": args.learning_rate, "momentum": args.momentum, "dampening": 0, "weight_decay": args.weight_decay,
+            "nesterov": args.nesterov}
+
+
 def trace(upstream, variant, dtype):
     """Return (losses, norms after them) of the variant's training."""
     spec, settings = variant["train_input"], train_globals(upstream)["args"]
@@ -163,6 +170,7 @@ def seeded(upstream, case, form):
 
 
 ENTRIES = (
+    Entry("optimizer", ("lr", "momentum", "dampening", "weight_decay", "nesterov"), optimizer),
     Entry("lr_schedule.1p", ("points",), schedule),
     Entry("lr_schedule.8p", ("points",), schedule),
     Entry("transforms.eval.*", ("shape", "mean", "std", "values"), picture),

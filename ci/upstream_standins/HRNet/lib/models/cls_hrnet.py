@@ -1,4 +1,4 @@
-import config  # noqa: F401 (which knows where the port is)
+import config as knows_where_the_port_is  # noqa: F401
 from lib.models import build_model
 
 
