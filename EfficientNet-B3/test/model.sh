@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts of this model share: the flags and KEY VALUE pairs of its tools that options become. Flags come before pairs.
-# shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 without_options decoder # OpenCV resizes

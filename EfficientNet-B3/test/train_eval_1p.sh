@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=EfficientNet-B3/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Evaluate EfficientNet-B3 weights on ImageNet's validation set with one device."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=EfficientNet-B3/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Train EfficientNet-B3 on ImageNet with one device: 100 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=EfficientNet-B3/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_machines "Train EfficientNet-B3 on ImageNet on several machines: 100 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=EfficientNet-B3/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Measure EfficientNet-B3's training speed on one device: 1 epoch of at most 1001 steps."

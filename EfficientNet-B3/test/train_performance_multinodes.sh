@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=EfficientNet-B3/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_machines "Measure EfficientNet-B3's training speed on several machines: 1 epoch of at most 1001 steps."

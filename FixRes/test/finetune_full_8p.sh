@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=FixRes/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_listed_devices "FixRes, phase 2 of 3: adapt the classifier and the last BatchNorm to 384 pixels with eight devices of one machine, 60 epochs."

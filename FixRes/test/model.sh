@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts of this model share: its options, the flags of its three programs that they become, weights of an earlier phase.
-# shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 num_classes="" eval_freq="" architecture="" transforms="" lr_scaling="" resize=""

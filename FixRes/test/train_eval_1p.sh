@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=FixRes/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "FixRes, phase 3 of 3: evaluate weights on ImageNet's validation set at 384 pixels with one device."

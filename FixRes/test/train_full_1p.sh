@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=FixRes/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "FixRes, phase 1 of 3: train a ResNet-50 on ImageNet at 224 pixels with one device, 120 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=FixRes/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Measure FixRes' training speed (phase 1: ResNet-50 at 224 pixels) with one device: 1 epoch of at most 1000 steps."

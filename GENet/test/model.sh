@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts of this model share: its options, and the flags of train.py that they become.
-# shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 case_example="--data_path=/data/cifar"

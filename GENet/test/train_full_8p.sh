@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_listed_devices "Train GENet on CIFAR-10 with eight devices of one machine: 300 epochs."

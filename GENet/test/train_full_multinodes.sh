@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_machines "Train GENet on CIFAR-10 on several machines: 300 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Measure GENet's training speed on one device: 2 epochs of at most 200 steps."

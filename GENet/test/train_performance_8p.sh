@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_listed_devices "Measure GENet's training speed on eight devices of one machine: 2 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=GENet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_machines "Measure GENet's training speed on several machines: 2 epochs."

@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts of this model share: its options, and the words of tools/train.py and tools/valid.py that they become.
-# shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 cfg="" num_classes="" batch_per_rank=1

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=HRNet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Train HRNet-W18 on ImageNet with one device: 100 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=HRNet/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_listed_devices "Measure the training speed of HRNet-W18 on eight devices of one machine: 1 epoch of at most 200 steps."

@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts of this model share: its options, the flags of main.py that they become, and the two recipes.
-# shellcheck source=common/test.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 arch="" num_classes="" checkpoint=""

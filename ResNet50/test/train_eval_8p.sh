@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_listed_devices "Evaluate ResNet50 weights on ImageNet's validation set with eight devices."

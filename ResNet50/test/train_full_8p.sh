@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_listed_devices "Train ResNet50 on ImageNet with eight devices of one machine: 90 epochs."

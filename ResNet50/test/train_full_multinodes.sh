@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_machines "Train ResNet50 on ImageNet on several machines: 90 epochs."

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# shellcheck source=ResNet50/test/model.sh
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
 on_one_device "Measure ResNet50's training speed on one device: 1 epoch of at most 1001 steps."
