@@ -1,4 +1,5 @@
 """What the tests share: import paths, loading of entry scripts, small data sets on disk, running of test/*.sh."""
+import collections
 import contextlib
 import glob
 import importlib.util
@@ -19,8 +20,10 @@ ROOT = os.path.dirname(CI)
 # A model is a directory with this script; nothing else is a list of them. (ResNet50, the first to be ported, comes first.)
 MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*/test/train_full_1p.sh"))),
                       reverse=True))
-# Test files that take longest: they come first, the others in the order of their names.
-LONGEST = ("test_all_scripts", "test_npu_models", "test_campaign", "test_slurm", "test_deploy", "test_resnet50_scripts")
+# Test files that take longest (the table at the end of a run): they come first, the others in the order of their names.
+LONGEST = ("test_all_scripts", "test_npu_models", "test_certificate", "test_campaign", "test_reliability_watchdog", "test_fixres_scripts",
+           "test_slurm", "test_npu_sim", "test_step", "test_versions", "test_efficientnet_scripts", "test_certificate_numbers",
+           "test_npu_sim_mistakes", "test_resnet50_scripts", "test_deploy", "test_weights", "test_tools")
 
 sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
 
@@ -55,6 +58,19 @@ def pytest_xdist_make_scheduler(config, log):
             return group_of(nodeid)
     config.option.loadscopereorder = False
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """Print how many minutes each group of tests has taken, in whichever process: the ten longest, and the rest."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            seconds[group_of(getattr(report, "nodeid", "") or "")] += getattr(report, "duration", 0)
+    longest, total = seconds.most_common(10), sum(seconds.values())
+    if len(seconds) > len(longest):
+        rows = longest + [("the others", total - sum(time for _, time in longest)), ("all", total)]
+        terminalreporter.write_line("\n".join(["minutes  tests"] + ["%7.1f  %s" % (time / 60, name) for name, time in rows]))
 
 
 def group_of(nodeid):
