@@ -279,6 +279,38 @@ def test_what_a_test_does_not_run_is_seen(line, places, lacks):
     assert missing(command("README.md", [], line), places) == lacks
 
 
+PAGE = """# A page
+`pip` and `common/`; `python tools/no_such.py x`
+<!-- not run (docker): none here -->
+## One
+```
+# said
+docker run a \\
+    b   # so
+cfg=x
+unheard of
+...
+printed
+```
+<!-- run by (check): ci/test_x.py::test_y -->
+| `docker ps` | `x y` |
+```text
+tree/
+```
+## Other
+`tools/dataset.py check DIR ...`
+"""
+
+
+def test_what_is_a_command(tmp_path):
+    """The check itself: each line of a block, and code that begins like a command; comments count in their section, those at the top
+    everywhere. Whatever is no command has no place among them."""
+    (tmp_path / "page.md").write_text(PAGE)
+    found = [(each.line, run_by(each)) for each in commands(str(tmp_path / "page.md"))]
+    assert found == [("python tools/no_such.py x", None), ("docker run a b", ""), ("unheard of", None), ("docker ps", ""),
+                     ("tools/dataset.py check DIR", RUN_BY["tools/dataset.py check"])]
+
+
 # --- commands that no other test runs ---------------------------------------------------------------------------------
 
 def ends_well(words, folder, **variables):
