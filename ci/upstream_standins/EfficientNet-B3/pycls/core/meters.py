@@ -39,7 +39,8 @@ class TrainMeter(object):
 
     def log(self, epoch, kind):
         stats = dict(self.stats, _type=self.kind + "_" + kind, epoch="%d/%d" % (epoch + 1, cfg.OPTIM.MAX_EPOCH))
-        logger.info("json_stats: %s" % json.dumps(stats))
+        line = "json_stats: " + json.dumps(stats)
+        logger.info(line)
 
 
 class TestMeter(TrainMeter):
