@@ -62,8 +62,8 @@ class Upstream(object):
         """Import a module of upstream's; return it, or, with names, what it calls so. Raises UserError where one is missing."""
         try:
             found = importlib.import_module(module)
-        except ImportError as error:
-            raise cli.UserError("upstream's %s does not import: %s" % (module, error))
+        except Exception as error:  # whatever another PyTorch may make of it
+            raise cli.UserError("upstream's %s does not import: %s" % (module, " ".join(str(error).split()) or type(error).__name__))
         lacking = [name for name in names if not hasattr(found, name)]
         if lacking:
             raise cli.UserError("upstream's %s has no %s: is this commit the port's?" % (module, ", ".join(lacking)))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import fill
+from common import cli
 from golden import _networks as networks
 from golden._entries import Entry
 from golden._upstream import Source
@@ -33,7 +34,10 @@ def build(upstream, arch):
     if arch == "resnext101_32x48d":
         network, block = upstream.take("imnet_evaluate.Res", "ResNet", "Bottleneck")
         return network(block, [3, 4, 23, 3], groups=32, width_per_group=48)
-    return upstream.take("imnet_finetune.train", "create_model")(arch, pretrained=False, num_classes=1000)
+    module = upstream.take("imnet_finetune.train")
+    if not hasattr(module, "create_model"):
+        raise cli.UserError("upstream takes %s from timm, which is not installed; or leave it out with --variants" % arch)
+    return module.create_model(arch, pretrained=False, num_classes=1000)
 
 
 def layout(upstream, variant, form):
