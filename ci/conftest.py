@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,9 +26,10 @@ LONGEST = ("test_all_scripts", "test_npu_models", "test_certificate", "test_camp
            "test_slurm", "test_npu_sim", "test_step", "test_versions", "test_efficientnet_scripts", "test_certificate_numbers",
            "test_npu_sim_mistakes", "test_resnet50_scripts", "test_deploy", "test_weights", "test_tools")
 
-sys.path[:0] = [ROOT, CI] + [os.path.join(ROOT, model) for model in MODELS]
+sys.path[:0] = [ROOT, CI, os.path.join(CI, "eager")] + [os.path.join(ROOT, model) for model in MODELS]
 
 from common import checkpoint, cli, outputs  # noqa: E402
+from narrow import narrowed  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -86,6 +88,13 @@ def no_run_before():
     training's folder. (With monkeypatch, that would be undone after the folder of each test has been removed.)"""
     cli.TrainingStopped.kept = ""
     outputs.release()
+
+
+@pytest.fixture(scope="module")
+def narrow_networks():
+    """Networks with an eighth of the channels, in this process and in its children."""
+    with mock.patch.dict(os.environ, NARROW="1"), narrowed(torch):
+        yield
 
 
 def load_script(path):

@@ -178,7 +178,7 @@ class Job:
 
     def start(self, *options):
         """Start every pod's command, with what makes it small, as process 1 of a machine of its own; return the Popens."""
-        return [self._machines.start(number, self._command(pod) + self._small + list(options), env=environment(**pod.environment),
+        return [self._machines.start(number, self._command(pod) + self._small + list(options), env=environment(NARROW="1", **pod.environment),
                                      cwd=ROOT, **HEARD) for number, pod in enumerate(self._pods)]
 
     def _command(self, pod):

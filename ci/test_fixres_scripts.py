@@ -16,6 +16,7 @@ from conftest import ROOT, assert_bad_input, environment, free_port, load_script
 from imnet_common import networks
 from test_fixres_golden import GOLDEN
 
+pytestmark = pytest.mark.usefixtures("narrow_networks")
 TRAIN_1P, FINETUNE_1P, EVAL_1P = ("FixRes/test/%s_1p.sh" % name for name in ("train_full", "finetune_full", "train_eval"))
 TINY = ["--device=cpu", "--opt_level=O0", "--workers=0", "--num_classes=4"]
 TINY_FLAGS = ["--device=cpu", "--num_classes=4", "--input_size=32", "--workers=1"]
@@ -49,7 +50,7 @@ def differing(one, other):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(narrow_networks, tmp_path_factory):
     """A file of ResNet-50's weights for 4 classes, with `module.`."""
     path = tmp_path_factory.mktemp("weights") / "four.pth"
     state = networks.build("ResNet50", 4).state_dict()
@@ -58,7 +59,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def phases(tiny_imagenet, tmp_path_factory):
+def phases(narrow_networks, tiny_imagenet, tmp_path_factory):
     """Phase 1 at 48 pixels, evaluation of its weights at 64, phase 2 at 64, evaluation: output path and result blocks.
 
     Not at 32: there the last stage is a single pixel, and the outer weights of its 3x3 convolutions are never trained."""

@@ -14,6 +14,7 @@ from conftest import (ROOT, assert_bad_input, block, differences, environment, f
                       script_command, start_script, wait_until, weights_of)
 from test_all_scripts import Watch
 
+pytestmark = pytest.mark.usefixtures("narrow_networks")
 FULL_1P, FULL_8P = "ResNet50/test/train_full_1p.sh", "ResNet50/test/train_full_8p.sh"
 TINY = ["--device=cpu", "--arch=resnet18", "--image_size=32", "--opt_level=O0", "--workers=0", "--batch_size=8",
         "--train_epochs=2", "--learning_rate=0.01", "--seed=49"]
@@ -26,7 +27,7 @@ def tiny(data, out, *more):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_imagenet, tmp_path_factory):
+def trained(narrow_networks, tiny_imagenet, tmp_path_factory):
     """The output path of a short full run on one device, and its result block."""
     out = tmp_path_factory.mktemp("trained")
     return out, block(run_script(FULL_1P, *tiny(tiny_imagenet, out)))

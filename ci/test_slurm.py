@@ -55,7 +55,7 @@ class Cluster(object):
         (folder / "hooks" / "sitecustomize.py").write_text(HOOK)
         # SIGTERM comes a minute before SIGKILL: this machine may be busy.
         self.env = environment(SLURM_CONF=str(folder / "slurm.conf"), SLURM_BASE_PORT=str(free_port()), SLURM_KILL_WAIT="60",
-                               PYTHONPATH=str(folder / "hooks"))
+                               PYTHONPATH=str(folder / "hooks"), NARROW="1")
         self.env["PATH"] += ":/usr/sbin:/sbin"
 
     def do(self, action, *node):

@@ -4,7 +4,6 @@ The smoke runs of a model see the packages that its own requirements file instal
 environment each version leaves what it has trained there, and reads what the other versions have left.
 """
 import ast
-import contextlib
 import glob
 import json
 import os
@@ -13,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,15 +22,13 @@ import test_all_scripts
 from common import checkpoint
 from conftest import CI, MODELS, ROOT, environment, run_script
 from fill import make_input
+from narrow import narrowed
 from test_genet_data import write_cifar
 
 try:
     from importlib import metadata
 except ImportError:  # before Python 3.8
     import importlib_metadata as metadata
-
-sys.path.append(os.path.join(CI, "eager"))
-from narrow import narrow  # noqa: E402
 
 VERSIONS = ("1.5", "1.8", "2.1", "2.x")
 HERE = next((version for version in VERSIONS if torch.__version__.startswith(version + ".")), "2.x")
@@ -291,10 +287,7 @@ def test_as_ascend(environments, data_of, tmp_path, model):
 
 def network(model, content):
     """Return the network that a tiny run of the model has trained, with the weights of its loaded checkpoint."""
-    with contextlib.ExitStack() as layers:
-        for kind in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear):
-            layers.enter_context(mock.patch.object(kind, "__init__", kind.__init__))  # afterwards as they were
-        narrow(torch)
+    with narrowed(torch):
         made = NETWORKS[model]()
     checkpoint.load_weights(made, content, model)
     return made.eval()
