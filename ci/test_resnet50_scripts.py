@@ -130,12 +130,12 @@ def test_output_path_that_cannot_be_written(tmp_path):
 
 
 def test_disk_full_while_saving(trained, tiny_imagenet, tmp_path):
-    """The old checkpoint stays whole, the run ends with status 3 and one line (here the file size is limited)."""
+    """The old checkpoint stays whole, the run ends with status 3 and one line (here a file has room for half of it)."""
     out = tmp_path / "o"
     shutil.copytree(str(trained[0]), str(out))
     before = (out / "checkpoint.pth.tar").read_bytes()
     command = script_command(FULL_1P, *tiny(tiny_imagenet, out, "--train_epochs=3", "--resume"))
-    done = subprocess.run(["bash", "-c", 'ulimit -S -f 20000 && exec "$@"', "limited"] + command, stdout=subprocess.PIPE,
+    done = subprocess.run(["bash", "-c", 'ulimit -S -f %d && exec "$@"' % (len(before) // 2048), "limited"] + command, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True, env=environment())
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "cannot write checkpoint" in done.stderr and "intact" in done.stderr
