@@ -195,3 +195,12 @@ def test_a_killed_process_is_a_check_that_fails():
     """A recipe's process that is killed, as by the kernel for its memory, does not hold up the certificate. Defect: it did for ever."""
     check, = numbers.in_a_process(1, killed, ("cpu", "GENet", 0))
     assert check.passed is False and check.figure == "its process ended with -9"
+
+
+def test_recipes_are_found_in_the_background():
+    """A certificate that is a background job of a script, where SIGINT is ignored, finds the recipes. Defect: an exception of bash's."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert _golden.recipes("ResNet50")
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -6,6 +6,7 @@ entry of the golden file.
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -149,11 +150,12 @@ def _fixres_schedules(content):
 # --- each model -------------------------------------------------------------------------------------------------------
 
 def _of_script(model, array):
-    """Return the words that a model's test scripts keep in an array of test/model.sh."""
+    """Return the words that a model's test scripts keep in an array of test/model.sh. (Where SIGINT is ignored, as in a background job of
+    a script, what test/model.sh sources would start the script anew, and here there is none.)"""
     command = 'source "$1"; declare -n words=$2; printf "%s\\n" "${words[@]}"'
     path = os.path.join(ROOT, model, "test", "model.sh")
-    return subprocess.run(["bash", "-c", command, "bash", path, array], stdout=subprocess.PIPE, check=True,
-                          universal_newlines=True).stdout.split("\n")[:-1]
+    return subprocess.run(["bash", "-c", command, "bash", path, array], stdout=subprocess.PIPE, check=True, universal_newlines=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)).stdout.split("\n")[:-1]
 
 
 def _norms(parameters, statistics):
