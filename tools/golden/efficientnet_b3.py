@@ -3,7 +3,6 @@ import contextlib
 import hashlib
 import json
 import random
-import re
 from unittest import mock
 
 import numpy as np
@@ -194,10 +193,10 @@ def loss(upstream, case, form):
 
 
 def drop_connect(upstream, case, form):
-    """What is dropped and what is kept; which, PyTorch's generator says, with the seed of the input."""
-    torch.manual_seed(int(re.search("seed=([0-9]+)", case["input"]).group(1)))
-    output = upstream.take("pycls.models.blocks", "drop_connect")(networks.in_words(case["input"]).clone(), case["ratio"])
-    return {"mask_observed": [int(bool(sample.any())) for sample in output], "output": output.flatten(1).tolist()}
+    """What is left of an input where a given draw drops and keeps samples."""
+    mask, function = torch.tensor(case["mask_observed"]).view(-1, 1, 1, 1), upstream.take("pycls.models.blocks", "drop_connect")
+    with mock.patch.object(torch.Tensor, "bernoulli_", lambda tensor, *_, **__: tensor.copy_(mask)):
+        return {"output": function(networks.in_words(case["input"]).clone(), case["ratio"]).flatten(1).tolist()}
 
 
 def mixup(upstream, case, form):
@@ -409,7 +408,7 @@ ENTRIES = (
     Entry("variants.*.transforms.*", _PICTURE, picture),
     Entry("components.lr_policies.*", ("points",), schedule),
     Entry("components.loss.*", ("target_row_0", "loss", "grad_row_0"), loss),
-    Entry("components.drop_connect.*", ("mask_observed", "output"), drop_connect),
+    Entry("components.drop_connect.*", ("output",), drop_connect),
     Entry("components.mixup.*", ("lambda", "mixed_sample_0", "mixed_target_0", "hard_labels_out"), mixup),
     Entry("components.topk_errors.*", ("top1_err", "top5_err"), topk_errors),
     Entry("components.activation.*", ("y",), activation),

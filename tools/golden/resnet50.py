@@ -36,7 +36,7 @@ def layout(upstream, variant, form):
     zero = build(upstream, variant["arch"], zero_init_residual=True).named_parameters()
     return {"num_parameters": networks.parameters(model), "state_dict": networks.layout(model),
             "macs": networks.multiply_adds(model, variant["eval_input"]["height"], variant["eval_input"]["width"]),
-            "zeroed_gammas": [name for name, value in zero if name.endswith("weight") and not value.detach().any()]}
+            "zeroed_gammas": [name for name, value in zero if name.endswith("weight") and bool((value == 0).all())]}
 
 
 def evaluation(upstream, variant, form):
