@@ -133,11 +133,12 @@ def test_the_numbers_are_made_again(model, made):
     check(model, made(model, *QUICK[model]), *QUICK[model])
 
 
-@pytest.mark.slow  # trains every network of every file: half an hour
+@pytest.mark.slow  # trains every network of every file: eight minutes
 @pytest.mark.parametrize("model", MODELS)
 def test_all_numbers_are_made_again(model, made):
     """The whole file, but for the network that needs 4 GB."""
-    variants = ",".join(each["arch"] for each in golden(model)["variants"] if "48d" not in each["arch"] and "," not in each["arch"])
+    archs = [each["arch"] for each in golden(model)["variants"]]
+    variants = ",".join(arch for arch in archs if "48d" not in arch) if "resnext101_32x48d" in archs else None
     check(model, made(model, variants), variants)
 
 
