@@ -16,6 +16,7 @@ from collections import namedtuple
 import pytest
 import torch
 
+from ci.campaign.forks import Forks
 from common import checkpoint
 from conftest import (MODELS, ROOT, assert_bad_input, block, differences, environment, free_port, group_of, run_script,
                       running_in, script_command, start_script, wait_until)
@@ -79,7 +80,7 @@ class Model(object):
         self.name, self.tiny, self.data, self.folder = name, TINY[name], data, folder
         self.scripts = sorted(os.path.basename(path) for kind in ("train", "finetune")
                               for path in glob.glob(os.path.join(ROOT, name, "test", kind + "_*.sh")))
-        self._once, self._help = {}, {}
+        self._once, self._help, self._forks = {}, {}, None
 
     def help(self, script):
         """Return {option: default} of --help, in its order."""
@@ -108,6 +109,18 @@ class Model(object):
     def run(self, script, out, *more, env=None, cwd=None, **division):
         """Run a script on the small data; return the finished process."""
         return run_script(*self.words(script, out, *more, **division), env=env or self.environment(), cwd=cwd)
+
+    def refused(self, script, out, *more, **division):
+        """Run a script that is expected to end early, as `run`, its program in a fork of a process that has the libraries."""
+        self._forks = self._forks or Forks(str(self.folder), self.environment())
+        env = self.environment()
+        env["PATH"] = self._forks.path + os.pathsep + env["PATH"]
+        return self.run(script, out, *more, env=env, **division)
+
+    def close(self):
+        """End what is left."""
+        if self._forks:
+            self._forks.close()
 
     def once(self, script, *more, earlier=(), **division):
         """Return the Ran of a run that tests share, in a path with a blank and a `$`, where files `earlier` lie. The flags that
@@ -191,7 +204,9 @@ def model(request, tiny_imagenet, tmp_path_factory):
         write_cifar(data / "cifar-10-batches-py", per_batch=20)
     (folder / "hooks").mkdir()
     (folder / "hooks" / "sitecustomize.py").write_text(HOOKS)
-    yield Model(request.param, data, folder)
+    made = Model(request.param, data, folder)
+    yield made
+    made.close()
     shutil.rmtree(str(folder))  # gigabytes of checkpoints
 
 
@@ -360,7 +375,7 @@ def test_mistakes_that_the_program_finds(model, tmp_path):
     mistakes += [("earlier", "--image_size=32 --batch_size=1", "BatchNorm cannot train on a batch of one image")] * (model.tiny.layout == "imagenet")
     mistakes += [("earlier", "--batch_size=10000", "larger than the data set")] * (not model.tiny.smaller_last)
     for out, option, word in mistakes:
-        assert_bad_input(model.run(FULL[1], tmp_path / out, *re.split(" (?=--)", option)), word)
+        assert_bad_input(model.refused(FULL[1], tmp_path / out, *re.split(" (?=--)", option)), word)
         assert files(tmp_path) == before and not (tmp_path / "a").exists()
 
 
@@ -503,7 +518,7 @@ def test_a_step_on_made_up_images(model, tmp_path):
     assert report["summary"]["train.total_ips"] > 0 and report["summary"]["train.loss"] > 0
     assert (report["parameters"]["amp_dtype"], report["parameters"]["opt_level_run"]) == ("bf16", level)
     assert len(os.listdir(str(tmp_path / "o" / "profile"))) == 1
-    assert_bad_input(model.run("train_full_1p.sh", tmp_path / "p", "--dummy"), "unknown option --dummy")
+    assert_bad_input(model.refused("train_full_1p.sh", tmp_path / "p", "--dummy"), "unknown option --dummy")
 
 
 def from_weights(model, script, *more, **division):
@@ -629,7 +644,7 @@ def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
 
 def test_a_diverging_training_stops(model, tmp_path):
     """A loss that is not finite: status 3, one line that names epoch and step, no result block, strict JSON (defect 3)."""
-    done = model.run(FULL[1], tmp_path / "o", "--learning_rate=1e30")
+    done = model.refused(FULL[1], tmp_path / "o", "--learning_rate=1e30")
     assert_stopped(done, tmp_path / "o", r"loss is (nan|-?inf) in step \d+ of epoch \d+")
 
 
@@ -639,7 +654,7 @@ def test_weights_that_are_not_finite(model, tmp_path):
     tensors = state[checkpoint.weights_key(state, use_ema="false")].values()
     next(tensor for tensor in reversed(list(tensors)) if tensor.is_floating_point()).fill_(float("nan"))
     torch.save(state, str(tmp_path / "w.pth"))
-    done = model.run(EVAL[1], tmp_path / "o", "--pth_path=%s" % (tmp_path / "w.pth"), "--use_ema=false")
+    done = model.refused(EVAL[1], tmp_path / "o", "--pth_path=%s" % (tmp_path / "w.pth"), "--use_ema=false")
     assert done.returncode == 2 and not (tmp_path / "o").exists(), (done.returncode, done.stderr)
     assert re.search(r"w\.pth holds weights that are not finite numbers \(first: \S+\); take .*\n$", done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -669,7 +684,7 @@ def test_bad_weights(model, tmp_path, spoil, words):
     shutil.copy(str(model.once(FULL[1]).out / "checkpoint.pth.tar"), str(path))
     spoil(str(path))
     script = EVAL[1] if words != ["not a checkpoint of this network"] else FULL[1]
-    assert_bad_input(model.run(script, tmp_path / "o", "--pth_path=%s" % path), "w.pth", *words)
+    assert_bad_input(model.refused(script, tmp_path / "o", "--pth_path=%s" % path), "w.pth", *words)
     assert not (tmp_path / "o").exists()
 
 
@@ -683,7 +698,7 @@ def test_a_resume_must_fit(model, tmp_path):
     before = files(out)
     longer = ["--resume", "--train_epochs=%d" % (EPOCHS + 1)]
     for option, words in (("--seed=6", ["6", "5"]), ("--batch_size=4", ["4", "8"])):
-        assert_bad_input(model.run(FULL[2], out, option, *longer, ranks=1), "resume", *words)
+        assert_bad_input(model.refused(FULL[2], out, option, *longer, ranks=1), "resume", *words)
         assert files(out) == before
     block(model.run(FULL[2], out, *longer, ranks=1))
     assert newest(out)[1] == (EPOCHS + 1, 0)

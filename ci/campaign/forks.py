@@ -45,9 +45,9 @@ sys.exit(status)
 
 
 class Forks(object):
-    """The server, and `path`, the folder of the stand-in. To be closed."""
+    """The server, in `environment` or in this process's, and `path`, the folder of the stand-in. To be closed."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, environment=os.environ):
         self.path = os.path.join(folder, "forks")
         os.makedirs(self.path, exist_ok=True)
         address = os.path.join(self.path, "socket")
@@ -61,7 +61,7 @@ class Forks(object):
                 stream.write('#!/bin/sh\nexec %s -IS %s "$@"\n' % (shlex.quote(sys.executable), shlex.quote(program)))
             os.chmod(stream.name, 0o755)
         self._server = subprocess.Popen([sys.executable, "-u", os.path.abspath(__file__), address], stdout=subprocess.PIPE,
-                                        env=dict(os.environ, OMP_NUM_THREADS="1", TORCH_DEVICE_BACKEND_AUTOLOAD="0"))
+                                        env=dict(environment, OMP_NUM_THREADS="1", TORCH_DEVICE_BACKEND_AUTOLOAD="0"))
         assert self._server.stdout.readline() == b"ready\n", "the server of forks did not start"
 
     def close(self):
