@@ -41,8 +41,14 @@ class FastJpegPicture(jpeg.JpegPicture):
         return Pixels(self._decoded(data)[box[1] - top:box[3] - top, box[0] - left:box[2] - left])
 
     def resize(self, size, resample=Image.BILINEAR):
-        """Return the PIL image of the whole in another size (width, height). Raises jpeg.Unreadable."""
+        """Return the Pixels of the whole in another size (width, height). Raises jpeg.Unreadable."""
         return Pixels(self._decoded(self._data)).resize(size, resample)
+
+    @property
+    def __array_struct__(self):
+        """What np.asarray asks for: the whole picture. Raises jpeg.Unreadable."""
+        self._array = self._decoded(self._data)  # kept, for its memory is what NumPy takes
+        return self._array.__array_struct__
 
     def _decoded(self, data):
         try:
@@ -52,17 +58,24 @@ class FastJpegPicture(jpeg.JpegPicture):
 
 
 class Pixels(object):
-    """Looks like a PIL image in RGB of a uint8 array (height, width, 3), with a resize of its own."""
+    """Looks like a PIL image in RGB of a uint8 array (height, width, 3), with a resize of its own; np.asarray copies nothing."""
 
     def __init__(self, array):
-        self._array, self.size = array, array.shape[1::-1]
+        self._array, self.size, self.__array_struct__ = array, array.shape[1::-1], array.__array_struct__
 
     def resize(self, size, resample=Image.BILINEAR):
-        """Return the PIL image in another size (width, height), bilinear with antialiasing. No other `resample` is there."""
+        """Return the Pixels in another size (width, height), bilinear with antialiasing. No other `resample` is there."""
         assert resample == Image.BILINEAR
+        return self._through(functional.interpolate, size[::-1], mode="bilinear", antialias=True)
+
+    def transpose(self, method):
+        """Return the mirrored Pixels: ten times as fast as NumPy's. No other `method` than FLIP_LEFT_RIGHT is there."""
+        assert method == Image.FLIP_LEFT_RIGHT
+        return self._through(torch.flip, (3,))
+
+    def _through(self, operator, *args, **kwargs):
         pixels = torch.from_numpy(np.ascontiguousarray(self._array))[None].permute(0, 3, 1, 2)  # NHWC, as the result then is
-        pixels = functional.interpolate(pixels, size[::-1], mode="bilinear", antialias=True)
-        return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+        return Pixels(operator(pixels, *args, **kwargs)[0].permute(1, 2, 0).numpy())
 
     def __getattr__(self, name):
         return getattr(Image.fromarray(self._array), name)

@@ -104,6 +104,7 @@ class ColorJitter:
     def __call__(self, image, rng):
         enhancers = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
         rng.shuffle(enhancers)
+        image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))  # of --decoder=fast
         for enhancer in enhancers:
             image = enhancer(image).enhance(rng.uniform(1 - self.strength, 1 + self.strength))
         return image

@@ -33,6 +33,8 @@ _AREA = (0.08, 1.0)
 _ASPECT = (3.0 / 4.0, 4.0 / 3.0)
 _TRIES = 10
 
+_RNG = np.random.RandomState()  # one, which each picture seeds: making one takes fifty times as long, 5 % of a picture
+
 
 def train_transform(image, im_size, seed, augmentation=None, pca_std=0.1, in_float=False):
     """Return (a random crop of `image`, (im_size, im_size, 3) in BGR order; the colour jitter, float32 (3,), which the device adds
@@ -40,8 +42,8 @@ def train_transform(image, im_size, seed, augmentation=None, pca_std=0.1, in_flo
 
     In order, as the draws are: crop, flip, AutoAugment or RandAugment (`augmentation` of `augment.parse_spec`), colour jitter.
     """
-    rng = np.random.RandomState(seed)
-    width, height = image.size
+    rng, (width, height) = _RNG, image.size
+    rng.seed(seed)
     box = random_box(height, width, rng)
     flip = rng.uniform() < 0.5
     if box is None:
