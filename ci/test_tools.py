@@ -434,6 +434,9 @@ def test_inputs_are_compared(tmp_path):
     left_out = [line.split()[2] for line in lines if line.startswith("left out")]
     assert sorted(list(measured) + left_out) == ["FixRes", "HRNet", "ResNet50/cpu", "ResNet50/packed", "dali", "torchvision"]
     assert measured["torchvision"] == 1 and set(left_out) <= {"dali"} and min(measured.values()) > 0
+    done = run_tool("benchmark.py", "input", "--only", "GENet", *small)  # of pictures of another size, and so to a baseline of its own
+    lines = [line.split() for line in done.stdout.splitlines() if " ms " in line]
+    assert [(words[0], float(words[3]) > 0) for words in lines] == [("GENet", True), ("torchvision/cifar", True)] and lines[1][3] == "1.00"
     assert_bad_input(run_tool("benchmark.py", "input", "--only", "fastest"), "fastest", "ResNet50")
 
 

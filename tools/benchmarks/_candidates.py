@@ -1,9 +1,9 @@
 """The inputs that `benchmark.py input` compares. Each function opens one and returns an endless iterator, a batch at a time.
 
 Ours are the models' own training batches, up to the bytes that travel to a device. NAME/cpu: up to the floats that a training on a
-CPU gets. NAME/packed: read from a packed data set, with restart markers where jpegtran is installed. NAME/fast: --decoder=fast. The
-others are set up as their own documentation has them for ImageNet: random resized crop, flip, normalisation where they
-do that on the host.
+CPU gets. NAME/packed: read from a packed data set, with restart markers where jpegtran is installed. NAME/fast: --decoder=fast. GENet
+and torchvision/cifar are given pictures of CIFAR's size, and their ratios are to torchvision/cifar. The others are set up as their own
+documentation has them for ImageNet: random resized crop, flip, normalisation where they do that on the host.
 """
 import itertools
 import os
@@ -49,7 +49,7 @@ def _efficientnet(args, root, decoder):
     from pycls.core.config import cfg
     from pycls.datasets import loader
     cfg.TRAIN.IM_SIZE, cfg.TRAIN.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS = args.image_size, args.batch_size, WORKERS
-    return loader.construct_train_loader(root, _alone())
+    return loader.construct_train_loader(root, _alone(), decoder=decoder)
 
 
 def _fixres(args, root, decoder):
@@ -61,7 +61,14 @@ def _fixres(args, root, decoder):
                             networks.RECIPES["ResNet50"])
 
 
-_OURS = {"ResNet50": _resnet50, "HRNet": _hrnet, "EfficientNet-B3": _efficientnet, "FixRes": _fixres}
+def _genet(args, root, decoder):
+    import train as program
+    values = program.parser().parse_args(["--data-path", args.cifar, "--seed", "0", "--device", "cpu"])
+    values.folder, values.batch_per_rank, values.workers_per_rank = program.cifar.find_folder(args.cifar), args.batch_size, WORKERS
+    return program.make_batches("train", values, _alone())
+
+
+_OURS = {"ResNet50": _resnet50, "HRNet": _hrnet, "EfficientNet-B3": _efficientnet, "FixRes": _fixres, "GENet": _genet}
 
 
 def _ours(name, args):
@@ -82,6 +89,27 @@ def _torch_loader(args, transform):
     from common import device as devices
     folder = devices.import_torchvision().datasets.ImageFolder(os.path.join(args.data, "train"), transform)
     loader = torch.utils.data.DataLoader(folder, args.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
+    return _epochs(lambda epoch: loader)
+
+
+def _torchvision_cifar(args):
+    sys.path.insert(0, os.path.join(ROOT, "GENet"))
+    import cifar
+    import torch
+    from PIL import Image
+    from cifar_batches import MEAN_STD
+    from common import device as devices
+    t = devices.import_torchvision().transforms
+    transform = t.Compose([t.RandomCrop(32, padding=4), t.RandomHorizontalFlip(), t.ToTensor(), t.Normalize(*MEAN_STD["cifar10"])])
+    images, labels = cifar.read_split(cifar.find_folder(args.cifar), "train")
+
+    class Pictures(torch.utils.data.Dataset):  # torchvision's own takes the published files alone
+        def __len__(self):
+            return len(images)
+
+        def __getitem__(self, index):
+            return transform(Image.fromarray(images[index].transpose(1, 2, 0))), labels[index]
+    loader = torch.utils.data.DataLoader(Pictures(), args.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
     return _epochs(lambda epoch: loader)
 
 
@@ -129,13 +157,16 @@ def _dali(args):
     return iter(pipeline.run, None)
 
 
-_PEERS = {"torchvision": _torchvision, "torchvision-v2": _torchvision_v2, "timm": _timm, "dali": _dali}
+_PEERS = {"torchvision": _torchvision, "torchvision-v2": _torchvision_v2, "timm": _timm, "dali": _dali,
+          "torchvision/cifar": _torchvision_cifar}
 
 NAMES = ["ResNet50", "ResNet50/fast", "ResNet50/packed", "ResNet50/packed/fast", "ResNet50/cpu", "HRNet", "FixRes", "EfficientNet-B3",
-         "EfficientNet-B3/packed", "EfficientNet-B3/cpu"] + list(_PEERS)
+         "EfficientNet-B3/fast", "EfficientNet-B3/packed", "EfficientNet-B3/packed/fast", "EfficientNet-B3/cpu", "GENet", "GENet/cpu"
+         ] + list(_PEERS)
+CIFAR = ("GENet", "GENet/cpu", "torchvision/cifar")
 
 
 def open_candidate(name, args):
-    """Return the endless iterator of a candidate of NAMES. `args`: data and packed (the folders of the data set), image_size,
-    batch_size. Raises ImportError or UserError where what it needs is not installed."""
+    """Return the endless iterator of a candidate of NAMES. `args`: data and packed (the folders of the data set), cifar (that of
+    CIFAR-10), image_size, batch_size. Raises ImportError or UserError where what it needs is not installed."""
     return _PEERS[name](args) if name in _PEERS else _ours(name, args)

@@ -8,6 +8,7 @@ pictures are made here (ImageNet's sizes in pixels and bytes), or of your own fo
     python tools/benchmark.py input --only ResNet50,EfficientNet-B3,torchvision,dali --rounds 15
 
 What is not installed is left out. To have all: pip install simplejpeg timm nvidia-dali-cuda120; apt-get install libjpeg-turbo-progs
+FFCV is not among them: its package takes the headers of OpenCV 4 and libjpeg-turbo to build, and pictures in a form of its own.
 """
 import functools
 import os
@@ -21,8 +22,10 @@ import time
 from benchmarks import _candidates, _pictures, _turns
 from common import cli
 
-_PACKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset.py")
+_DATASET = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset.py")
 
+_CIFAR_IMAGES = 2000
+_CIFAR_BASELINE = "torchvision/cifar"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -54,12 +57,16 @@ def run(args):
         if args.data is None:
             _pictures.write_pictures(folder, args.pictures)
             args.data = folder
-        args.packed = os.path.join(folder, "packed")
-        names = sorted(set(args.only + [args.baseline]), key=_candidates.NAMES.index)
+        args.packed, args.cifar = os.path.join(folder, "packed"), os.path.join(folder, "cifar")
+        names = set(args.only) | {args.baseline for name in args.only if name not in _candidates.CIFAR}
+        if names.intersection(_candidates.CIFAR):
+            _run_dataset("demo", "--out", args.cifar, "--what", "cifar10", "--train", str(_CIFAR_IMAGES), "--val", "10")
+            names.add(_CIFAR_BASELINE)
+        names = sorted(names, key=_candidates.NAMES.index)
         if any("packed" in name for name in names):
             _pack(args.data, args.packed)
         pipes = _turns.start(names, functools.partial(_open, args=args))
-        if args.baseline not in pipes:
+        if args.baseline in names and args.baseline not in pipes:
             raise cli.UserError("the baseline %s cannot be measured; choose another with --baseline" % args.baseline)
         _report(_turns.rounds(pipes, args.rounds, args.batches), args)
 
@@ -67,7 +74,11 @@ def run(args):
 def _pack(data, out):
     markers = ["--restart-markers"] * bool(shutil.which("jpegtran"))
     cli.print_line("packed %s restart markers" % ("with" if markers else "without jpegtran (libjpeg-turbo-progs), and so without"))
-    subprocess.run([sys.executable, _PACKER, "pack", data, out] + markers, check=True, stdout=subprocess.DEVNULL)
+    _run_dataset("pack", data, out, *markers)
+
+
+def _run_dataset(*words):
+    subprocess.run([sys.executable, _DATASET] + list(words), check=True, stdout=subprocess.DEVNULL)
 
 
 def _open(name, args):
@@ -86,8 +97,8 @@ def _open(name, args):
 
 
 def _report(seconds, args):
-    cli.print_line("%d rounds of %d pictures of %d pixels; CPU time a picture, and how many times %s: median (quartiles)" % (
+    cli.print_line("%d rounds of %d pictures of %d pixels (GENet: 32); CPU time a picture, and how many times %s: median (quartiles)" % (
         args.rounds, args.batches * args.batch_size, args.image_size, args.baseline))
     for name, own in seconds.items():
-        cli.print_line("%-19s %8.3f ms  %6.2f (%.2f to %.2f)" % (
-            (name, 1000 * statistics.median(own)) + _turns.ratio(seconds[args.baseline], own)))
+        baseline = seconds[_CIFAR_BASELINE if name in _candidates.CIFAR else args.baseline]
+        cli.print_line("%-27s %8.4f ms  %6.2f (%.2f to %.2f)" % ((name, 1000 * statistics.median(own)) + _turns.ratio(baseline, own)))
