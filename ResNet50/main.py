@@ -71,6 +71,7 @@ def parser():
 
     flags.add_run_flags(p)
     flags.add_decoder_flag(p)
+    flags.add_shuffle_flag(p)
     flags.add_machine_flags(p)
     add("--gpu", "--npu", dest="index", type=ranges.device, default=0, help="the device of a run on one")
     add("--dist-backend", choices=("hccl", "nccl", "gloo"), help="must be the device's own: hccl npu, nccl gpu, gloo cpu")
@@ -323,7 +324,8 @@ def make_train_batches(args, rank):
         return make_up_batches(synthetic.IMAGENET[0], args, rank)
     dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes, args.seed,
                                args.skip_bad_images, replace=True, decoder=args.decoder)
-    batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate)
+    batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
+                                order=dataset.order(args.shuffle_shards))
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
 

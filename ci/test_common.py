@@ -742,6 +742,7 @@ def test_a_loop_that_forgets_the_clock_is_told(tmp_path):
 
 @pytest.mark.parametrize("key, value, words", [
     ("global_batch", 8, "4 images in an update, the run to resume has 8"), ("train_images", 23, "24 training images, the run to resume has 23"),
+    ("run_length", 32, "this run has 1 pictures side by side .--shuffle_shards., the run to resume has 32"),
     ("classes", ["cat", "dog"], r"the classes \[\], the run to resume has \['cat', 'dog'\]")])
 def test_another_batch_or_data_set_is_refused(tmp_path, key, value, words):
     """A step of the checkpoint would be another place in the data: images would be left out or seen twice; and the number of a class whose

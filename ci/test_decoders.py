@@ -12,6 +12,12 @@ from conftest import load_script
 pictures, restart = load_script("tools/benchmarks/_pictures.py"), load_script("tools/datasets/_restart.py")
 
 
+def efficientnet_transforms():
+    pytest.importorskip("cv2")
+    from pycls.datasets import transforms as own
+    return own
+
+
 def has_fast():
     try:
         decoders.opener("fast")
@@ -63,6 +69,21 @@ def test_fast_leaves_odd_files_to_exact():
     assert isinstance(decoders.opener("fast")(file.getvalue()), Image.Image)
     with pytest.raises(jpeg.Unreadable):
         decoders.opener("fast")(b"no picture")
+
+
+@needs_fast
+@pytest.mark.parametrize("transform", ["train", "eval"])
+def test_efficientnet_has_the_same_pixels(tmp_path, transform):
+    """OpenCV resizes what either decoder gives, so that its golden numbers are those of --decoder=fast too."""
+    own = efficientnet_transforms()
+    pictures.write_pictures(str(tmp_path), 12)
+
+    def transformed(image, rng):
+        return own.train_transform(image, 64, rng.getrandbits(32))[0] if transform == "train" else own.eval_transform(image, 73, 64)
+
+    exact, fast = [data.ImageFolder(str(tmp_path / "train"), transformed, 10, decoder=decoder) for decoder in decoders.DECODERS]
+    for index in range(12):
+        assert np.array_equal(exact[(0, index)][0], fast[(0, index)][0])
 
 
 def test_fast_says_what_it_takes(monkeypatch):

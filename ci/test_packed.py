@@ -192,6 +192,64 @@ def test_restart_markers_change_no_pixel(folders, tmp_path):
     assert indexed >= 20 and "%d rewritten" % indexed in told
 
 
+def test_the_order_of_shuffled_shards(shards, monkeypatch):
+    """--shuffle_shards: a pure function of the seed; a shard's pictures come one after the other, RUN of them as they lie in the file,
+    and neither shards nor runs always in the same order."""
+    monkeypatch.setattr(packed, "RUN", 4)
+    folder, index = packed.Shards(str(shards / "train")), packed.read_index(str(shards / "train"))
+    orders = [folder.order(seed) for seed in range(8)]
+    assert folder.order(2 ** 32 + 3).tolist() == orders[3].tolist() != orders[4].tolist()
+    ranks = {shard: np.argsort(np.argsort(index["offsets"][index["shards"] == shard])) for shard in np.unique(index["shards"])}
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(len(index["labels"])))
+        assert np.count_nonzero(np.diff(index["shards"][order])) == len(ranks) - 1 > 0
+        for shard in ranks:
+            place = np.empty(len(index["labels"]), int)
+            place[index["shards"] == shard] = ranks[shard]
+            places = place[order[index["shards"][order] == shard]]
+            jumps = np.flatnonzero(np.diff(places) != 1) + 1
+            assert all(places[start] % 4 == 0 for start in jumps) and len(jumps) <= len(places) // 4
+    assert len({index["shards"][order[0]] for order in orders}) > 1 and len({order[5] for order in orders}) > 2
+
+
+def test_shuffled_shards_over_ranks_and_resumed(folders, shards, monkeypatch):
+    """Ranks together see in each step what one sees, each a stretch of it; a resumed epoch goes on where it was; each picture comes
+    once. Class folders have no such order, and the checkpoint of one order does not go on with the other."""
+    monkeypatch.setattr(packed, "RUN", 4)
+    dataset = data.ImageFolder(str(shards / "train"), transforms.train_transform(24), 3)
+    order = dataset.order(True)
+
+    def batches(rank, batch_size, epoch=5, step=0):
+        made = data.TrainBatches(len(dataset), batch_size, rank, 3, order=order)
+        made.set_epoch(epoch, step)
+        return list(made)
+
+    alone, keys = batches(ALONE, 8), [(5, index) for index in order(8)]
+    ranks = [batches(ALONE._replace(rank=rank, world_size=2), 4) for rank in range(2)]
+    assert sum(alone, []) == keys[:8 * len(alone)] and [first + second for first, second in zip(*ranks)] == alone
+    assert batches(ALONE, 8, step=2) == alone[2:] and batches(ALONE, 8, epoch=6) != alone
+    kept = data.TrainBatches(len(dataset), 9, ALONE, 3, drop_last=False, order=order)
+    assert sorted(index for batch in kept for _, index in batch) == list(range(len(dataset)))
+    assert dataset.order(False) is None and kept.run_length == 4 and data.TrainBatches(9, 3, ALONE).run_length == 1
+    with pytest.raises(cli.UserError, match="--shuffle_shards: .* is no packed data set"):
+        data.ImageFolder(str(folders / "train"), None, 3).order(True)
+
+
+def test_a_batch_is_fetched_ahead(shards, monkeypatch):
+    """Before the first picture of a batch is decoded, the kernel has been told where all of them are; a shard that is gone is for
+    the reading to say."""
+    told, advise = [], os.posix_fadvise
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *where: told.append(where) or advise(file, *where))
+    seen = []
+    dataset = data.ImageFolder(str(shards / "train"), lambda picture, rng: seen.append(len(told)) or np.zeros((1, 1, 3), np.uint8), 3)
+    index = packed.read_index(str(shards / "train"))
+    keys = next(iter(data.TrainBatches(len(dataset), 8, ALONE, 3, order=dataset.order(True))))
+    next(iter(data.Loader(dataset, data.TrainBatches(len(dataset), 8, ALONE, 3, order=dataset.order(True)), 0)))
+    assert told[:8] == [(index["offsets"][i], index["lengths"][i], os.POSIX_FADV_WILLNEED) for _, i in keys] and seen[1] == 8
+    monkeypatch.setattr(packed, "SHARD", "gone-%d")
+    packed.Shards.expect(dataset._files, [(0, int(np.argmax(index["shards"])))])
+
+
 def losses_of(root, out):
     done = subprocess.run(
         ["bash", os.path.join(ROOT, "ResNet50", "test", "train_full_1p.sh"), "--data_path=%s" % root, "--device=cpu", "--arch=resnet18",

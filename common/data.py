@@ -53,10 +53,9 @@ class Files(object):
         # Arrays, not lists: a million Python objects would be copied page by page into every worker.
         self.keys = np.array(paths)
         self.targets = np.array(targets, dtype=np.int64)
-        seconds = time.monotonic() - start
-        if seconds > _SLOW_SCAN:
+        if time.monotonic() - start > _SLOW_SCAN:
             cli.print_line("%s: %d pictures found in %.0f s; packed (tools/dataset.py) they are there at once, and are read faster"
-                           % (root, len(paths), seconds))
+                           % (root, len(paths), time.monotonic() - start))
 
     def path(self, index):
         """Return the path of a picture."""
@@ -81,6 +80,7 @@ class ImageFolder(torch.utils.data.Dataset):
         self.root = root
         self._files = packed.Shards(root) if packed.is_packed(root) else Files(root)
         self.classes, self.targets, self.path = self._files.classes, self._files.targets, self._files.path
+        self.expect = getattr(self._files, "expect", len)  # of the keys that come next
         if len(self.classes) > outputs:
             raise UserError("%s has %d classes, the network has %d outputs (--num_classes, MODEL.NUM_CLASSES in a configuration)"
                             % (root, len(self.classes), outputs))
@@ -90,6 +90,13 @@ class ImageFolder(torch.utils.data.Dataset):
 
     def __len__(self):
         return len(self.targets)
+
+    def order(self, shuffle_shards):
+        """Return what orders an epoch's pictures: packed.Shards.order with `shuffle_shards`, or None: all are shuffled. Raises UserError
+        where the folder is not packed."""
+        if shuffle_shards and not hasattr(self._files, "order"):
+            raise UserError("--shuffle_shards: %s is no packed data set; tools/dataset.py pack makes one" % self.root)
+        return self._files.order if shuffle_shards else None
 
     def __getitem__(self, key):
         epoch, first = key
@@ -125,9 +132,10 @@ class TrainBatches(object):
 
     Epoch e's order is the permutation of torch's generator seeded with seed + e (PyTorch's DistributedSampler), and rank
     r takes every world_size-th of it. N ranks with batches of B/N together see in each step what one rank sees with B.
+    `order(seed + e)`, an ImageFolder's, takes the permutation's place; a rank then has a stretch of each step's part.
     """
 
-    def __init__(self, length, batch_size, rank, seed=0, max_steps=None, drop_last=True, accumulate=1):
+    def __init__(self, length, batch_size, rank, seed=0, max_steps=None, drop_last=True, accumulate=1, order=None):
         """`batch_size` is that of one rank; `max_steps` ends each epoch early. With `drop_last` an epoch is a whole number of
         updates, of `accumulate` batches each. Without, it ends with a smaller batch, for which the order is repeated from its
         start until all ranks have equally many. Raises UserError when there is not a single update."""
@@ -135,6 +143,7 @@ class TrainBatches(object):
         self.batch_size = batch_size
         self.step_images, self._rank, self._seed = batch_size * rank.world_size, rank, seed
         self._max_steps, self._drop_last, self._accumulate = max_steps, drop_last, accumulate
+        self._order, self.run_length = order, packed.RUN if order else 1
         self._epoch = self._first_step = 0
         if len(self) == 0:
             raise UserError("a batch of %d is larger than the data set of %d training images" % (self.global_batch, length))
@@ -145,22 +154,22 @@ class TrainBatches(object):
 
     def __len__(self):
         """Return the steps of a whole epoch."""
-        if self._drop_last:
-            steps = self.images // self.global_batch * self._accumulate
-        else:
-            steps = -(-self.images // self.step_images)
+        whole = self.images // self.global_batch * self._accumulate
+        steps = whole if self._drop_last else -(-self.images // self.step_images)
         return min(steps, self._max_steps or steps)
 
     def __iter__(self):
-        generator = torch.Generator()
-        generator.manual_seed(self._seed + self._epoch)
-        order = torch.randperm(self.images, generator=generator).numpy()
+        epoch, (rank, ranks) = self._epoch, self._rank[:2]
+        order = (self._order or self._shuffled)(self._seed + epoch)
         if not self._drop_last:
-            order = np.resize(order, -(-self.images // self._rank.world_size) * self._rank.world_size)
-        epoch = self._epoch
+            order = np.resize(order, -(-self.images // ranks) * ranks)
         for step in range(self._first_step, len(self)):
             part = order[step * self.step_images:(step + 1) * self.step_images]
-            yield [(epoch, int(index)) for index in part[self._rank.rank::self._rank.world_size]]
+            part = np.split(part, ranks)[rank] if self._order else part[rank::ranks]
+            yield [(epoch, int(index)) for index in part]
+
+    def _shuffled(self, seed):
+        return torch.randperm(self.images, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 class EvalBatches(object):

@@ -6,7 +6,7 @@ from common.cli import UserError
 
 # Where a run is, what it must not change, and what an optimizer's group of parameters goes by.
 _NUMBERS = {"epoch": ranges.count, "step": ranges.count, "seed": ranges.seed, "global_batch": ranges.size, "world_size": ranges.size,
-            "train_images": ranges.size, "step_images": ranges.size}
+            "train_images": ranges.size, "step_images": ranges.size, "run_length": ranges.size}
 _RATES = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay"), ranges.natural)
 
 

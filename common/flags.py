@@ -1,7 +1,7 @@
 """The flags that several programs have, each said once, and what they say together."""
 import os
 
-from common import checkpoint, cli, decoders, device as devices, distributed, precision, ranges
+from common import checkpoint, cli, decoders, device as devices, distributed, packed, precision, ranges
 from common.cli import UserError
 
 
@@ -83,6 +83,12 @@ def add_decoder_flag(p):
     """Add what decodes and resizes pictures."""
     p.add_argument("--decoder", choices=decoders.DECODERS, default="exact",
                    help="of pictures; exact: Pillow; fast: simplejpeg, and a resize that is at most 2 of 255 off")
+
+
+def add_shuffle_flag(p):
+    """Add in which order a training reads a packed data set."""
+    p.add_argument("--shuffle-shards", action="store_true",
+                   help="packed data sets: shuffle shards, and %d pictures at a time within, which disks and NFS read faster" % packed.RUN)
 
 
 def add_step_flags(p):

@@ -93,21 +93,20 @@ class Loader(object):
         slot, count = task
         start = time.perf_counter()
         labels, bad, shifts = [], [], []
-        for key in self._keys[slot, :count].tolist():
+        keys = self._keys[slot, :count].tolist()
+        getattr(self.dataset, "expect", len)(keys)  # a packed data set reads ahead
+        for key in keys:
             picture, label, messages = self.dataset[tuple(key)]
             bad += messages
             if picture is None:
                 continue
             pixels, shift = picture if isinstance(picture, tuple) else (picture, None)
-            self._put(pixels, slot, len(labels))
+            if pixels.shape != self._slots.shape[2:]:
+                raise ValueError("a picture of %s in a batch of pictures of %s" % (pixels.shape, self._slots.shape[2:]))
+            self._slots[slot, len(labels)] = pixels
             labels.append(label)
             shifts += [] if shift is None else [shift]
         return slot, labels, bad, shifts, time.perf_counter() - start
-
-    def _put(self, pixels, slot, place):
-        if pixels.shape != self._slots.shape[2:]:
-            raise ValueError("a picture of %s in a batch of pictures of %s" % (pixels.shape, self._slots.shape[2:]))
-        self._slots[slot, place] = pixels
 
     def _measure(self, rate):
         if self._tell and len(self._rates) < _MEASURED:
@@ -154,6 +153,8 @@ class DeviceBatches(object):
     global_batch = property(attrgetter("source.batch_sampler.global_batch"), doc="Images whose gradients make one update, over all ranks.")
     step_images = property(attrgetter("source.batch_sampler.step_images"),
                            doc="Images of a step, over all ranks: fewer than `global_batch` where gradients are accumulated.")
+
+    run_length = property(attrgetter("source.batch_sampler.run_length"), doc="Pictures that --shuffle_shards leaves side by side; 1: none.")
 
     def of_epoch(self, epoch, first_step=0):
         """Return an iterator over the training batches of an epoch from `first_step` on."""

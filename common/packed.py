@@ -9,6 +9,7 @@ the folder's own pictures have, so that a training draws the same batches from b
     checksums uint32                              zlib.crc32 of the bytes
     classes text                                  (an entry a class) names
 """
+import contextlib
 import os
 
 import numpy as np
@@ -17,6 +18,7 @@ from common.cli import UserError
 
 INDEX = "index.npz"
 SHARD = "shard-%05d.tar"
+RUN = 32  # pictures that --shuffle_shards leaves side by side: some megabytes, which a disk reads at a stretch
 FIELDS = [("shards", np.uint16), ("offsets", np.int64), ("lengths", np.int32), ("labels", np.int64), ("checksums", np.uint32)]
 
 
@@ -55,12 +57,31 @@ class Shards(object):
         """Return what an error calls a picture: shard and name."""
         return "%s of %s" % (os.fsdecode(bytes(self._keys[index])), self._path(self._shards[index]))
 
-    def read(self, index):
-        """Return the bytes of a picture's file. Raises OSError where they cannot be read or are not there."""
-        shard, length = self._shards[index], int(self._lengths[index])
+    def order(self, seed):
+        """Return a permutation of the pictures, int64 (n,), a pure function of `seed`: the shards in random order, in each its runs
+        of RUN pictures in random order, and the pictures of a run as they lie in the file."""
+        rng, places = np.random.RandomState(seed % 2 ** 32), np.lexsort((self._offsets, self._shards))
+        shards = np.searchsorted(self._shards[places], self._shards[places])  # where each place's shard begins
+        runs = shards + (np.arange(len(places)) - shards) // RUN * RUN
+        return places[np.lexsort((rng.permutation(len(places))[runs], rng.permutation(len(places))[shards]))]
+
+    def expect(self, keys):
+        """Have the kernel fetch the pictures of (epoch, index) that are read next: all at once, however far a disk or a server is."""
+        with contextlib.suppress(OSError):  # `read` says what is wrong
+            for _, index in keys:
+                os.posix_fadvise(*self._place(index), os.POSIX_FADV_WILLNEED)
+
+    def _place(self, index):
+        """Return (file, offset, length) of a picture."""
+        shard = self._shards[index]
         if shard not in self._files:
             self._files[shard] = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._files[shard], length, int(self._offsets[index]))
+        return self._files[shard], int(self._offsets[index]), int(self._lengths[index])
+
+    def read(self, index):
+        """Return the bytes of a picture's file. Raises OSError where they cannot be read or are not there."""
+        file, offset, length = self._place(index)
+        content = os.pread(file, length, offset)
         if len(content) < length:
             raise OSError("the shard ends before the picture does")
         return content

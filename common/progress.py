@@ -20,7 +20,7 @@ Learner = namedtuple("Learner", "model criterion optimizer amp")
 Run = namedtuple("Run", "rank progress clock recorder")
 
 # What the checkpoint says of the order of the images; another value would leave images out or show them twice.
-_ORDER = {"global_batch": "images in an update", "train_images": "training images"}
+_ORDER = {"global_batch": "images in an update", "train_images": "training images", "run_length": "pictures side by side (--shuffle_shards)"}
 
 
 class Progress(object):
@@ -56,7 +56,7 @@ class Progress(object):
         """Return the meters.Clock of what is left of a run of `epochs` epochs of the data.DeviceBatches `batches`. `profile_steps`: as
         profiling.StepProfiler's. Raises UserError where a resumed run had other batches."""
         self._profiler = StepProfiler(profile_steps, os.path.join(os.path.dirname(os.path.abspath(self._path)), "profile"), self._rank)
-        for key, value in zip(("global_batch", "train_images"), (batches.global_batch, batches.images)):
+        for key, value in zip(_ORDER, (batches.global_batch, batches.images, getattr(batches, "run_length", 1))):
             if self.constants.setdefault(key, value) != value:
                 shares = key == "global_batch" and self.constants[key] % self._rank.world_size
                 raise cli.UserError("this run has %d %s, the run to resume has %d" % (value, _ORDER[key], self.constants[key]) + (
@@ -214,6 +214,7 @@ class Progress(object):
         self._note_good(source)
         # That file takes no place among the kept ones: the one that we go on from has it.
         self._newest_is_damaged = os.path.abspath(source).rpartition(".")[0] == os.path.abspath(self._path)
+        self.constants["run_length"] = 1  # before there were others
         self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images", "classes"] if key in content)
         self._restore("tally", self.tally, content, source)
         absent = [key for key, part in self._parts.items() if key != self._model_key and not self._restore(key, part, content, source)]

@@ -34,7 +34,7 @@ stop() {
 
 # The common options, as the variables that `parse` sets for the scripts to use.
 data_path="" device="" device_id="" device_list="" batch_size="" train_epochs="" workers="" learning_rate="" opt_level=""
-precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder=""
+precision_mode="" pth_path="" max_steps="" image_size="" output_path="" resume="" skip_bad_images="" decoder="" shuffle_shards=""
 seed="" accumulate="" deterministic="" allow_tf32="" use_ema="" checkpoint_steps="" keep_checkpoints="" amp_dtype="" compile="" dummy=""
 profile_steps="" new_classifier="" term_grace="" stall_timeout="" standalone="" predictions="" tensorboard=""
 nnodes="" node_rank="" local_addr="" master_addr="" master_port="" # of the scripts for several machines
@@ -85,7 +85,7 @@ on_machines() {
 # evaluation NAME=DEFAULT…: the options of an evaluation, and their defaults.
 evaluation() {
     without_options train_epochs learning_rate seed accumulate checkpoint_steps keep_checkpoints resume compile dummy profile_steps \
-        tensorboard new_classifier
+        tensorboard new_classifier shuffle_shards
     option use_ema auto "auto|true|false" "of weights that lie beside their moving average, take the average; auto: the better one"
     case_example="${case_example:---data_path=/data/imagenet} --pth_path=model_best.pth.tar"
     defaults "$@"
@@ -129,6 +129,7 @@ common_options() {
     option tensorboard "" switch "also write the records as TensorBoard's events, in tensorboard/ of the output path"
     option predictions "" switch "evaluations also write predictions.npz: what the network says of each picture, for tools/runs.py page"
     option decoder exact "exact|fast" "what decodes and resizes pictures; fast: simplejpeg, and at most 2 of 255 off"
+    option shuffle_shards "" switch "packed data sets: shuffle shards, and 32 pictures at a time within; disks and NFS read that faster"
     option skip_bad_images "" switch "leave unreadable images out, and count them, instead of stopping"
 }
 

@@ -3,7 +3,6 @@
 That takes nothing of /dev/shm, of which containers have little; and where a process dies, its pipe is at its end at once.
 """
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -74,7 +73,7 @@ def start(count, work):
 
 def _serve(pipe, work, trainer):
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not even a stopped one outlives the trainer
+        cli.end_with(trainer)  # not even a stopped one outlives it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the trainer alone answers
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)

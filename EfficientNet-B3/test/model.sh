@@ -2,7 +2,6 @@
 # What the scripts of this model share: the flags and KEY VALUE pairs of its tools that options become. Flags come before pairs.
 source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
-without_options decoder # OpenCV resizes
 option seed "" 0..4294967295 "of everything random (empty: the configuration's, 1)"
 option max_steps "" positive "end each training epoch, or the evaluation, after this many steps"
 option num_classes 1000 positive "outputs of the network"
@@ -13,7 +12,7 @@ forward_common() {
     if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
     forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
     forward --data-path=data_path --device=device --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile --dummy=dummy \
+        --skip-bad-images=skip_bad_images --decoder=decoder --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile --dummy=dummy \
         --profile-steps=profile_steps
     [[ -z $image_size ]] || test_image_size=$((image_size * 8 / 7))
     workers_per_rank=$(share workers)
@@ -29,7 +28,7 @@ train() { # SUFFIX RECIPE OPTION…
         'BEGIN { rate = sprintf("%.17g", rate == "" ? 0.2 * batch / 128 : rate); print rate (rate ~ /[.e]/ ? "" : ".0") }')
     local start=WEIGHTS
     [[ -z $new_classifier ]] || start=PRETRAINED # leaves the classifier out
-    forward --resume=resume
+    forward --resume=resume --shuffle-shards=shuffle_shards
     forward_common
     forward "OPTIM.MAX_EPOCH =train_epochs" "OPTIM.BASE_LR =learning_rate" "TRAIN.ACCUMULATE =accumulate" \
         "TRAIN.MAX_STEPS =max_steps" "TRAIN.$start =pth_path" "RNG_SEED =seed" "TRAIN.SAVE_STEPS =checkpoint_steps" \

@@ -13,6 +13,7 @@ class SequenceBatches(object):
 
     def __init__(self, sampler, batch_size, max_steps=None, accumulate=1):
         self.images, self.step_images = sampler.num_images, batch_size * sampler.num_replicas
+        self.run_length = data.packed.RUN if sampler.order else 1
         self.global_batch = self.step_images * accumulate
         self._sampler, self.batch_size, self._max_steps = sampler, batch_size, max_steps
         self._epoch = self._first_step = 0
@@ -33,13 +34,13 @@ class SequenceBatches(object):
 
 
 def training(args, rank, make_sampler, transform, recipe):
-    """Return the device batches of train/, in the order of `make_sampler(number of images, ranks, rank, seed)`. `recipe`: a
-    networks.Recipe."""
+    """Return the device batches of train/, in the order of `make_sampler(number of images, ranks, rank, seed, order)`. `recipe`:
+    a networks.Recipe."""
     if args.dummy:
         return _made_up(synthetic.IMAGENET[0], args, rank)
     dataset = data.ImageFolder(os.path.join(args.imnet_path, "train"), transform, args.num_classes, args.seed,
                                args.skip_bad_images, replace=True, decoder=args.decoder)
-    sampler = make_sampler(len(dataset), rank.world_size, rank.rank, seed=args.seed)
+    sampler = make_sampler(len(dataset), rank.world_size, rank.rank, seed=args.seed, order=dataset.order(args.shuffle_shards))
     return _on_device(dataset, SequenceBatches(sampler, args.batch_per_rank, args.max_steps, args.accumulate), args, rank, recipe)
 
 

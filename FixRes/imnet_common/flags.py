@@ -38,6 +38,7 @@ def parser(description, input_size, batch):
 def add_training(p, learning_rate, epochs, scaling):
     """Add the flags of the two phases that train."""
     flags.add_training_flags(p, seed=0)
+    flags.add_shuffle_flag(p)
     add = p.add_argument
     add("--learning-rate", type=ranges.natural, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
     add("--epochs", type=cli.natural_int, default=epochs, help="epochs in all")

@@ -14,12 +14,12 @@ class RASampler:
     or more ranks the copies of an image fall into the same global batch, each on another rank.
 
     Epoch e uses the permutation that upstream's run from epoch 0 would use then: numpy's RandomState(seed) draws one after the
-    other. Raises UserError where the data set is too small for such a stream.
+    other. `order(number)`, an ImageFolder's, gives permutations in their place. Raises UserError where the data set is too small for such a stream.
     """
 
-    def __init__(self, num_images, num_replicas, rank, repetitions=3, length_factor=2.0, shuffle=True, seed=0):
+    def __init__(self, num_images, num_replicas, rank, repetitions=3, length_factor=2.0, shuffle=True, seed=0, order=None):
         self.num_images, self.num_replicas, self.rank = num_images, num_replicas, rank
-        self.repetitions, self.shuffle, self.seed = repetitions, shuffle, seed
+        self.repetitions, self.shuffle, self.seed, self.order = repetitions, shuffle, seed, order
         self.num_samples = -(-num_images * repetitions // num_replicas)
         self.total_size = self.num_samples * num_replicas
         self.stream_length = int(num_images * length_factor)
@@ -57,6 +57,8 @@ class RASampler:
         rounds = -(-self.stream_length // (self.num_images * self.repetitions))
         if not self.shuffle:
             return np.tile(np.arange(self.num_images), rounds)
+        if self.order:
+            return np.concatenate([self.order(self.seed + number) for number in range(epoch * rounds, (epoch + 1) * rounds)])
         self._skip_to(epoch * rounds)
         self._drawn += rounds
         return np.concatenate([self._generator.permutation(self.num_images) for _ in range(rounds)])

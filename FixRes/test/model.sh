@@ -66,7 +66,7 @@ forward_training() {
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
     forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
         --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints --new-classifier=new_classifier \
-        --resume=resume --compile=compile --dummy=dummy --profile-steps=profile_steps
+        --resume=resume --compile=compile --dummy=dummy --profile-steps=profile_steps --shuffle-shards=shuffle_shards
 }
 
 # The programs count the images, and the processes, of one card, the training process among them.

@@ -4,7 +4,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../common/test.sh"
 
 case_example="--data_path=/data/cifar"
 dataset="" depth="" width="" extent="" extra_params="" mlp="" epoch_step="" test_batch_size=""
-without_options skip_bad_images decoder # the files hold pixels, not compressed images: a batch file is good or not
+without_options skip_bad_images decoder shuffle_shards # the files hold pixels, not compressed images: a batch file is good or not
 option dataset cifar10 "cifar10|cifar100" "the data set"
 option depth 16 positive "layers of the wide residual network, 6n + 4"
 option width 8 positive "its widening factor"

@@ -24,7 +24,7 @@ train() { # SUFFIX OPTION…
     parse_case "$1" imagenet "${@:2}"
     forward --train-epochs=train_epochs --lr=learning_rate --pretrained=pth_path --new-classifier=new_classifier \
         --stop-step=max_steps --seed=seed --accumulate=accumulate --resume=resume --checkpoint-steps=checkpoint_steps \
-        --keep-checkpoints=keep_checkpoints \
+        --keep-checkpoints=keep_checkpoints --shuffle-shards=shuffle_shards \
         --compile=compile --dummy=dummy --profile-steps=profile_steps
     run_program "$1" train tools/train.py TRAIN.RESUME False LOG_DIR "" PRINT_FREQ 100
 }

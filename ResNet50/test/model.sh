@@ -22,7 +22,7 @@ train() { # NETWORK SUFFIX RECIPE OPTION…
         --workers=workers --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --new-classifier=new_classifier \
         --max-steps=max_steps --image-size=image_size \
         --deterministic=deterministic --allow-tf32=allow_tf32 --skip-bad-images=skip_bad_images --seed=seed --amp-dtype=amp_dtype \
-        --decoder=decoder --compile=compile --dummy=dummy --profile-steps=profile_steps \
+        --decoder=decoder --shuffle-shards=shuffle_shards --compile=compile --dummy=dummy --profile-steps=profile_steps \
         --accumulate=accumulate --save-ckpt-path=output_path --workspace=output_path --resume=resume \
         --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints
     run_case "$1" "$2" train python3 -u main.py "${flags[@]}" --static-loss-scale=1024 --raport-file=metrics.jsonl "${recipe[@]}"

@@ -83,7 +83,7 @@ def test_model(args, rank):
     network, notes = build_model(args, rank, cfg.TEST.WEIGHTS)
     place(network, rank.device)
     network, _, amp = initialize_precision(network, None, rank, args.amp_dtype)
-    test_loader = loader.construct_test_loader(args.data_path, rank, args.skip_bad_images)
+    test_loader = loader.construct_test_loader(args.data_path, rank, args.skip_bad_images, args.decoder)
     recorder = start_log(args, rank, Learner(network, None, None, amp, None), notes)
     log_data(test_loader, cfg.TEST.SPLIT)
     logger.info("Loaded model weights from: %s", cfg.TEST.WEIGHTS)
@@ -201,8 +201,8 @@ def construct_loaders(args, rank):
     """Return the Loaders of training and of evaluation."""
     if args.dummy:
         return loader.made_up_loaders(rank)
-    return tuple(construct(args.data_path, rank, args.skip_bad_images)
-                 for construct in (loader.construct_train_loader, loader.construct_test_loader))
+    return (loader.construct_train_loader(args.data_path, rank, args.skip_bad_images, args.decoder, args.shuffle_shards),
+            loader.construct_test_loader(args.data_path, rank, args.skip_bad_images, args.decoder))
 
 
 # --- what is said at the start ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ def make_train_batches(args, rank):
                                args.skip_bad_images, replace=True, decoder=args.decoder)
     check_last_batch(len(dataset), rank, config)
     batches = data.TrainBatches(len(dataset), config.TRAIN.BATCH_SIZE_PER_GPU, rank, args.seed, args.stop_step, drop_last=False,
-                                accumulate=args.accumulate)
+                                accumulate=args.accumulate, order=dataset.order(args.shuffle_shards))
     return data.device_batches(dataset, batches, args.workers, rank, skip_bad_images=args.skip_bad_images)
 
 
