@@ -33,7 +33,8 @@ def parser():
     add("-j", "--workers", type=ranges.workers, default=16, help="loader processes of this machine, divided among its ranks")
     add("--output-dir", default=".", metavar="DIR", help="where checkpoints and metrics.jsonl go")
     flags.add_resume_flag(p, "<output-dir>/checkpoint.pth.tar")
-    for more in (flags.add_run_flags, flags.add_decoder_flag, flags.add_node_flags, flags.add_training_flags, flags.add_step_flags):
+    for more in (flags.add_run_flags, flags.add_decoder_flag, flags.add_shuffle_flag, flags.add_node_flags, flags.add_training_flags,
+                 flags.add_step_flags):
         more(p)
     return p
 
@@ -134,7 +135,7 @@ def make_batches(split, args, rank):
     transform = transforms.train_transform(side) if is_train else transforms.eval_transform(side, side * 8 // 7)
     dataset = data.ImageFolder(os.path.join(args.data_path, split), transform, args.num_classes, args.seed, args.skip_bad_images,
                                is_train, args.decoder)
-    batches = (data.TrainBatches(len(dataset), *shuffled) if is_train
+    batches = (data.TrainBatches(len(dataset), *shuffled, order=dataset.order(args.shuffle_shards)) if is_train
                else data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps))
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 

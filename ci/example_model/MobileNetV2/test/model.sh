@@ -25,6 +25,6 @@ run() { # SUFFIX KIND FLAG…
     forward --addr=master_addr --epochs=train_epochs --lr=learning_rate --weights=pth_path --output-dir=output_path
     for name in data_path device device_list nnodes node_rank master_port num_classes image_size batch_size workers opt_level \
         amp_dtype seed resume accumulate max_steps deterministic allow_tf32 skip_bad_images decoder new_classifier model_ema \
-        use_ema compile dummy profile_steps checkpoint_steps keep_checkpoints; do forward "--$name=$name"; done
+        use_ema compile dummy profile_steps checkpoint_steps keep_checkpoints shuffle_shards; do forward "--$name=$name"; done
     run_case MobileNetV2_for_PyTorch "$1" "$2" python3 -u train.py "${flags[@]}" "${@:3}"
 }
