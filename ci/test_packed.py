@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from common import cli, data, distributed, jpeg, packed, records, transforms
-from conftest import ROOT, assert_bad_input, environment, write_images
+from conftest import ROOT, assert_bad_input, environment, load_script, write_images
 
 ALONE = distributed.Rank(0, 1, 0, torch.device("cpu"))
 needs_jpegtran = pytest.mark.skipif(not shutil.which("jpegtran"), reason="jpegtran (libjpeg-turbo-progs) is not installed")
@@ -248,6 +248,20 @@ def test_a_batch_is_fetched_ahead(shards, monkeypatch):
     assert told[:8] == [(index["offsets"][i], index["lengths"][i], os.POSIX_FADV_WILLNEED) for _, i in keys] and seen[1] == 8
     monkeypatch.setattr(packed, "SHARD", "gone-%d")
     packed.Shards.expect(dataset._files, [(0, int(np.argmax(index["shards"])))])
+
+
+@needs_jpegtran
+def test_intervals_are_as_many_as_the_index_can_list(monkeypatch):
+    """Two units each; of a picture with more than fit into the segment, larger ones, which are better than no index."""
+    restart, content = load_script("tools/datasets/_restart.py"), io.BytesIO()
+    noise((128, 96), 3).save(content, "JPEG", subsampling=2)
+
+    def units():
+        head = jpeg.header(restart.with_restart_markers(content.getvalue()))
+        return head.index[1] - 2
+    assert units() == 8 * 6 // 2
+    monkeypatch.setattr(restart, "_INTERVALS", 20)
+    assert units() == 8 * 6 // 4
 
 
 def losses_of(root, out):

@@ -7,7 +7,8 @@ import numpy as np
 
 from common import jpeg
 
-_UNITS = (4, 3, 5, 2, 6)  # MCUs of a restart interval, the first that divides a row's; else a whole row
+_UNITS = (2, 3, 4, 5, 6)  # MCUs of a restart interval, the first that divides a row's and leaves few enough; else a whole row
+_INTERVALS = 16000  # about as many as a segment of 64 KiB can list
 
 
 def with_restart_markers(original):
@@ -16,8 +17,8 @@ def with_restart_markers(original):
     head = jpeg.header(original)
     if head is None or head.index:
         return original
-    in_row = -(-head.width // head.mcu_width)
-    units = next((number for number in _UNITS if in_row % number == 0), in_row)
+    _, in_row, down = jpeg.grid(head, 1)
+    units = next((number for number in _UNITS if in_row % number == 0 and in_row * down <= number * _INTERVALS), in_row)
     done = subprocess.run(["jpegtran", "-copy", "all", "-restart", "%dB" % units], input=original, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL)
     content = with_index(done.stdout) if done.returncode == 0 else None
