@@ -1,6 +1,7 @@
 """FixRes' own rooms: freezing, weights, flags, layout, schedule. No processes."""
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from imnet_common.batches import SequenceBatches
 from imnet_common.schedule import Schedule, sgd
 from imnet_finetune.adaptation import ADAPTATIONS, freeze, set_finetune_mode
 from imnet_finetune.samplers import FixedOrderSampler
+from imnet_resnet50_scratch.samplers import RASampler
 
 CPU = torch.device("cpu")
 
@@ -235,6 +237,24 @@ def test_schedule_has_upstreams_state():
     state = torch.optim.lr_scheduler.StepLR(sgd(nn.Linear(2, 2), 0.16), 30).state_dict()
     own = schedule.state_dict()
     assert own["last_epoch"] == 30 and all(own[key] == state[key] for key in ("step_size", "gamma", "base_lrs"))
+
+
+def test_an_order_of_shards_takes_the_permutations_place():
+    """--shuffle_shards: both samplers take what it gives, of another seed each time where upstream draws anew, on every rank alike,
+    and a resumed run without what was before; the copies of an image stay side by side."""
+    asked = []
+
+    def order(seed):
+        asked.append(seed)
+        return np.roll(np.arange(6), seed)
+
+    def of_epoch(epoch):
+        parts = [RASampler(6, 2, rank, seed=1, order=order).indices(epoch) for rank in range(2)]
+        return np.stack(parts, 1).ravel().tolist()
+
+    assert of_epoch(0)[:12] == np.repeat(order(1)[:4], 3).tolist() and of_epoch(2)[:12] == np.repeat(order(3)[:4], 3).tolist()
+    assert FixedOrderSampler(6, 2, 1, seed=4, order=order).indices().tolist() == order(4)[1::2].tolist()
+    assert set(asked) == {1, 3, 4}
 
 
 def test_max_steps_ends_an_epoch():
