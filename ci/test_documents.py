@@ -66,6 +66,7 @@ RUN_BY = {
     "tools/dataset.py pack": "ci/test_packed.py::test_check_of_packed_data",
     "tools/dataset.py split": "ci/test_own_data.py::test_four_commands",
     "tools/doctor.py": "ci/test_doctor.py::test_this_machine",
+    "tools/make_golden.py": "ci/test_make_golden.py::test_the_numbers_are_made_again",
     "tools/model_stats.py": "ci/test_documents.py::test_figures_of_networks",
     "tools/quickstart.sh": ".ci/run",
     "tools/runs.py curves": "ci/test_runs.py::test_the_picture_is_written_beside_the_records",
