@@ -33,9 +33,8 @@ def parser():
     add("-j", "--workers", type=ranges.workers, default=16, help="loader processes of this machine, divided among its ranks")
     add("--output-dir", default=".", metavar="DIR", help="where checkpoints and metrics.jsonl go")
     flags.add_resume_flag(p, "<output-dir>/checkpoint.pth.tar")
-    for more in (flags.add_run_flags, flags.add_decoder_flag, flags.add_shuffle_flag, flags.add_node_flags, flags.add_training_flags,
-                 flags.add_step_flags):
-        more(p)
+    for more in "run_flags", "decoder_flag", "shuffle_flag", "node_flags", "training_flags", "step_flags":
+        getattr(flags, "add_" + more)(p)
     return p
 
 
