@@ -38,7 +38,7 @@ def check_names(*files):
 def start_checks(report, files, **environment):
     command = [npu_sim.RUN, sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider",
                "--junitxml", str(report)] + [os.path.join(CHECKS, name) for name in files]
-    return subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS="1", **environment), stdout=subprocess.PIPE,
+    return subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=npu_sim.EAGER, **environment), stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, universal_newlines=True)
 
 
