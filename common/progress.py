@@ -214,8 +214,8 @@ class Progress(object):
         self._note_good(source)
         # That file takes no place among the kept ones: the one that we go on from has it.
         self._newest_is_damaged = os.path.abspath(source).rpartition(".")[0] == os.path.abspath(self._path)
-        self.constants["run_length"] = 1  # before there were others
-        self.constants.update((key, content[key]) for key in list(_ORDER) + ["step_images", "classes"] if key in content)
+        constants = dict(content, run_length=content.get("run_length", 1))  # before there were others
+        self.constants.update((key, constants[key]) for key in list(_ORDER) + ["step_images", "classes"] if key in constants)
         self._restore("tally", self.tally, content, source)
         absent = [key for key, part in self._parts.items() if key != self._model_key and not self._restore(key, part, content, source)]
         self._rank.print("%s holds no %s: starting anew with that" % (source, ", ".join(absent)) if absent else "")
