@@ -1,5 +1,6 @@
 """The simulated NPU as an installed package: npu-sim run, pytest --npu-sim, its wheels, and a real torch_npu beside it."""
 import os
+import shutil
 import sys
 import zipfile
 
@@ -99,8 +100,7 @@ def beside_a_real_one(installed):
     package.write_text("real = True")
     yield installed
     for path in (metadata, package):
-        path.unlink()
-        path.parent.rmdir()
+        shutil.rmtree(str(path.parent))
 
 
 def test_a_real_torch_npu_is_not_shadowed(beside_a_real_one, tmp_path):

@@ -6,6 +6,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 read_files=() options=()
+[[ -t 1 ]] || options=(--quiet)
 for file in "$@"; do
     case $file in
         --constraints=*)
@@ -21,7 +22,6 @@ venv=${VENV:-.venv}
 [[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
 stamp=$venv/installed.txt
 if ! cat "${read_files[@]}" | cmp -s - "$stamp"; then
-    [[ -t 1 ]] || options+=(--quiet)
     "$venv/bin/python" -m pip install --disable-pip-version-check "${options[@]}"
     cat "${read_files[@]}" >"$stamp"
 fi
