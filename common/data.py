@@ -53,9 +53,10 @@ class Files(object):
         # Arrays, not lists: a million Python objects would be copied page by page into every worker.
         self.keys = np.array(paths)
         self.targets = np.array(targets, dtype=np.int64)
-        if time.monotonic() - start > _SLOW_SCAN:
+        seconds = time.monotonic() - start
+        if seconds > _SLOW_SCAN:
             cli.print_line("%s: %d pictures found in %.0f s; packed (tools/dataset.py) they are there at once, and are read faster"
-                           % (root, len(paths), time.monotonic() - start))
+                           % (root, len(paths), seconds))
 
     def path(self, index):
         """Return the path of a picture."""
