@@ -30,7 +30,7 @@ def test_short_campaign(verb, work):
 def finished(tmp_path, code, statuses, words=()):
     """Return what the campaign says of a program that is the text `code`."""
     from ci.campaign import process
-    return process.run([sys.executable, "-c", code], str(tmp_path)).unclean(statuses, words)
+    return process.Run([sys.executable, "-c", code], str(tmp_path)).finish(patience_s=0.5).unclean(statuses, words)
 
 
 @pytest.mark.parametrize("code, statuses, word", [

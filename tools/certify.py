@@ -97,7 +97,7 @@ def case_of(args):
     name = "cpu" if device.type == "cpu" else "%s:%d" % (device.type, device.index or 0)
     data = args.data_path and os.path.abspath(args.data_path)
     if not data and set(args.stages) & {3, 4, 5}:
-        data = _scripts.demo_data(os.path.join(args.output_path, "data"), *PICTURES[args.quick])
+        data = _scripts.demo_data(os.path.join(args.output_path, "data"), args.models, *PICTURES[args.quick])
     slots = threading.BoundedSemaphore(args.jobs)
     return _checks.Case(name, list(args.models), args.quick, args.jobs, slots, args.output_path, data, args.seeds)
 

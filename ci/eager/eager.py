@@ -1,7 +1,9 @@
 """PyTorch 2 without its compiler until something really asks for it: half of the CPU time of a training that takes two seconds.
 
-An optimizer and DistributedDataParallel import torch._dynamo for marks that mean nothing where nothing is compiled.
+An optimizer and DistributedDataParallel import torch._dynamo for marks that mean nothing where nothing is compiled. And Python's
+collector does not walk through PyTorch's own two hundred thousand objects while it is imported and at the end of each process.
 """
+import gc
 import importlib
 import importlib.machinery
 import importlib.util
@@ -79,7 +81,15 @@ class After(object):
         return spec
 
 
+def settle(_, usual=gc.get_threshold()):
+    """Leave what PyTorch consists of out of every later collection."""
+    gc.set_threshold(*usual)
+    gc.freeze()
+
+
 sys.meta_path.insert(0, Finder())
+gc.set_threshold(100000)
+After("torch", settle)
 if "NARROW" in os.environ:
     import narrow
     After("torch", narrow.narrow)

@@ -167,9 +167,10 @@ def differences(one, other, name="", tolerance=None):
     return [] if type(one) is type(other) and one == other else [name]
 
 
-def demo_data(folder, train, val, what="imagenet,cifar10"):
-    """Have the demo data in `folder`, and return it. Raises UserError where they cannot be made."""
-    words = [sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", what]
+def demo_data(folder, models, train, val):
+    """Have the demo data of these models in `folder`, and return it. Raises UserError where they cannot be made."""
+    kinds = {LAYOUT.get(model, "imagenet") for model in models}
+    words = [sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", ",".join(sorted(kinds))]
     words += ["--train", str(train), "--val", str(val)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment())
     if done.returncode:
