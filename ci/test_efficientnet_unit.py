@@ -93,11 +93,11 @@ def feed_meters(feed, batch_size):
         tally._count(step["mb_size"], step.get("loss", 0.0), *hits)
         now = SimpleNamespace(epoch=step["epoch"], step=step["iter"], tally=tally)
         if (step["iter"] + 1) % cfg.LOG_PERIOD == 0:
+            tally.read()
             if in_training:
                 train.log_iter_stats(now, clock, step["lr"])
             else:
                 test.log_iter_stats(now.epoch, now.step, tally, clock)
-            tally.end_window()
         if i + 1 == len(feed) or feed[i + 1]["phase"] != step["phase"]:
             if in_training:
                 train.log_epoch_stats(now, clock, step["lr"])

@@ -31,10 +31,9 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
                 predictions.add(output, target)
             clock.lap(len(target) * rank.world_size)
             if show and step % every == first:
-                tally.fetch()
+                tally.read()
                 clock.split()
                 show(step, tally, clock)
-                tally.end_window()
             if preemption and preemption.seen:
                 break
             clock.wait_for_batch()

@@ -42,10 +42,9 @@ class AverageMeter(object):
 class Tally(object):
     """Loss, top-1 and top-5 of the batches of an epoch or of an evaluation.
 
-    What a batch gives stays on the device until `fetch` brings all of it at once into the meters `loss`, `top1` and `top5` and
-    into `recent`, the BatchResults since the last line (`end_window`). `batches` counts them. `name` says in errors what is
-    counted, such as "epoch 3". `reduce`: what the stacked numbers (batches, 2 to 6) go through on the device, such as a mean over the
-    ranks.
+    What a batch gives stays on the device until `fetch` brings all of it at once into the meters `loss`, `top1` and `top5`. `batches`
+    counts them; `recent`, after `read`, are the BatchResults of a line. `name` says in errors what is counted, such as "epoch 3".
+    `reduce`: what the stacked numbers (batches, 2 to 6) go through on the device, such as a mean over the ranks.
     """
 
     def __init__(self, name, reduce=None):
@@ -55,7 +54,7 @@ class Tally(object):
     def reset(self):
         """Forget everything."""
         self.loss, self.top1, self.top5 = AverageMeter("Loss", ":.4e"), AverageMeter("Acc@1", ":6.2f"), AverageMeter("Acc@5", ":6.2f")
-        self.recent, self._pending, self.batches, self._window_is_over = [], [], 0, False
+        self.recent, self._window, self._pending, self.batches = [], [], [], 0
 
     def add(self, loss, output, target):
         """Note a batch: `loss` its mean (a scalar), `output` (N, classes), `target` (N,), all on the device."""
@@ -79,17 +78,17 @@ class Tally(object):
                                       "learning rate may help" % (loss, self.batches, self.name))
             self._count(images, loss, hits[0], sum(hits))
 
-    def end_window(self):
-        """Let `recent` begin anew with the next batch."""
-        self._window_is_over = True
+    def read(self):
+        """Fetch for a line: `recent` are then the batches since the last time."""
+        self.fetch()
+        self.recent, self._window = self._window, []
 
     def _count(self, images, loss, hits1, hits5):
         self.batches += 1
-        if self._window_is_over:
-            self.recent, self._window_is_over = [], False
-        self.recent.append(BatchResult(images, loss, 100.0 * hits1 / images, 100.0 * hits5 / images))
-        for meter, value, total in ((self.loss, loss, loss * images), (self.top1, self.recent[-1].top1, 100.0 * hits1),
-                                    (self.top5, self.recent[-1].top5, 100.0 * hits5)):
+        batch = BatchResult(images, loss, 100.0 * hits1 / images, 100.0 * hits5 / images)
+        self._window.append(batch)
+        for meter, value, total in ((self.loss, loss, loss * images), (self.top1, batch.top1, 100.0 * hits1),
+                                    (self.top5, batch.top5, 100.0 * hits5)):
             meter.val, meter.sum, meter.count = value, meter.sum + total, meter.count + images
 
     def result(self, rank):
@@ -102,16 +101,16 @@ class Tally(object):
 
     def state_dict(self):
         """Return all that has been fetched, as plain numbers."""
-        return {"batches": self.batches, "recent": [] if self._window_is_over else [list(batch) for batch in self.recent],
+        return {"batches": self.batches, "recent": [list(batch) for batch in self._window],
                 "meters": [[meter.val, meter.sum, meter.count] for meter in (self.loss, self.top1, self.top5)]}
 
     def load_state_dict(self, state):
         """Restore what `state_dict` returned. Raises ValueError or another exception for what it cannot have returned."""
         self.reset()
-        self.batches, self.recent = state["batches"], [BatchResult(*batch) for batch in state["recent"]]
+        self.batches, self._window = state["batches"], [BatchResult(*batch) for batch in state["recent"]]
         for meter, (value, total, count) in zip((self.loss, self.top1, self.top5), state["meters"]):
             meter.val, meter.sum, meter.count = value, total, count
-        if not all(number in ranges.natural for row in [[self.batches], *self.recent, *state["meters"]] for number in row):
+        if not all(number in ranges.natural for row in [[self.batches], *self._window, *state["meters"]] for number in row):
             raise ValueError("not all of it is numbers")
 
 
@@ -170,9 +169,8 @@ class Clock(object):
 
     def leave_out(self, is_disturbed):
         """From here on, what steps take does not count for the images per second, or does again."""
-        self._count()
         self._is_disturbed = is_disturbed
-        self._open()
+        self.split()
 
     def stop(self):
         """Count what has been measured so far; what follows, up to the next `start`, does not count."""

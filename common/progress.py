@@ -126,8 +126,7 @@ class Progress(object):
 
     def read(self, clock):
         """Bring what the steps so far have given to the host: the one place in a loop where it waits for the device."""
-        self.tally.fetch()
-        self.tally.end_window()
+        self.tally.read()
         clock.split()
 
     def _end_step(self, clock):
