@@ -127,13 +127,13 @@ def test_operators_on_many_tensors(monkeypatch, together):
         for name in [name for name in dir(torch) if name.startswith("_foreach_")]:
             monkeypatch.delattr(torch, name)
     targets, sources = [torch.zeros(2), torch.zeros(3)], [torch.ones(2).half(), torch.full((3,), 2.0)]
-    tensors.copy_(targets, sources)
-    tensors.add_(targets, sources)
-    tensors.add_(targets, 1)
-    tensors.multiply_(targets, 0.5)
-    tensors.copy_([], [])
+    tensors.each("copy_", targets, sources)
+    tensors.each("add_", targets, sources)
+    tensors.each("add_", targets, 1)
+    tensors.each("mul_", targets, 0.5)
+    tensors.each("copy_", [], [])
     assert [target.tolist() for target in targets] == [[1.5] * 2, [2.5] * 3]
-    tensors.lerp_(targets, [torch.full((2,), 3.5), torch.zeros(3)], 0.25)
+    tensors.each("lerp_", targets, [torch.full((2,), 3.5), torch.zeros(3)], 0.25)
     assert [target.tolist() for target in targets] == [[2.0] * 2, [1.875] * 3]
 
 

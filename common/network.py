@@ -84,8 +84,8 @@ def update_average(average, newest, share):
     newest, floats, counters = newest.state_dict(), [], []
     for key, value in average.state_dict().items():
         (floats if value.is_floating_point() else counters).append((value, newest[key].to(value.dtype)))
-    tensors.lerp_([value for value, _ in floats], [new for _, new in floats], share)
-    tensors.copy_([value for value, _ in counters], [new for _, new in counters])
+    tensors.each("lerp_", [value for value, _ in floats], [new for _, new in floats], share)
+    tensors.each("copy_", [value for value, _ in counters], [new for _, new in counters])
 
 
 def count_batches_at_once(model):
@@ -102,7 +102,7 @@ def count_batches_at_once(model):
     def after(*_):
         for norm, counter in counting:
             norm.num_batches_tracked = counter
-        tensors.add_([counter for _, counter in counting], 1)
+        tensors.each("add_", [counter for _, counter in counting], 1)
         del counting[:]
 
     model.register_forward_pre_hook(before)

@@ -90,7 +90,7 @@ class NativeAmp(object):
             for parameter in group["params"]:
                 parameter.grad = None
         with torch.no_grad():
-            tensors.copy_(*_columns(self._masters.values()))
+            tensors.each("copy_", *_columns(self._masters.values()))
 
     def _gradients_to_masters(self):
         pairs = [pair for pair in self._masters.values() if pair[0].grad is not None]
@@ -98,8 +98,8 @@ class NativeAmp(object):
         further = [(master.grad, parameter.grad) for parameter, master in pairs if master.grad is not None]
         for master, _ in first:
             master.grad = torch.empty_like(master)
-        tensors.copy_(*_columns((master.grad, gradient) for master, gradient in first))
-        tensors.add_(*_columns(further))
+        tensors.each("copy_", *_columns((master.grad, gradient) for master, gradient in first))
+        tensors.each("add_", *_columns(further))
         for parameter, _ in pairs:
             parameter.grad = None
 
@@ -152,7 +152,7 @@ class StaticScaler(object):
         """Divide the gradients by the constant, and take an optimizer step."""
         if self._scale != 1.0:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            tensors.multiply_(gradients, 1.0 / self._scale)
+            tensors.each("mul_", gradients, 1.0 / self._scale)
         optimizer.step()
 
     def update(self):
