@@ -999,7 +999,7 @@ def test_report(tmp_path, kind, summary, block, lines):
     recorder = records.Recorder(path, ALONE)
     recorder.parameters({})
     recorder.log((), summary)
-    case = {"network": "Net", "batch_size": 512, "ranks": 8, "suffix": "acc", "kind": kind}
+    case = {"network": "Net", "batch_size": 512, "images_per_step": 512, "ranks": 8, "suffix": "acc", "kind": kind}
     assert report.write(case, path, str(tmp_path), 4242.7) == ["------------------ Final result ------------------"] + block
     written = (tmp_path / "Net_bs512_8p_acc.log").read_text().splitlines()
     assert written[:3] + written[4:5] == ["Network = Net", "RankSize = 8", "BatchSize = 512", "CaseName = Net_bs512_8p_acc"]

@@ -38,19 +38,19 @@ def _name(case):
 def write(case, metrics_path, output_path, seconds):
     """Write the three forms of the report and return the block's lines. Raises TrainingStopped where a file cannot be written.
 
-    `case`: dictionary with network, batch_size (as the model's scripts count it), images_per_step (of all ranks; without it, batch_size),
-    ranks, suffix (acc, perf, eval), kind (train, finetune, eval).
+    `case`: dictionary with network, batch_size (as the model's scripts count it), images_per_step (of all ranks), ranks, suffix (acc,
+    perf, eval), kind (train, finetune, eval).
     """
     parameters, measured = summary(metrics_path)
     name, (log_path, report_path) = _name(case), files(case, output_path)
-    lines = _case_lines(case, name, measured, seconds)
+    lines, block = _lines(case, name, measured, seconds)
     typed = {"case": dict(case, name=name), "duration_sec": round(seconds, 3), "summary": measured, "parameters": parameters,
              "host": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}}
     typed["reference"] = compared(typed)
     with outputs.writing(report_path), open(log_path, "w") as log, open(report_path, "w") as stream:
         log.write("".join("%s = %s\n" % line for line in lines))
         stream.write(json.dumps(typed, indent=2, sort_keys=True) + "\n")
-    return _block(case["kind"], measured, seconds)
+    return block
 
 
 def compared(report):
@@ -80,33 +80,22 @@ def _verdict(entry, parameters, measured):
     return "within the band" if low <= top1 <= high else "below the band" if top1 < low else "above the band"
 
 
-def _names(kind):
-    """Return how names of results call an evaluation or a training, and its course; dashboards read these names."""
-    return ("Finetune", "Finetuning") if kind == "finetune" else ("Train", "Training")
-
-
-def _case_lines(case, name, measured, seconds):
-    what, doing = _names(case["kind"])
-    fps = measured.get("train.total_ips")
-    loss = measured.get("val.loss" if case["kind"] == "eval" else "train.loss")
-    lines = [("Network", case["network"]), ("RankSize", case["ranks"]), ("BatchSize", case["batch_size"]),
-             ("DeviceType", platform.machine()), ("CaseName", name)]
-    if case["kind"] != "eval":
-        lines += [("ActualFPS", _number(fps, "%.3f")),
-                  (doing + "Time", _number(case.get("images_per_step", case["batch_size"]) * 1000.0 / fps if fps else None, "%.2f"))]
-    return lines + [(what + "Accuracy", _number(measured.get("val.top1"), "%.3f")),
-                    ("ActualLoss", _number(loss, "%.5f")), ("E2E%sTime" % doing, "%d" % seconds)]
-
-
-def _block(kind, measured, seconds):
-    what, doing = _names(kind)
-    lines = ["------------------ Final result ------------------"]
-    if kind != "eval":
-        lines.append("Final Performance images/sec : " + _number(measured.get("train.total_ips"), "%.3f"))
-    lines.append("Final %s Accuracy : %s" % (what, _number(measured.get("val.top1"), "%.3f")))
-    if kind != "eval":
-        lines.append("Best %s Accuracy : %s" % (what, _number(measured.get("val.best_top1"), "%.3f")))
-    return lines + ["E2E %s Duration sec : %d" % (doing, seconds)]
+def _lines(case, name, measured, seconds):
+    """Return the lines of <CaseName>.log as pairs, and those of the block. Dashboards read the names of both."""
+    what, doing = ("Finetune", "Finetuning") if case["kind"] == "finetune" else ("Train", "Training")
+    is_eval, rate = case["kind"] == "eval", measured.get("train.total_ips")
+    speed, top1, best = (_number(measured.get(key), "%.3f") for key in ("train.total_ips", "val.top1", "val.best_top1"))
+    log = [("Network", case["network"]), ("RankSize", case["ranks"]), ("BatchSize", case["batch_size"]),
+           ("DeviceType", platform.machine()), ("CaseName", name)]
+    block = ["------------------ Final result ------------------"]
+    if not is_eval:
+        log += [("ActualFPS", speed), (doing + "Time", _number(case["images_per_step"] * 1000.0 / rate if rate else None, "%.2f"))]
+        block.append("Final Performance images/sec : " + speed)
+    log += [(what + "Accuracy", top1), ("ActualLoss", _number(measured.get("val.loss" if is_eval else "train.loss"), "%.5f"))]
+    block.append("Final %s Accuracy : %s" % (what, top1))
+    if not is_eval:
+        block.append("Best %s Accuracy : %s" % (what, best))
+    return log + [("E2E%sTime" % doing, "%d" % seconds)], block + ["E2E %s Duration sec : %d" % (doing, seconds)]
 
 
 def _number(value, form):
