@@ -1,4 +1,5 @@
 """tools/runs.py: what a run has left becomes curves, a page, rows of a table and TensorBoard's events."""
+import argparse
 import contextlib
 import csv
 import fcntl
@@ -232,6 +233,14 @@ def test_predictions_pass_over_what_cannot_be_read(tmp_path):
     assert found["index"].tolist() == [0, 2, 3, 4, 5] and found["target"].tolist() == [0, 0, 1, 1, 1]
     assert found["classes"][:, 0].tolist() == [0, 0, 1, 1, 1] and (found["shares"][:, 2:] == 0).all()
     assert sorted(os.listdir(str(tmp_path))) == ["predictions.npz", "val"]
+
+
+def test_predictions_without_records(tmp_path, monkeypatch):
+    """Defect: an evaluation without records wrote predictions.npz into the current folder, over whatever lay there."""
+    monkeypatch.chdir(tmp_path)
+    rank, asked = distributed.Rank(0, 1, 0, torch.device("cpu")), argparse.Namespace(predictions=True)
+    with pytest.raises(cli.UserError, match="--predictions writes beside the records"):
+        records.start("", rank, asked, argparse.Namespace(opt_level="O0"))
 
 
 # --- page -------------------------------------------------------------------------------------------------------------

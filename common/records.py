@@ -18,21 +18,24 @@ _UNITS = {"val.top1": "%", "val.top5": "%", "train.data_wait": "%", "train.total
 
 def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     """Return the Recorder of a run, which has noted its parameters. Everything that can be wrong has to be checked before.
-    `progress`: that of a training; where it goes on with another one, so do the records. Raises UserError where another run is working in
-    the folder of the records, or a file there would be written over that no run has written."""
+    `path`: empty for no records. `progress`: that of a training; where it goes on with another one, so do the records. Raises UserError
+    where another run is working in the folder of the records, a file there would be written over that no run has written, or predictions
+    are asked for without records."""
     import torch  # not for run.py, which only reads records: every script would start a second later
     from common.predictions import Predictions
-    goes_on, events, folder = progress is not None and progress.resumed, None, os.path.dirname(path or "")
+    goes_on, events, folder, restarts = progress is not None and progress.resumed, None, os.path.dirname(path or ""), 0
     Predictions.path = os.path.join(folder, "predictions.npz") if getattr(args, "predictions", False) else None
+    if Predictions.path and not path:
+        raise cli.UserError("--predictions writes beside the records: say where those go (see --help)")
     if getattr(args, "tensorboard", False):
         tensorboard_dir = os.path.join(folder, "tensorboard")
-    written = [path] + [Predictions.path] * bool(Predictions.path)
     if rank.is_main and path:
-        held = outputs.hold(os.path.dirname(path), goes_on)
+        written = [path] + [Predictions.path] * bool(Predictions.path)
+        held = outputs.hold(folder, goes_on)
         held.check(written + (progress.products if progress and not goes_on else []), goes_on)
         events = Events(tensorboard_dir, progress) if tensorboard_dir else None
         outputs.note(*written)
-    restarts = _forget_since(path, progress.epoch, progress.step) if goes_on and rank.is_main else 0
+        restarts = _forget_since(path, progress.epoch, progress.step) if goes_on else 0
     recorder = Recorder(path, rank, goes_on, events)
     recorder.parameters(dict(vars(args), world_size=rank.world_size, device_type=rank.device.type, opt_level_run=amp.opt_level,
                              torch=torch.__version__, restarts=restarts, steps_in_epoch=getattr(progress, "steps_in_epoch", None),
