@@ -18,7 +18,7 @@ from PIL import Image
 
 from GENet import cifar
 from common import cli, data, distributed, folders, jpeg, loading, transforms, workers
-from conftest import ROOT, environment, load_script, running_in, script_command, wait_until, write_images
+from conftest import ROOT, environment, running_in, script_command, wait_until, write_images
 
 CPU = torch.device("cpu")
 ALONE = distributed.Rank(0, 1, 0, CPU)
@@ -251,7 +251,9 @@ def test_more_memory_than_there_is(batch):
 
 # --- what stands where a picture should -------------------------------------------------------------------------------
 
-check, verbs = load_script("tools/datasets/check.py"), load_script("tools/verbs.py")
+sys.path.append(os.path.join(ROOT, "tools"))
+from datasets import check  # noqa: E402
+import verbs  # noqa: E402
 
 
 def test_a_killed_process_of_a_tool(monkeypatch):

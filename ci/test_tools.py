@@ -18,6 +18,9 @@ from common import data, transforms
 from common.cli import UserError
 from conftest import ROOT, assert_bad_input, environment, load_script, running_in, wait_until, write_images
 
+sys.path.append(os.path.join(ROOT, "tools"))
+from datasets import check as check_verb, demo as demo_verb  # noqa: E402
+
 CIFAR = "cifar-10-batches-py"
 
 
@@ -69,22 +72,19 @@ def test_help_and_unknown_option(tool):
 
 # --- dataset.py demo --------------------------------------------------------------------------------------------------
 
-make_demo_data = load_script("tools/datasets/demo.py")
-
-
 def test_pixels_are_the_same_everywhere():
     """The pictures of a seed do not depend on the versions of numpy and Python or on the CPU."""
     scans = np.random.RandomState(1).random_sample((64, 8, 8)).astype(np.float32)
-    small = make_demo_data.draw(scans, 32, 32, 2.5, np.random.RandomState(2))
+    small = demo_verb.draw(scans, 32, 32, 2.5, np.random.RandomState(2))
     assert hashlib.sha256(small.tobytes()).hexdigest().startswith("54557518eb3c72fa")
-    photos = [make_demo_data.draw_photo(scans[i], make_demo_data.stream(0, "imagenet val", i)).tobytes() for i in range(24)]
+    photos = [demo_verb.draw_photo(scans[i], demo_verb.stream(0, "imagenet val", i)).tobytes() for i in range(24)]
     assert hashlib.sha256(b"".join(photos)).hexdigest().startswith("53997f698beb9a2d")
 
 
 def test_no_scan_is_on_both_sides():
     """Validation pictures show scans that training never sees, whatever the seed, and no scan is lost."""
     for seed in (0, 1):
-        sides = make_demo_data.split_scans(seed)
+        sides = demo_verb.split_scans(seed)
         train, val = ({scan.tobytes() for digit in sides[split] for scan in digit} for split in ("train", "val"))
         assert len(train) + len(val) == 1797 and not train & val
         assert all(len(scans) >= 30 for scans in sides["val"])
@@ -93,7 +93,7 @@ def test_no_scan_is_on_both_sides():
 def test_scans_take_turns():
     """Classes are balanced, and no scan is drawn twice before all of its digit were drawn once."""
     scans = [np.full((5, 8, 8), digit) + np.arange(5).reshape(5, 1, 1) / 10.0 for digit in range(10)]
-    drawn, labels = make_demo_data.balanced(scans, range(100))
+    drawn, labels = demo_verb.balanced(scans, range(100))
     assert np.bincount(labels).tolist() == [10] * 10
     assert (drawn[:, 0, 0].astype(int) == labels).all()
     assert len({scan.tobytes() for scan in drawn[:50]}) == 50
@@ -151,7 +151,7 @@ def features(images):
 def test_pictures_show_their_label(demo):
     """A classifier that has seen only the scans of the training side reads the validation pictures of both sets."""
     from sklearn.neighbors import KNeighborsClassifier
-    scans = make_demo_data.split_scans(3)["train"]
+    scans = demo_verb.split_scans(3)["train"]
     labels = np.repeat(range(10), [len(of_digit) for of_digit in scans])
     classifier = KNeighborsClassifier(3).fit(features(np.concatenate(scans) * 255), labels)
     images, labels = cifar.read_split(str(demo / CIFAR), "test")
@@ -241,26 +241,26 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         (tmp_path / os.path.basename(folder) / "half").write_text("x")
         raise OSError(28, "No space left on device", "half")
     (tmp_path / "mine").write_text("y")
-    monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", fail)
+    monkeypatch.setitem(demo_verb.WRITERS, "cifar10", fail)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(UserError, match="half: No space left on device"):
-        make_demo_data.run(argparse.Namespace(what=["cifar10"], out=str(tmp_path), train=None, val=None, seed=0, workers=1))
+        demo_verb.run(argparse.Namespace(what=["cifar10"], out=str(tmp_path), train=None, val=None, seed=0, workers=1))
     assert contents(tmp_path) == {"mine": b"y"}
 
 
 def test_of_two_writers_the_first_wins(tmp_path, monkeypatch):
     """Two scripts that need the demo data at the same time: the slower one keeps the set of the faster one."""
     def slow(folder, counts, seed, workers):
-        monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", make_demo_data.write_cifar10)
-        make_demo_data.make("cifar10", str(tmp_path), counts, seed, workers)
+        monkeypatch.setitem(demo_verb.WRITERS, "cifar10", demo_verb.write_cifar10)
+        demo_verb.make("cifar10", str(tmp_path), counts, seed, workers)
         (tmp_path / CIFAR / "first").write_text("")
-    monkeypatch.setitem(make_demo_data.WRITERS, "cifar10", slow)
-    make_demo_data.make("cifar10", str(tmp_path), (10, 10), 0, 1)
+    monkeypatch.setitem(demo_verb.WRITERS, "cifar10", slow)
+    demo_verb.make("cifar10", str(tmp_path), (10, 10), 0, 1)
     assert os.listdir(str(tmp_path)) == [CIFAR] and (tmp_path / CIFAR / "first").exists()
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--train", "9"], ["--train", "9", "10 classes"]), (["--val", "x"], ["--val", "x"]), (["--what", "mnist"], ["mnist"]),
+    (["--train", "9"], ["--train", "9", "an integer from 10"]), (["--val", "x"], ["--val", "x"]), (["--what", "mnist"], ["mnist"]),
     (["--seed", str(2 ** 32)], ["--seed"]), (["--out", __file__], [__file__]),
 ])
 def test_demo_data_of_wrong_options(options, words):
@@ -269,9 +269,6 @@ def test_demo_data_of_wrong_options(options, words):
 
 
 # --- dataset.py check ---------------------------------------------------------------------------------------------------
-
-check_dataset = load_script("tools/datasets/check.py")
-
 
 def test_good_sets_are_good(demo):
     """Both kinds are recognised, from outside and from inside of the CIFAR folder, and counted."""
@@ -309,7 +306,7 @@ def test_layout_problems(tmp_path):
     write_images(tmp_path / "val", classes=3, per_class=1)
     (tmp_path / "train" / "empty").mkdir()
     Image.new("RGB", (8, 8)).save(str(tmp_path / "val" / "loose.JPEG"))
-    problems = "\n".join(check_dataset.check(str(tmp_path), None, 2, 1))
+    problems = "\n".join(check_verb.check(str(tmp_path), None, 2, 1))
     for words in ("train/empty holds no picture", "val: 1 picture directly in it", "train has 3 classes instead of 2",
                   "class n00000002 is in val but not in train", "class empty is in train but not in val"):
         assert words in problems
@@ -325,7 +322,7 @@ def test_the_check_reads_what_training_reads(demo):
     """No file that training opens goes unchecked."""
     root, problems = str(demo / "imagenet" / "train"), []
     files = data.Files(root)
-    found = check_dataset.find_pictures(root, problems)
+    found = check_verb.find_pictures(root, problems)
     assert [path for paths in found.values() for path in paths] == [files.path(number) for number in range(len(files.targets))]
     assert list(found) == files.classes and not problems
 
@@ -349,7 +346,7 @@ def write_batch(path, **changes):
 
 
 def check_cifar(folder, classes=None):
-    return "\n".join(check_dataset.check(str(folder), "cifar10", classes, 1))
+    return "\n".join(check_verb.check(str(folder), "cifar10", classes, 1))
 
 
 def test_cifar_problems(copy_of):

@@ -12,17 +12,16 @@ Example: dataset.py check /data/imagenet --classes 1000
 """
 import functools
 import os
-import signal
 import sys
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
 from GENet import cifar
-from common import cli, folders, jpeg, packed
+from common import folders, jpeg, packed
 from common.cli import UserError, positive_int
+from datasets import _pool
 
 SPLITS = ("train", "val")
 LISTED_PROBLEMS = 20
@@ -72,9 +71,12 @@ def check_classes(root, split, found, wanted_classes):
     loose = sum(entry.name.lower().endswith(folders.EXTENSIONS) for entry in entries(folder))
     if loose:
         problems.append("%s: %s directly in it; training reads %s/<class>/<picture> only" % (folder, pictures(loose), split))
-    if found and wanted_classes not in (None, len(found)):
-        problems.append("%s has %d classes instead of %d" % (folder, len(found), wanted_classes))
-    return problems
+    return problems + (check_number(folder, len(found), wanted_classes) if found else [])
+
+
+def check_number(folder, classes, wanted_classes):
+    """Return the problem of a side with another number of classes than is wanted (None: any)."""
+    return ["%s has %d classes instead of %d" % (folder, classes, wanted_classes)] if wanted_classes not in (None, classes) else []
 
 
 def compare_classes(found):
@@ -83,35 +85,16 @@ def compare_classes(found):
             for here, there in (SPLITS, SPLITS[::-1]) for name in sorted(set(found[here]) - set(found[there]))]
 
 
-def decode_all(paths, workers):
-    """Decode every picture and return a problem for each that is not one."""
-    problems = []
-    with ProcessPoolExecutor(workers, initializer=leave_interrupts, initargs=(os.getpid(),)) as pool, \
-            tqdm(total=len(paths), desc="decoding", unit="picture", disable=None) as bar:
-        futures = []
-        try:
-            for start in range(0, len(paths), CHUNK):
-                futures.append(pool.submit(decode_some, paths[start:start + CHUNK]))
-            for future in futures:
-                done, found = future.result()
-                bar.update(done)
-                problems += found
-        finally:
-            for future in futures:
-                future.cancel()  # what has not been started is dropped: an interrupt does not wait for it
-    return problems
+def decode_all(items, workers):
+    """Decode all pictures, given as paths or as of `check_packed`, and return a problem for each that is not one."""
+    chunks = [items[start:start + CHUNK] for start in range(0, len(items), CHUNK)]
+    return [problem for found in _pool.results(decode_some, chunks, workers, "decoding") for problem in found]
 
 
 def decode_some(items):
-    """Return the number of pictures (paths, or pairs as of `check_packed`) and a line for each that cannot be decoded."""
+    """Return a line for each of some pictures that cannot be decoded."""
     complaints = [(item, decode(item)) if isinstance(item, str) else decode_packed(*item) for item in items]
-    return len(items), ["%s %s" % complaint for complaint in complaints if complaint[1]]
-
-
-def leave_interrupts(parent):
-    """Ctrl-C reaches every process of the terminal; only the parent shall act on it. None outlives it, whatever has ended it."""
-    cli.end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return ["%s %s" % complaint for complaint in complaints if complaint[1]]
 
 
 def decode(path):
@@ -136,19 +119,19 @@ def check_packed(root, wanted_classes, workers):
     """Print what is in `root`, an ImageNet packed by `dataset.py pack`, and return the problems, a list of lines."""
     print("%s: packed" % root)
     splits = [split for split in SPLITS if packed.is_packed(os.path.join(root, split))]
-    problems, found, items = ["there is no %s" % os.path.join(root, s, packed.INDEX) for s in SPLITS if s not in splits], {}, []
+    problems = ["there is no %s" % os.path.join(root, split, packed.INDEX) for split in SPLITS if split not in splits]
+    found, items = {}, []
     for split in splits:
+        folder = os.path.join(root, split)
         try:
-            shards, _ = opened(os.path.join(root, split))
+            shards, _ = opened(folder)
         except UserError as error:
             problems.append(str(error))
             continue
-        found[split] = dict(enumerate(np.bincount(shards.targets, minlength=len(shards.classes)).tolist()))
-        print_counts(split, list(found[split].values()))
-        found[split] = dict.fromkeys(shards.classes)
-        if wanted_classes not in (None, len(shards.classes)):
-            problems.append("%s has %d classes instead of %d" % (os.path.join(root, split), len(shards.classes), wanted_classes))
-        items += [(os.path.join(root, split), number) for number in range(len(shards.targets))]
+        found[split] = shards.classes
+        print_counts(split, np.bincount(shards.targets, minlength=len(shards.classes)))
+        problems += check_number(folder, len(shards.classes), wanted_classes)
+        items += [(folder, number) for number in range(len(shards.targets))]
     return problems + (compare_classes(found) if len(found) == len(SPLITS) else []) + decode_all(items, workers)
 
 
@@ -275,8 +258,7 @@ def add_flags(parser):
     """Add the verb's flags to its parser."""
     parser.add_argument("dir", metavar="DIR", help="the folder that a model's --data_path names")
     parser.add_argument("--kind", choices=sorted(CHECKS), help="the layout to check for (default: what is found in DIR)")
-    parser.add_argument("--workers", metavar="N", type=positive_int, default=available_cpus(),
-                        help="processes that decode (default: %(default)s)")
+    _pool.add_flag(parser, "decode")
     parser.add_argument("--classes", metavar="N", type=positive_int, help="how many classes there must be (default: any number)")
 
 
@@ -289,8 +271,3 @@ def run(arguments):
         problems = ["%s cannot be listed: %s" % (error.filename, error.strerror)]
     print_verdict(problems)
     sys.exit(1 if problems else 0)
-
-
-def available_cpus():
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

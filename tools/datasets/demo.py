@@ -21,13 +21,15 @@ import shutil
 import signal
 import struct
 import uuid
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.cli import Terminated, UserError, end_with, natural_int, positive_int
+from GENet import cifar
+from common import ranges
+from common.cli import Terminated, UserError
+from datasets import _pool
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -39,7 +41,8 @@ VAL_SHARE = 0.2                 # of the scans of each digit
 JPEG_QUALITY = 90
 TASK_CHUNK = 16                 # pictures that a process is given at a time
 CIFAR_CHUNK = 500               # pictures drawn from one random stream
-DIRECTORIES = {"imagenet": "imagenet", "cifar10": "cifar-10-batches-py"}
+CIFAR = cifar.LAYOUTS["cifar10"]
+DIRECTORIES = {"imagenet": "imagenet", "cifar10": CIFAR.folder}
 DEFAULT_COUNTS = {"imagenet": (2000, 500), "cifar10": (10000, 2000)}
 SPLITS = ("train", "val")
 STREAMS = {name: number for number, name in enumerate(
@@ -205,25 +208,7 @@ def write_imagenet(folder, counts, seed, workers):
             os.makedirs(os.path.join(folder, split, class_name(digit)))
         pictured, labels = balanced(scans[split], range(count))
         tasks += [(picture_path(folder, split, i, labels[i]), split, i, seed, pictured[i]) for i in range(count)]
-    with ProcessPoolExecutor(workers, initializer=leave_signals, initargs=(os.getpid(),)) as pool, \
-            tqdm(total=len(tasks), desc="imagenet", unit="picture", disable=None) as bar:
-        futures = []
-        try:
-            for start in range(0, len(tasks), TASK_CHUNK):
-                futures.append(pool.submit(write_pictures, tasks[start:start + TASK_CHUNK]))
-            for future in futures:
-                bar.update(future.result())
-        finally:
-            for future in futures:
-                future.cancel()  # what has not been started is dropped: an interrupt does not wait for it
-
-
-def leave_signals(parent):
-    """Ctrl-C, and the SIGTERM of a `timeout`, reach every process; only the parent shall act on it: what it cancels must not fail. None
-    outlives it."""
-    end_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    _pool.results(write_pictures, [tasks[start:start + TASK_CHUNK] for start in range(0, len(tasks), TASK_CHUNK)], workers, "imagenet")
 
 
 def class_name(digit):
@@ -239,11 +224,10 @@ def picture_path(folder, split, index, digit):
 
 
 def write_pictures(tasks):
-    """Write some pictures in a process of the pool, and return their number."""
+    """Write some pictures."""
     for path, split, index, seed, scan in tasks:
         picture = draw_photo(scan, stream(seed, "imagenet " + split, index))
         Image.fromarray(picture).save(path, "JPEG", quality=JPEG_QUALITY)
-    return len(tasks)
 
 
 def draw_photo(scan, random):
@@ -261,13 +245,12 @@ def draw_photo(scan, random):
 def write_cifar10(folder, counts, seed, workers):
     """Write data_batch_1 to 5, test_batch and batches.meta as their authors' Python 2 did; counts is (train, val)."""
     scans = split_scans(seed)
-    names = {"train": ["data_batch_%d" % number for number in range(1, 6)], "val": ["test_batch"]}
     bar = tqdm(total=sum(counts), desc="cifar10", unit="picture", disable=None)
-    for split, count in zip(SPLITS, counts):
+    for split, names, count in zip(SPLITS, (CIFAR.train, CIFAR.test), counts):
         data, labels = draw_cifar10(scans[split], split, count, seed, bar)
         title = "training" if split == "train" else "testing"
-        parts = np.array_split(np.arange(count), len(names[split]))
-        for number, (name, part) in enumerate(zip(names[split], parts), 1):
+        parts = np.array_split(np.arange(count), len(names))
+        for number, (name, part) in enumerate(zip(names, parts), 1):
             dump_as_python2(os.path.join(folder, name), {
                 "batch_label": "%s batch %d of %d" % (title, number, len(parts)),
                 "labels": [int(label) for label in labels[part]],
@@ -275,8 +258,8 @@ def write_cifar10(folder, counts, seed, workers):
                 "filenames": ["%s_s_%06d.png" % (LABEL_NAMES[labels[i]], i) for i in part],
             })
     bar.close()
-    dump_as_python2(os.path.join(folder, "batches.meta"), {
-        "num_cases_per_batch": -(-counts[0] // len(names["train"])), "label_names": LABEL_NAMES, "num_vis": 3072})
+    dump_as_python2(os.path.join(folder, CIFAR.meta), {
+        "num_cases_per_batch": -(-counts[0] // len(CIFAR.train)), "label_names": LABEL_NAMES, "num_vis": 3072})
 
 
 def draw_cifar10(scans, split, count, seed, bar):
@@ -301,45 +284,18 @@ class Python2Pickler(pickle._Pickler):  # pylint: disable=protected-access
 
     dispatch = dict(pickle._Pickler.dispatch)
 
-    def save_text(self, text):
-        self._save_str(text.encode("ascii"))
+    def save_str(self, text):
+        data = text.encode("ascii") if isinstance(text, str) else text
+        head = pickle.SHORT_BINSTRING + struct.pack("<B", len(data)) if len(data) < 256 else pickle.BINSTRING + struct.pack("<i", len(data))
+        self.write(head + data)
         self.memoize(text)
 
-    def save_array(self, array):
-        self.write(pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n" + pickle.MARK)
-        self.write(pickle.GLOBAL + b"numpy\nndarray\n")
-        self.save((0,))
-        self._save_str(b"b")
-        self.write(pickle.TUPLE + pickle.REDUCE)
-        self.memoize(array)
-        self.write(pickle.MARK)
-        self.save(1)
-        self.save(array.shape)
-        self._save_bytes_dtype()
-        self.save(False)
-        self._save_str(array.tobytes())
-        self.write(pickle.TUPLE + pickle.BUILD)
+    def save_global(self, value, name=None):
+        module = value.__module__.replace("numpy._core", "numpy.core")
+        self.write(pickle.GLOBAL + ("%s\n%s\n" % (module, name or value.__name__)).encode())
+        self.memoize(value)
 
-    def _save_bytes_dtype(self):
-        self.write(pickle.GLOBAL + b"numpy\ndtype\n" + pickle.MARK)
-        self._save_str(b"u1")
-        self.save(0)
-        self.save(1)
-        self.write(pickle.TUPLE + pickle.REDUCE + pickle.MARK)
-        self.save(3)
-        self._save_str(b"|")
-        for value in (None, None, None, -1, -1, 0):
-            self.save(value)
-        self.write(pickle.TUPLE + pickle.BUILD)
-
-    def _save_str(self, data):
-        if len(data) < 256:
-            self.write(pickle.SHORT_BINSTRING + struct.pack("<B", len(data)) + data)
-        else:
-            self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-
-    dispatch[str] = save_text
-    dispatch[np.ndarray] = save_array
+    dispatch[str] = dispatch[bytes] = save_str
 
 
 # --- putting a set in its place ---------------------------------------------------------------------------------------
@@ -428,30 +384,13 @@ def add_flags(parser):
     train, val = (counts % tuple(pair[side] for pair in DEFAULT_COUNTS.values()) for side in range(2))
     parser.add_argument("--out", metavar="DIR", default=os.path.join(ROOT, "demo_data"),
                         help="where to write the sets (default: %(default)s)")
-    parser.add_argument("--train", metavar="N", type=picture_count, help="training pictures of each set " + train)
-    parser.add_argument("--val", metavar="N", type=picture_count, help="validation pictures of each set " + val)
-    parser.add_argument("--seed", metavar="S", type=seed_of_numpy, default=0,
+    parser.add_argument("--train", metavar="N", type=ranges.whole(CLASSES), help="training pictures of each set " + train)
+    parser.add_argument("--val", metavar="N", type=ranges.whole(CLASSES), help="validation pictures of each set " + val)
+    parser.add_argument("--seed", metavar="S", type=ranges.seed, default=0,
                         help="of the split, the backgrounds and the order (default: %(default)s)")
     parser.add_argument("--what", metavar="SETS", type=set_kinds, default="imagenet,cifar10",
                         help="the sets to make, separated by commas (default: %(default)s)")
-    parser.add_argument("--workers", metavar="N", type=positive_int, default=available_cpus(),
-                        help="processes that draw (default: %(default)s)")
-
-
-def seed_of_numpy(text):
-    """argparse type: an integer of at least 0 that NumPy takes as seed."""
-    seed = natural_int(text)
-    if seed >= 2 ** 32:
-        raise argparse.ArgumentTypeError("%d is not below 2**32" % seed)
-    return seed
-
-
-def picture_count(text):
-    """argparse type: an integer of at least one picture per class."""
-    count = positive_int(text)
-    if count < CLASSES:
-        raise argparse.ArgumentTypeError("%d pictures are fewer than one for each of %d classes" % (count, CLASSES))
-    return count
+    _pool.add_flag(parser, "draw")
 
 
 def set_kinds(text):
@@ -460,8 +399,3 @@ def set_kinds(text):
     if not set(kinds) <= set(DIRECTORIES):
         raise argparse.ArgumentTypeError("%r is not among %s" % (text, ", ".join(DIRECTORIES)))
     return kinds
-
-
-def available_cpus():
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -14,17 +14,14 @@ import io
 import json
 import os
 import shutil
-import signal
 import tarfile
 import zlib
 from collections import namedtuple
-from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
-from tqdm import tqdm
 
 from common import cli, data, packed
-from datasets import _restart
+from datasets import _pool, _restart
 
 SPLITS = ("train", "val")
 ORDER_SEED = 0  # of the pictures in the shards
@@ -41,7 +38,7 @@ def add_flags(parser):
     add("out", metavar="OUT", help="the folder to write to")
     add("--shard-size", metavar="MIB", type=cli.positive_int, default=1024, help="about how large a tar file is (default: 1024)")
     add("--restart-markers", action="store_true", help="rewrite baseline JPEG files without a loss")
-    add("--workers", metavar="N", type=cli.positive_int, default=len(os.sched_getaffinity(0)), help="processes that pack")
+    _pool.add_flag(parser, "pack")
 
 
 def run(args):
@@ -98,25 +95,9 @@ def _tasks(sizes, out, args):
 
 def _run_tasks(files, tasks, workers):
     """Return the index's rows of each shard, packed now or by an earlier call."""
-    rows = [None] * len(tasks)
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(files, os.getpid())) as pool, \
-            tqdm(total=sum(len(task.numbers) for task in tasks), desc=tasks[0].out, unit="picture", disable=None) as bar:
-        futures = {pool.submit(_pack_shard, task): number for number, task in enumerate(tasks)}
-        try:
-            for future in as_completed(futures):
-                rows[futures[future]] = future.result()
-                bar.update(len(tasks[futures[future]].numbers))
-        finally:
-            for future in futures:
-                future.cancel()
-    return rows
-
-
-def _begin(files, parent):
-    cli.end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; only the parent shall act on it
-    global _files  # a million names are inherited, and not sent with each task
+    global _files  # a million names, which the processes have from here: they are not sent with each task
     _files = files
+    return _pool.results(_pack_shard, tasks, workers, tasks[0].out, pictures=lambda task: len(task.numbers))
 
 
 def _rows_path(task):

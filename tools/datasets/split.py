@@ -17,7 +17,7 @@ import sys
 from tqdm import tqdm
 
 from common import cli, folders, ranges
-from datasets import check
+from datasets import _pool, check
 
 
 def add_flags(parser):
@@ -27,7 +27,7 @@ def add_flags(parser):
     add("out", metavar="OUT", help="the data set to write, which --data_path then names")
     add("--val", metavar="PERCENT", type=ranges.whole(1, 99), default=20,
         help="of each class's pictures that are for validation; at least one is, and one is not (default: 20)")
-    add("--workers", metavar="N", type=cli.positive_int, default=check.available_cpus(), help="processes that check")
+    _pool.add_flag(parser, "check")
 
 
 def run(args):
