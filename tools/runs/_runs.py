@@ -1,9 +1,10 @@
 """What a run has left, read from its output path."""
+import contextlib
 import json
 import os
-from collections import OrderedDict, namedtuple
+from collections import namedtuple
 
-from common import records, report
+from common import cli, outputs, records, report
 from common.cli import UserError
 
 # A run: its short name among those that are shown together, its folder, its DLLogger records, the parameters and the summary among
@@ -16,7 +17,7 @@ COLUMNS = ("NAME", "Acc@1", "FPS", "Epochs", "AMP_Type", "Torch_Version")
 
 def read(paths):
     """Return the Runs that are named by their output paths or files in them. Raises UserError where one has left nothing."""
-    folders = list(OrderedDict.fromkeys(os.path.dirname(path) or "." if os.path.isfile(path) else path for path in paths))
+    folders = list(dict.fromkeys(os.path.dirname(path) or "." if os.path.isfile(path) else path for path in paths))
     return [_read(folder, name) for folder, name in zip(folders, names_of(folders))]
 
 
@@ -80,3 +81,17 @@ def names_of(paths):
     return [os.sep.join(p) for p in parts]
 
 
+@contextlib.contextmanager
+def new_file(path):
+    """Give a stream of bytes that takes the place of the file `path` when it is complete, and is listed among the files of a run. Raises
+    UserError where it cannot be written."""
+    try:
+        with cli.new_file(path + ".part") as stream:
+            yield stream
+        outputs.note_beside(path)
+        os.replace(path + ".part", path)
+    except OSError as error:
+        raise UserError("cannot write %s: %s" % (path, error.strerror))
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(path + ".part")

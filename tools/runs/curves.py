@@ -7,26 +7,24 @@ Example: runs.py curves ResNet50/test/output/0 --out curves.png
 """
 import argparse
 import os
-import uuid
-from collections import OrderedDict
 
 import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from common import cli, outputs, records  # noqa: E402
+from common import cli, records  # noqa: E402
 from common.cli import UserError  # noqa: E402
 from runs import _runs  # noqa: E402
 
 # panel -> (label of its axis, names of its training and of its validation metric; of several names the first recorded)
-PANELS = OrderedDict([
-    ("loss", ("loss", ("train.loss",), ("val.loss",))),
-    ("top1", ("top-1 (%)", ("train.top1",), ("val.top1",))),
-    ("lr", ("learning rate", ("lr", "train.lr"), ())),
-    ("speed", ("images/s", ("train.total_ips",), ())),
-    ("wait", ("waiting for data (%)", ("train.data_wait",), ())),
-])
+PANELS = {
+    "loss": ("loss", ("train.loss",), ("val.loss",)),
+    "top1": ("top-1 (%)", ("train.top1",), ("val.top1",)),
+    "lr": ("learning rate", ("lr", "train.lr"), ()),
+    "speed": ("images/s", ("train.total_ips",), ()),
+    "wait": ("waiting for data (%)", ("train.data_wait",), ()),
+}
 METRICS = {name for _, train, val in PANELS.values() for name in train + val}
 
 
@@ -158,29 +156,18 @@ def finish_panel(axis, panel):
         axis.legend(fontsize="small")
 
 
-def save(figure, path):
-    """Write the picture in the format of its suffix; a picture that was there stays until the new one is complete."""
-    folder, name = os.path.split(path)
-    beside = os.path.join(folder, ".%s.%s" % (uuid.uuid4().hex[:8], name))
-    try:
-        figure.savefig(beside, dpi=120)
-        outputs.note_beside(path)
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError("cannot write %s: %s" % (path, error.strerror))
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 def picture_path(text):
     """argparse type: the path of a picture in a format that matplotlib writes."""
     suffixes = sorted(plt.Figure().canvas.get_supported_filetypes())
-    if os.path.splitext(text)[1].lower().lstrip(".") not in suffixes:
+    if _suffix(text) not in suffixes:
         raise argparse.ArgumentTypeError("%r does not end in one of .%s" % (text, ", .".join(suffixes)))
     return text
+
+
+def _suffix(path):
+    return os.path.splitext(path)[1].lower()[1:]
 
 
 def add_flags(parser):
@@ -192,8 +179,9 @@ def add_flags(parser):
 
 def run(args):
     """Draw the picture, and say where it is."""
-    paths = list(OrderedDict.fromkeys(map(_runs.metrics_of, args.runs)))
-    curves = OrderedDict(zip(_runs.names_of(paths), [read_curves(path) for path in paths]))
+    paths = list(dict.fromkeys(map(_runs.metrics_of, args.runs)))
+    curves = dict(zip(_runs.names_of(paths), map(read_curves, paths)))
     out = args.out or os.path.join(os.path.dirname(paths[0]), "curves.png")
-    save(draw(curves), out)
+    with _runs.new_file(out) as stream:
+        draw(curves).savefig(stream, dpi=120, format=_suffix(out))
     cli.print_line("curves: %s" % out)

@@ -9,14 +9,14 @@ Example: runs.py page ResNet50/test/output/0 --out run.html
 import io
 import os
 import re
-from collections import OrderedDict
+import shlex
 
 import jinja2
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from common import cli, outputs
+from common import cli
 from common.cli import UserError
 from runs import _answers, _runs, curves
 
@@ -41,13 +41,8 @@ def run(args):
     out = args.out or os.path.join(found[0].folder, "page.html")
     text = _template().render(runs=[content(*pair) for pair in zip(found, references)], comparison=comparison(found),
                               panels=panels(found, [each for each in references if each] if args.reference else []))
-    try:
-        with cli.new_file(out + ".part") as stream:
-            stream.write(text.encode())
-        outputs.note_beside(out)
-        os.replace(out + ".part", out)
-    except OSError as error:
-        raise UserError("cannot write %s: %s" % (out, error.strerror))
+    with _runs.new_file(out) as stream:
+        stream.write(text.encode())
     cli.print_line("page: %s" % out)
 
 
@@ -67,7 +62,7 @@ def content(run, reference):
               ("Waiting for data (%)", "train.data_wait"), ("Unreadable images", "bad_images")]
     results += [(name, _number(run.summary[key]), "") for name, key in others if run.summary.get(key) is not None]
     return {"name": run.name, "facts": facts(run), "results": results, "reference": reference, "finished": bool(run.summary),
-            "command": " ".join(map(_quoted, run.report.get("case", {}).get("command") or [])), "answers": _answers.read(run),
+            "command": " ".join(map(shlex.quote, run.report.get("case", {}).get("command") or [])), "answers": _answers.read(run),
             "waited_for": waited_for(run)}
 
 
@@ -87,7 +82,7 @@ def facts(run):
 def waited_for(run):
     """Return of each rank that the others have waited for (records.Recorder.step) the cells of a line: rank, host, in how many per cent of
     the lines of the log, by how many per cent its steps took longer than the median rank's, and its wait for data in per cent of them."""
-    found = OrderedDict()
+    found = {}
     for record in run.records:
         data = record.get("data") or {}
         if data.get("train.slowest_time") and data.get("train.median_time"):
@@ -105,10 +100,6 @@ def _number(value):
     if isinstance(value, float):
         return "%.3f" % value if abs(value) >= 0.01 or not value else "%.3g" % value
     return "not measured" if value is None else str(value)
-
-
-def _quoted(word):
-    return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else "'%s'" % word.replace("'", "'\\''")
 
 
 def comparison(found):
@@ -139,8 +130,8 @@ def linearity(run, found):
 
 def panels(found, references):
     """Return the SVG of each panel of the trainings among the Runs, [] without one; `references` are drawn into that of top-1."""
-    drawn = OrderedDict((run.name, curves.curves_of(run.records)) for run in found)
-    drawn = OrderedDict((name, curve) for name, curve in drawn.items() if any(steps or epochs[1:] for steps, epochs in curve.values()))
+    drawn = {run.name: curves.curves_of(run.records) for run in found}
+    drawn = {name: curve for name, curve in drawn.items() if any(steps or epochs[1:] for steps, epochs in curve.values())}
     with matplotlib.rc_context(_STYLE):
         return [_svg(panel, drawn, references) for panel in curves.PANELS if drawn]
 
