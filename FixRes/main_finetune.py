@@ -4,7 +4,7 @@ import os
 import sys
 
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *up) for up in ((), (os.pardir,))]
-from common import checkpoint, cli, data, distributed, network  # noqa: E402
+from common import checkpoint, cli, data, distributed  # noqa: E402
 from imnet_common import flags, networks, training, transforms, weights  # noqa: E402
 from imnet_finetune.adaptation import freeze, set_finetune_mode  # noqa: E402
 from imnet_finetune.samplers import FixedOrderSampler  # noqa: E402
@@ -50,11 +50,10 @@ def start_network(args, rank):
     resumed run has its own."""
     model = networks.build(args.architecture, args.num_classes, args.EfficientNet_models)
     if args.pth_path:
-        rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema, args.new_classifier))
+        rank.print(weights.load(model, args.pth_path, args.use_ema, args.new_classifier))
     elif not args.resume:
         content = networks.first_weights(args.architecture, args.EfficientNet_models)
-        content = network.with_own_classifier(model, content) if args.new_classifier else content
-        checkpoint.load_weights(model, content, "the published weights of " + args.architecture)
+        checkpoint.load_weights(model, content, "the published weights of " + args.architecture, new_classifier=args.new_classifier)
     freeze(model, args.architecture)
     return model
 

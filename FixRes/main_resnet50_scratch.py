@@ -37,7 +37,7 @@ def start_network(args, rank):
     """Return the network with the weights that the flags name, or with random ones."""
     model = networks.build("ResNet50", args.num_classes)
     if args.pth_path:
-        rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema, args.new_classifier))
+        rank.print(weights.load(model, args.pth_path, args.use_ema, args.new_classifier))
     return model
 
 

@@ -292,11 +292,7 @@ def start_from_weights(model, args):
         return ""
     content = checkpoint.load(args.pth_path)
     check_network(content, args, args.pth_path)
-    state = checkpoint.weights(content, args.pth_path, args.use_ema)
-    if args.pretrained and not args.eval:
-        state = network.with_own_classifier(model, state)
-    checkpoint.load_weights(model, state, args.pth_path)
-    return checkpoint.describe(content, args.pth_path, args.use_ema)
+    return checkpoint.load_weights(model, content, args.pth_path, args.use_ema, args.pretrained and not args.eval)
 
 
 def check_network(content, args, source):
@@ -321,7 +317,8 @@ def go_on(progress, content, args):
 def make_batches(split, args, rank):
     """Return the batches of a split on the device: augmented and shuffled for training, as they are for testing."""
     if args.dummy:
-        return make_up_batches(synthetic.CIFAR[split == "test"], args, rank)
+        return synthetic.SyntheticBatches(synthetic.CIFAR[split == "test"], args.batch_per_rank, IMAGE_SIZE,
+                                          cifar.LAYOUTS[args.dataset].classes, rank, args.max_steps, args.accumulate)
     images, labels = cifar.read_split(args.folder, split, args.dataset)
     if split == "train":
         # As in the port, one rank keeps the smaller last batch of an epoch and several drop it; so does one that accumulates in
@@ -334,12 +331,6 @@ def make_batches(split, args, rank):
     batches = data.DeviceBatches(source, rank.device, *MEAN_STD[args.dataset])
     batches.classes = cifar.class_names(args.folder, args.dataset)
     return batches
-
-
-def make_up_batches(images, args, rank):
-    """Return --dummy's batches of an epoch of so many images."""
-    batches = data.TrainBatches(images, args.batch_per_rank, rank, max_steps=args.max_steps, accumulate=args.accumulate)
-    return synthetic.SyntheticBatches(batches, IMAGE_SIZE, cifar.LAYOUTS[args.dataset].classes, rank)
 
 
 if __name__ == "__main__":

@@ -304,11 +304,11 @@ def start_from_weights(model, args):
         content, source = published_weights(args.arch), "the published weights of " + args.arch
     else:
         return ""
-    state = checkpoint.weights(content, source, args.use_ema)
-    if args.new_classifier or args.fine_tuning and state.get("fc.weight", model.fc.weight).shape != model.fc.weight.shape:
-        state = network.with_own_classifier(model, state)
-    checkpoint.load_weights(model, state, source)
-    return checkpoint.describe(content, source, args.use_ema)
+    new_classifier = args.new_classifier
+    if args.fine_tuning:
+        found = checkpoint.weights(content, source, args.use_ema).get("fc.weight", model.fc.weight)
+        new_classifier |= found.shape != model.fc.weight.shape
+    return checkpoint.load_weights(model, content, source, args.use_ema, new_classifier)
 
 
 def published_weights(arch):
@@ -321,7 +321,8 @@ def published_weights(arch):
 def make_train_batches(args, rank):
     """Return the training batches on the device: random resized crop, flip."""
     if args.dummy:
-        return make_up_batches(synthetic.IMAGENET[0], args, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[0], args.batch_per_rank, args.image_size, args.num_classes, rank,
+                                          args.max_steps, args.accumulate)
     dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes, args.seed,
                                args.skip_bad_images, replace=True, decoder=args.decoder)
     batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
@@ -332,18 +333,13 @@ def make_train_batches(args, rank):
 def make_val_batches(args, rank):
     """Return the validation batches on the device: shorter side to 8/7 of the crop (256 for 224), centre crop."""
     if args.dummy:
-        return make_up_batches(synthetic.IMAGENET[1], args, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[1], args.batch_per_rank, args.image_size, args.num_classes, rank,
+                                          args.max_steps, args.accumulate)
     transform = transforms.eval_transform(args.image_size, args.image_size * 8 // 7)
     dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, args.num_classes, skip_bad_images=args.skip_bad_images,
                                decoder=args.decoder)
     batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
-
-
-def make_up_batches(images, args, rank):
-    """Return --dummy's batches of an epoch of so many images."""
-    batches = data.TrainBatches(images, args.batch_per_rank, rank, max_steps=args.max_steps, accumulate=args.accumulate)
-    return synthetic.SyntheticBatches(batches, args.image_size, args.num_classes, rank)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import checkpoint, network
+from common import checkpoint
 from common.cli import TrainingStopped, UserError
 from common.distributed import Rank
 from conftest import ROOT, differences, environment, load_script
@@ -280,7 +280,7 @@ def test_weights_of_other_classes_are_refused_without_it(tmp_path):
         checkpoint.load_weights(model, state, "w.pth")
     with pytest.raises(UserError, match="0.weight is 4x3x1x1 in the file and 4x3x3x3 in the network$"):
         checkpoint.load_weights(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 3)), state, "w.pth")
-    checkpoint.load_weights(model, network.with_own_classifier(model, state), "w.pth")
+    checkpoint.load_weights(model, state, "w.pth", new_classifier=True)
 
 
 @pytest.mark.parametrize("script, words", [("ResNet50/main.py", ["/x"]), ("ResNet50/main.py", ["/x", "--evaluate", "--pth-path=w"])])

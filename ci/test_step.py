@@ -243,10 +243,9 @@ def test_a_profile_ends_with_its_epoch(tmp_path):
 
 
 def test_made_up_batches():
-    """--dummy: as many as the sampler has, all the same one, on the device in its layout; each rank has its own."""
-    from common.data import TrainBatches
+    """--dummy: as many as a training would have, all the same one, on the device in its layout; each rank has its own."""
     ranks = [distributed.Rank(number, 2, number, CPU) for number in range(2)]
-    made = [synthetic.SyntheticBatches(TrainBatches(100, 8, rank, max_steps=5), 16, 10, rank) for rank in ranks]
+    made = [synthetic.SyntheticBatches(100, 8, 16, 10, rank, max_steps=5) for rank in ranks]
     (images, labels), others = list(made[0])[0], list(made[0].of_epoch(3, first_step=2))
     assert images.shape == (8, 3, 16, 16) and labels.shape == (8,) and 0 <= int(labels.min()) <= int(labels.max()) < 10
     assert images.is_contiguous(memory_format=devices.memory_format(CPU)) and len(made[0]) == 5 and len(others) == 3

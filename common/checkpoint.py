@@ -257,17 +257,19 @@ def describe(content, source, use_ema="auto"):
     return "the weights are those under the key %s of %s" % (key, source) if choice > 1 else ""
 
 
-def load_weights(model, content, source, use_ema="auto"):
-    """Load the weights in `content` (see `weights`) into `model`; every key and shape has to fit.
+def load_weights(model, content, source, use_ema="auto", new_classifier=False):
+    """Load the weights in `content` (see `weights`) into `model`, with `new_classifier` all but the classifier's; every key and shape
+    has to fit. Returns `describe`'s line.
 
     Only `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1. `source` is the file's name, for the
     UserError that says what does not fit, or is not finite.
     """
-    state = weights(content, source, use_ema)
-    own = model.state_dict()
+    state, own = weights(content, source, use_ema), model.state_dict()
     for key in own:
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, own[key])
+    if new_classifier:
+        state.update((key, own[key]) for key in own if key.startswith(_classifier(own)))
     complaint = _misfit(own, state)
     if complaint:
         raise UserError("%s is not a checkpoint of this network: %s" % (source, complaint))
@@ -275,6 +277,12 @@ def load_weights(model, content, source, use_ema="auto"):
     if bad:
         raise UserError("%s holds weights that are not finite numbers (first: %s); take a checkpoint from before" % (source, bad))
     model.load_state_dict(state)
+    return describe(content, source, use_ema)
+
+
+def _classifier(own):
+    """Return how the keys of the classifier begin, the module of a state dict's last entry."""
+    return list(own)[-1].rpartition(".")[0] + "."
 
 
 def _misfit(own, state):
@@ -286,9 +294,8 @@ def _misfit(own, state):
             parts.append("%d keys %s (first: %s)" % (len(keys), what, keys[0]))
     for key in own:
         if key in state and (own[key].shape != state[key].shape or own[key].is_floating_point() > state[key].is_floating_point()):
-            is_last = key.rpartition(".")[0] == list(own)[-1].rpartition(".")[0]  # the classifier: all else fits
             parts.append("%s is %s in the file and %s in the network" % (key, _described(state[key]), _described(own[key]))
-                         + is_last * " (a training with --new_classifier takes weights of other classes)")
+                         + key.startswith(_classifier(own)) * " (a training with --new_classifier takes weights of other classes)")
             break
     return "; ".join(parts) or None
 

@@ -12,14 +12,6 @@ from common import device as devices, tensors
 from common.cli import UserError
 
 
-def with_own_classifier(model, state):
-    """Return a state dict in which the classifier, the module of the network's last entry, is that of `model`: a file's may have another
-    number of classes."""
-    own = model.state_dict()
-    name = list(own)[-1].rpartition(".")[0] + "."
-    return dict(state, **dict((key, value) for key, value in own.items() if key.startswith(name)))
-
-
 def place(model, device, batch=None, side=None, train=nn.Module.train):
     """Move `model` to `device`, with its weights in the layout that is fast there, and return it. Where it is to train, `batch` is the
     number of images of a step on this rank, `side` their size and `train` what sets its mode. Raises UserError where the network cannot

@@ -37,7 +37,8 @@ def training(args, rank, make_sampler, transform, recipe):
     """Return the device batches of train/, in the order of `make_sampler(number of images, ranks, rank, seed, order)`. `recipe`:
     a networks.Recipe."""
     if args.dummy:
-        return _made_up(synthetic.IMAGENET[0], args, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[0], args.batch_per_rank, args.input_size, args.num_classes, rank,
+                                          args.max_steps, args.accumulate)
     dataset = data.ImageFolder(os.path.join(args.imnet_path, "train"), transform, args.num_classes, args.seed,
                                args.skip_bad_images, replace=True, decoder=args.decoder)
     sampler = make_sampler(len(dataset), rank.world_size, rank.rank, seed=args.seed, order=dataset.order(args.shuffle_shards))
@@ -47,15 +48,11 @@ def training(args, rank, make_sampler, transform, recipe):
 def validation(args, rank, transform, recipe):
     """Return the device batches of val/: in order, each image once over all ranks."""
     if args.dummy:
-        return _made_up(synthetic.IMAGENET[1], args, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[1], args.batch_per_rank, args.input_size, args.num_classes, rank,
+                                          args.max_steps, args.accumulate)
     dataset = data.ImageFolder(os.path.join(args.imnet_path, "val"), transform, args.num_classes,
                                skip_bad_images=args.skip_bad_images, decoder=args.decoder)
     return _on_device(dataset, data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps), args, rank, recipe)
-
-
-def _made_up(images, args, rank):
-    batches = data.TrainBatches(images, args.batch_per_rank, rank, max_steps=args.max_steps, accumulate=args.accumulate)
-    return synthetic.SyntheticBatches(batches, args.input_size, args.num_classes, rank)
 
 
 def _on_device(dataset, batches, args, rank, recipe):

@@ -9,7 +9,7 @@ from imnet_common import batches, networks, transforms, weights
 def evaluate_weights(args, rank):
     """What each rank does. Raises UserError for weights or images that do not fit the network."""
     model = networks.build(args.architecture, args.num_classes, args.EfficientNet_models)
-    rank.print(weights.load(model, args.pth_path, args.num_classes, args.use_ema))
+    rank.print(weights.load(model, args.pth_path, args.use_ema))
     network.place(model, rank.device)
     model, _, amp = precision.initialize(model, None, args.opt_level, None, rank.device, args.amp_dtype)
     rank.print(amp.note)

@@ -2,7 +2,7 @@
 import glob
 import os
 
-from common import checkpoint, network, resume
+from common import checkpoint, resume
 from common.cli import UserError
 from common.distributed import unwrapped
 from common.meters import Tally
@@ -31,18 +31,9 @@ def weights_file(path):
 
 
 def load_weights(path, model, new_classifier=False, use_ema="auto"):
-    """Load the weights of a file into `model`; every key and shape has to fit. Raises UserError otherwise.
-
-    `new_classifier`: leave the classifier as it is, so that the file may be of another number of classes. `use_ema`: see
-    common.checkpoint.weights_key. Returns a line that says which weights these are where the file leaves a choice.
-    """
+    """Load the weights of a file, or of the model.pyth in a folder, into `model` as common.checkpoint.load_weights does."""
     source = weights_file(path)
-    content = checkpoint.load(source)
-    state = checkpoint.weights(content, source, use_ema)
-    if new_classifier:
-        state = network.with_own_classifier(model, state)
-    checkpoint.load_weights(model, state, source)
-    return checkpoint.describe(content, source, use_ema)
+    return checkpoint.load_weights(model, checkpoint.load(source), source, use_ema, new_classifier)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -38,10 +38,6 @@ class Loader(data.DeviceBatches):
 class MadeUpBatches(synthetic.SyntheticBatches):
     """Stands in for a Loader with --dummy."""
 
-    def __init__(self, images, batch_size, rank, max_steps):
-        super().__init__(data.TrainBatches(images, batch_size, rank, max_steps=max_steps, accumulate=cfg.TRAIN.ACCUMULATE),
-                         cfg.TRAIN.IM_SIZE, cfg.MODEL.NUM_CLASSES, rank)
-
     def first_inputs(self, epoch, count):
         """Return an iterator over the inputs of `count` training steps."""
         return (inputs for _, (inputs, _) in zip(range(count), self))
@@ -49,8 +45,10 @@ class MadeUpBatches(synthetic.SyntheticBatches):
 
 def made_up_loaders(rank):
     """Return what stands in for the Loaders of training and of evaluation with --dummy."""
-    return (MadeUpBatches(synthetic.IMAGENET[0], step_batch_size(), rank, cfg.TRAIN.MAX_STEPS),
-            MadeUpBatches(synthetic.IMAGENET[1], cfg.TEST.BATCH_SIZE // rank.world_size, rank, cfg.TEST.MAX_STEPS or cfg.TRAIN.MAX_STEPS))
+    picture = cfg.TRAIN.IM_SIZE, cfg.MODEL.NUM_CLASSES, rank
+    return (MadeUpBatches(synthetic.IMAGENET[0], step_batch_size(), *picture, cfg.TRAIN.MAX_STEPS, cfg.TRAIN.ACCUMULATE),
+            MadeUpBatches(synthetic.IMAGENET[1], cfg.TEST.BATCH_SIZE // rank.world_size, *picture,
+                          cfg.TEST.MAX_STEPS or cfg.TRAIN.MAX_STEPS, cfg.TRAIN.ACCUMULATE))
 
 
 def construct_train_loader(data_path, rank, skip_bad_images=False, decoder="exact", shuffle_shards=False):

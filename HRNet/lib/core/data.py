@@ -8,7 +8,8 @@ def make_train_batches(args, rank):
     """Return the training batches of this rank on its device; the last batch of an epoch may be smaller."""
     config = args.config
     if args.dummy:
-        return make_up_batches(synthetic.IMAGENET[0], config.TRAIN.BATCH_SIZE_PER_GPU, args, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[0], config.TRAIN.BATCH_SIZE_PER_GPU, config.MODEL.IMAGE_SIZE[0],
+                                          config.MODEL.NUM_CLASSES, rank, args.stop_step, args.accumulate)
     root = os.path.join(args.data_path, config.DATASET.TRAIN_SET)
     dataset = data.ImageFolder(root, transforms.train_transform(config.MODEL.IMAGE_SIZE[0]), config.MODEL.NUM_CLASSES, args.seed,
                                args.skip_bad_images, replace=True, decoder=args.decoder)
@@ -27,19 +28,13 @@ def make_eval_batches(args, rank):
     """Return the validation batches of this rank on its device: every image once over all ranks."""
     config = args.config
     if args.dummy:
-        return make_up_batches(synthetic.IMAGENET[1], config.TEST.BATCH_SIZE_PER_GPU, args, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[1], config.TEST.BATCH_SIZE_PER_GPU, config.MODEL.IMAGE_SIZE[0],
+                                          config.MODEL.NUM_CLASSES, rank, args.stop_step, args.accumulate)
     root = os.path.join(args.data_path, config.DATASET.TEST_SET)
     dataset = data.ImageFolder(root, eval_transform(config.MODEL.IMAGE_SIZE[0]), config.MODEL.NUM_CLASSES,
                                skip_bad_images=args.skip_bad_images, decoder=args.decoder)
     batches = data.EvalBatches(len(dataset), config.TEST.BATCH_SIZE_PER_GPU, rank, args.stop_step)
     return data.device_batches(dataset, batches, args.workers, rank, skip_bad_images=args.skip_bad_images)
-
-
-def make_up_batches(images, batch_size, args, rank):
-    """Return --dummy's batches of an epoch of so many images."""
-    config = args.config
-    batches = data.TrainBatches(images, batch_size, rank, max_steps=args.stop_step, accumulate=args.accumulate)
-    return synthetic.SyntheticBatches(batches, config.MODEL.IMAGE_SIZE[0], config.MODEL.NUM_CLASSES, rank)
 
 
 def check_last_batch(length, rank, config):

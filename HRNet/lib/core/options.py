@@ -1,7 +1,7 @@
 """The flags that tools/train.py and tools/valid.py share, and what they mean together."""
 import os
 
-from common import checkpoint, cli, flags, network, precision, ranges
+from common import checkpoint, cli, flags, precision, ranges
 from lib.config import RANGES, new_config, unread_settings, update_config
 from lib.models import build_model
 from lib.models.cls_hrnet import check_image_size
@@ -101,10 +101,7 @@ def initial_model(args, weights, rank, new_classifier=False):
     except ValueError as error:
         raise cli.UserError("%s: %s" % (args.cfg, error))
     if weights:
-        content = checkpoint.load(weights)
-        state = checkpoint.weights(content, weights, args.use_ema)
-        checkpoint.load_weights(model, network.with_own_classifier(model, state) if new_classifier else state, weights)
-        rank.print(checkpoint.describe(content, weights, args.use_ema))
+        rank.print(checkpoint.load_weights(model, checkpoint.load(weights), weights, args.use_ema, new_classifier))
     return model
 
 

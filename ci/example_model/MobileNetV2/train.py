@@ -77,9 +77,7 @@ def make_learner(args, rank):
     model = MobileNetV2(args.num_classes)
     if args.weights:
         content = checkpoint.load(args.weights)
-        state = checkpoint.weights(content, args.weights, args.use_ema)
-        checkpoint.load_weights(model, network.with_own_classifier(model, state) if args.new_classifier else state, args.weights)
-        rank.print(checkpoint.describe(content, args.weights, args.use_ema))
+        rank.print(checkpoint.load_weights(model, content, args.weights, args.use_ema, args.new_classifier))
     average = network.place(copy.deepcopy(model), rank.device) if args.model_ema else None  # in fp32, whatever the level
     network.place(model, rank.device, not args.test_only and args.batch_per_rank, args.image_size)
     sgd = optimizer.SGD(model.parameters(), args.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -127,14 +125,14 @@ def fit(learner, average, progress, args, rank):
 def make_batches(split, args, rank):
     """Return the batches of a split on the device: random resized crop and flip; or shorter side to 8/7 of a centre crop."""
     is_train, side = split == "train", args.image_size
-    shuffled = args.batch_per_rank, rank, args.seed, args.max_steps, True, args.accumulate
     if args.dummy:
-        batches = data.TrainBatches(synthetic.IMAGENET[not is_train], *shuffled)
-        return synthetic.SyntheticBatches(batches, side, args.num_classes, rank)
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[not is_train], args.batch_per_rank, side, args.num_classes, rank,
+                                          args.max_steps, args.accumulate)
     transform = transforms.train_transform(side) if is_train else transforms.eval_transform(side, side * 8 // 7)
     dataset = data.ImageFolder(os.path.join(args.data_path, split), transform, args.num_classes, args.seed, args.skip_bad_images,
                                is_train, args.decoder)
-    batches = (data.TrainBatches(len(dataset), *shuffled, order=dataset.order(args.shuffle_shards)) if is_train
+    batches = (data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
+                                 order=dataset.order(args.shuffle_shards)) if is_train
                else data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps))
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
