@@ -805,12 +805,14 @@ def test_clock_measures_the_device_over_steady_steps(monkeypatch):
     host waits for the device only where it is asked to, and once when the warm-up ends."""
     time = MadeUpTime(monkeypatch)
     clock = meters.Clock(CPU, 20, usual_warmup=2)
-    for epoch in range(2):
-        clock.start()
+
+    def batches():
         for step in range(5):
-            clock.wait_for_batch()
             time.now += 0.5 if step == 3 else 0.0
-            clock.batch_came()
+            yield step
+
+    for epoch in range(2):
+        for step in clock.over(batches()):
             time.launch(100.0 if (epoch, step) == (0, 0) else 2.0)
             clock.lap(10)
             if step == 3:
@@ -830,11 +832,13 @@ def test_time_of_a_ranks_own(monkeypatch):
     """It ends where the rank may wait for others: its wait for the batch, and forward, of the steps since the last line."""
     time = MadeUpTime(monkeypatch)
     clock = meters.Clock(CPU, 100, usual_warmup=1)
-    clock.start()
-    for forward in (9.0, 1.0, 3.0):
-        clock.wait_for_batch()
-        time.now += 0.5
-        clock.batch_came()
+
+    def batches():
+        for forward in (9.0, 1.0, 3.0):
+            time.now += 0.5
+            yield forward
+
+    for forward in clock.over(batches()):
         time.now += forward
         clock.forward_is_over()
         time.now += 10.0

@@ -214,7 +214,7 @@ class Ranks(object):
         self.all = [preemption.Preemption(distributed.Rank(rank, count, rank, CPU), None) for rank in range(count)]
         self.clocks = [meters.Clock(CPU, 1) for _ in range(count)]
         for clock in self.clocks:
-            clock.start()
+            next(clock.over([None]))
 
     def _begin_sum(self, values, rank):
         assert len(self._values) == rank.rank, "not every rank has begun the sum before"

@@ -40,14 +40,15 @@ def test_a_stall_ends_after_so_many_looks(board, capfd):
     loop begins the count anew."""
     watch = watchdog.Watch(board, 3, [HERE], 40, LAYOUT[1])
     clock = meters.Clock(torch.device("cpu"), 4)
-    clock.start()
-    clock.batch_came()
-    clock.lap(1)
-    clock.wait_for_batch()
-    assert looks(watch, 20) == [None] * 20
-    clock.batch_came()
-    clock.wait_for_batch()
-    assert looks(watch, 40) == [None] * 40
+
+    def batches():
+        yield
+        assert looks(watch, 20) == [None] * 20
+        yield
+        assert looks(watch, 40) == [None] * 40
+
+    for _ in clock.over(batches()):
+        clock.lap(1)
     said = capfd.readouterr().out.splitlines()
     assert len(said) == 1 and said[0].startswith("rank 3 waiting for data, since ") and said[0].endswith(" (30 s)")
     assert watch.look().endswith(" (40 s): ended by --stall_timeout=40; --resume goes on")
@@ -59,10 +60,10 @@ def test_what_may_take_long(board, where, capfd):
     run, and with --stall_timeout=0 nothing; it is said all the same."""
     watch = watchdog.Watch(board, 0, [HERE], 0 if where == "off" else 40, LAYOUT[1])
     clock = meters.Clock(torch.device("cpu"), 4)
+    steps = clock.over([1, 2])
     if where != "before":
-        clock.start()
+        next(steps)
     if where in ("between", "off"):
-        clock.batch_came()
         clock.lap(1)
     if where == "between":
         clock.stop()

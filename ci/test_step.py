@@ -213,8 +213,7 @@ def test_profiled_steps_do_not_count(tmp_path):
     clock, lines = meters.Clock(CPU, 20, usual_warmup=1), []
     rank = ALONE._replace()
     profiler = profiling.StepProfiler((3, 5), str(tmp_path / "profile"), rank)
-    clock.start()
-    for step in range(8):
+    for step in clock.over(range(8)):
         profiler.before(step, clock)
         torch.ones(3) @ torch.ones(3)
         clock.lap(1)
@@ -231,8 +230,7 @@ def test_a_profile_ends_with_its_epoch(tmp_path):
     clock = meters.Clock(CPU, 20, usual_warmup=1)
     profiler = profiling.StepProfiler((2, 9), str(tmp_path / "profile"), ALONE)
     for _ in range(2):
-        clock.start()
-        for step in range(4):
+        for step in clock.over(range(4)):
             profiler.before(step, clock)
             torch.ones(3) @ torch.ones(3)
             clock.lap(1)

@@ -20,9 +20,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
     distributed.broadcast_buffers(learner.model, rank)
     network = distributed.unwrapped(learner.model).eval()
     with torch.no_grad():  # and without a collective: a rank may get a batch fewer than the others
-        clock.start()
-        for step, (images, target) in enumerate(batches):
-            clock.batch_came()
+        for step, (images, target) in enumerate(clock.over(batches)):
             bar.hide(step, batches)
             with learner.amp.autocast():
                 output = network(images).float()
@@ -36,7 +34,6 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
                 show(step, tally, clock)
             if preemption and preemption.seen:
                 break
-            clock.wait_for_batch()
         clock.stop()
     bar.show()
     if preemption:

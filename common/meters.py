@@ -118,9 +118,9 @@ class Clock(object):
     """What steps take: images per second over the steady steps of a run, and seconds a step (`step_time`) and for the wait for its
     batch (`data_time`), with their averages over an epoch; `own_time`, lately, up to where a rank waits for others: that wait, forward.
 
-    A device runs behind the host, so time is read only where the host has waited for it: at `start`, `split` and `stop`, and
-    when the `warmup_steps` are over, which compile and fill caches and do not count for the images per second. What lies between
-    `stop` and `start`, or in `paused`, does not count at all.
+    A device runs behind the host, so time is read only where the host has waited for it: where `over` begins, at `split` and `stop`,
+    and when the `warmup_steps` are over, which compile and fill caches and do not count for the images per second. What lies after
+    `stop`, or in `paused`, does not count at all.
     """
 
     def __init__(self, device, steps_left, usual_warmup=10):
@@ -129,24 +129,21 @@ class Clock(object):
         self.warmup_steps = self._left_to_warm_up = max(1, min(usual_warmup, steps_left // 2))
         self.steps = self.images = self.seconds = self.own_time = 0
         self.of_ranks = []  # own_time and data_time of each rank, as the ranks have told each other lately
-        self.lapped = self._is_disturbed = False
+        self._lapped = self._is_disturbed = False
 
-    def start(self):
-        """Begin the steps of an epoch."""
+    def over(self, batches):
+        """Iterate over the batches of an epoch, for a loop whose body calls `lap` for each."""
         watchdog.mark.enter(watchdog.DATA, begins=True)
         self.step_time, self.data_time = AverageMeter("Time", ":6.3f"), AverageMeter("Data", ":6.3f")
         self._open()
-
-    def wait_for_batch(self):
-        """The host asks for the next batch."""
-        watchdog.mark.enter(watchdog.DATA)
-        self._asked, self.lapped = time.perf_counter(), False
-
-    def batch_came(self):
-        """The batch is there."""
-        watchdog.mark.enter(watchdog.STEP)
-        self._waited += time.perf_counter() - self._asked
-        self._came = devices.mark_time(self._device)
+        for batch in batches:
+            watchdog.mark.enter(watchdog.STEP)
+            self._waited += time.perf_counter() - self._asked
+            self._came, self._lapped = devices.mark_time(self._device), False
+            yield batch
+            assert self._lapped, "the body of the loop has not called clock.lap"
+            watchdog.mark.enter(watchdog.DATA)
+            self._asked = time.perf_counter()
 
     def forward_is_over(self):
         """The host has asked for the network's output."""
@@ -154,7 +151,7 @@ class Clock(object):
 
     def lap(self, images):
         """The host is through with a step over `images` images (of all ranks)."""
-        self.lapped = watchdog.mark.is_steady = True
+        self._lapped = watchdog.mark.is_steady = True
         self._laps += 1
         self._images += images
         if self._left_to_warm_up > 0:
@@ -173,7 +170,7 @@ class Clock(object):
         self.split()
 
     def stop(self):
-        """Count what has been measured so far; what follows, up to the next `start`, does not count."""
+        """Count what has been measured so far; what follows, up to the next epoch, does not count."""
         self._count()
         watchdog.mark.enter(watchdog.BETWEEN, begins=True)
 

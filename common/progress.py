@@ -88,9 +88,7 @@ class Progress(object):
         self.steps_in_epoch = len(batches)
         self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
         self._clock = clock
-        clock.start()
-        for images, target in batches.of_epoch(self.epoch, first_step=self.step):
-            clock.batch_came()
+        for images, target in clock.over(batches.of_epoch(self.epoch, first_step=self.step)):
             first = self.step - self.step % accumulate  # of the batches of its update
             self.batches_in_update = min(accumulate, self.steps_in_epoch - first)
             self.update_is_complete = self.step == first + self.batches_in_update - 1
@@ -102,9 +100,7 @@ class Progress(object):
             yield self.step, images, target
             bar.show(self, clock)
             self._profiler.after(self.step, clock)
-            assert clock.lapped, "the body of the loop has not called clock.lap"
             self._end_step(clock)
-            clock.wait_for_batch()
         self._profiler.close(clock)
         self._note_training()
         self._check_weights()
