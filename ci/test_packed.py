@@ -148,9 +148,17 @@ def test_check_of_packed_data(shards, tmp_path):
         assert words in done.stdout, done.stdout
     with pytest.raises(cli.UserError, match="is missing"):
         data.ImageFolder(str(out / "train"), None, 3)
-    (out / "train" / packed.INDEX).write_bytes(b"PK no index")
-    with pytest.raises(cli.UserError, match="is not the index"):
-        data.ImageFolder(str(out / "train"), None, 3)
+
+
+def test_a_damaged_index(shards, tmp_path):
+    """Defect: the traceback of whatever zipfile or zlib raises for a copy that was broken off, or has a wrong byte."""
+    index = tmp_path / packed.INDEX
+    whole = (shards / "train" / packed.INDEX).read_bytes()
+    middle = len(whole) // 2
+    for content in (b"PK no index", b"", whole[:middle], whole[:-5], whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1:]):
+        index.write_bytes(content)
+        with pytest.raises(cli.UserError, match="is not the index"):
+            packed.read_index(str(tmp_path))
 
 
 def test_a_shard_that_was_cut_off(shards, tmp_path):

@@ -33,7 +33,7 @@ def read_index(folder):
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in [field for field, _ in FIELDS] + ["keys", "classes"]}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # a damaged archive can fail in any way
         raise UserError("%s is not the index of a packed data set (%s); tools/dataset.py pack writes it" % (path, error))
 
 
