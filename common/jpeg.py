@@ -99,6 +99,8 @@ def _rows(data, head, bottom):
 def _intervals(data, head, box):
     """As `part`, of the restart intervals that the box and a pixel around it touch; None where the index does not fit."""
     units, *starts = struct.unpack_from("<%dI" % head.index[1], data, head.index[0])
+    if units == 0:
+        return None
     across, in_row, down = grid(head, units)
     left, top = max(0, box[0] - 1) // across, max(0, box[1] - 1) // head.mcu_height
     right, bottom = min(in_row, -(-(box[2] + 1) // across)), min(down, -(-(box[3] + 1) // head.mcu_height))
