@@ -19,6 +19,8 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 class UserError(Exception):
     """Bad input. The message is one line: what is wrong, and what would be right."""
 
+    status = EXIT_BAD_INPUT
+
 
 class Terminated(Exception):
     """SIGTERM has ended the run; what a training had to save is saved."""
@@ -28,7 +30,7 @@ class TrainingStopped(Exception):
     """Something went wrong in the middle of a run. The message is one line: what, where, and which checkpoint there is to go on from
     (`kept`, which progress keeps up to date)."""
 
-    kept = ""
+    status, kept = EXIT_STOPPED, ""
 
     def __str__(self):
         return super().__str__() + self.kept
@@ -37,7 +39,7 @@ class TrainingStopped(Exception):
 class RankFailed(Exception):
     """A rank crashed or was killed; `status` is that of the run."""
 
-    def __init__(self, message, status=EXIT_FAILED):
+    def __init__(self, message, status):
         super().__init__(message)
         self.status = status
 
@@ -143,10 +145,7 @@ def status_of(main, report):
     try:
         main()
         return 0
-    except (UserError, TrainingStopped) as error:
-        report(str(error))
-        return {UserError: EXIT_BAD_INPUT, TrainingStopped: EXIT_STOPPED}[type(error)]
-    except RankFailed as error:
+    except (UserError, TrainingStopped, RankFailed) as error:
         report(str(error))
         return error.status
     except ImportError as error:

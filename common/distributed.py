@@ -132,16 +132,15 @@ def _run_rank(worker, args, layout, local_rank):
 
 
 def _work(worker, args, layout, rank):
-    if rank.world_size > 1:
-        _meet(layout, rank)
-    asks = rank.world_size > 1 and rank.device.type != "cpu"
-    with watchdog.over_device(devices.asker(rank.device)) if asks else contextlib.suppress():
+    if rank.world_size == 1:
+        return worker(args, rank)
+    _meet(layout, rank)
+    with watchdog.over_device(devices.asker(rank.device)) if rank.device.type != "cpu" else contextlib.suppress():
         worker(args, rank)
-    if rank.world_size > 1:
-        if dist.get_backend() == "gloo":
-            _ended_groups.append(dist.group.WORLD)
-            atexit.register(cli.leave_at_once)  # or the process aborts now and then, over threads of the group
-        dist.destroy_process_group()
+    if dist.get_backend() == "gloo":
+        _ended_groups.append(dist.group.WORLD)
+        atexit.register(cli.leave_at_once)  # or the process aborts now and then, over threads of the group
+    dist.destroy_process_group()
 
 
 def _meet(layout, rank):
