@@ -62,7 +62,7 @@ def parser():
     add("-j", "--workers", type=ranges.workers, default=9,
         help="threads of this machine that prepare batches, divided among its ranks; 0: batches are made when they are needed")
 
-    flags.add_training_flags(p)
+    flags.add_training_flags(p, images=False)
     flags.add_step_flags(p)
     add("--output-path", default="checkpoints", metavar="DIR", help="where checkpoints and metrics.jsonl go")
     add("--prof", action="store_true", help="make %d updates, profile one, write output.prof and stop" % PROFILED_UPDATE)

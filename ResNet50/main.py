@@ -70,8 +70,6 @@ def parser():
     add("-e", "--evaluate", type=cli.boolean, nargs="?", const=True, default=False, help="evaluate and stop")
 
     flags.add_run_flags(p)
-    flags.add_decoder_flag(p)
-    flags.add_shuffle_flag(p)
     flags.add_machine_flags(p)
     add("--gpu", "--npu", dest="index", type=ranges.device, default=0, help="the device of a run on one")
     add("--dist-backend", choices=("hccl", "nccl", "gloo"), help="must be the device's own: hccl npu, nccl gpu, gloo cpu")

@@ -22,17 +22,19 @@ def add_run_flags(p, images=True):
                    help="evaluations also write predictions.npz beside the records: what the network says of each picture")
     if images:
         p.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out and count them")
+        p.add_argument("--decoder", choices=decoders.DECODERS, default="exact",
+                       help="of pictures; exact: Pillow; fast: simplejpeg, and a resize that is at most 2 of 255 off")
 
 
-def add_training_flags(p, seed=None):
-    """Add what trainings have. `seed`: the default one, None for a random one."""
+def add_training_flags(p, seed=None, images=True):
+    """Add what trainings have. `seed`: the default one, None for a random one. `images`: they read image files."""
     p.add_argument("--seed", type=ranges.seed, default=seed,
                    help="of everything random; it changes no algorithm" + ("" if seed is not None else "; without it a random one"))
     p.add_argument("--accumulate", type=cli.positive_int, default=1, help="batches whose gradients make one update")
     p.add_argument("--checkpoint-steps", type=cli.natural_int, default=0, help="also write the checkpoint every so many steps")
     p.add_argument("--keep-checkpoints", type=checkpoint.KEPT, default=2,
                    help="the last ones that stay: checkpoint.pth.tar, the one before it as checkpoint.pth.tar.1, ...")
-    add_measuring_flags(p)
+    add_speed_flags(p, images)
 
 
 def add_resume_flag(p, own):
@@ -51,8 +53,8 @@ def resumable(text):
     return text
 
 
-def add_measuring_flags(p):
-    """Add what trainings have that makes a step faster, or shows what it takes."""
+def add_speed_flags(p, images=True):
+    """Add what trainings have that makes a step faster, or shows what it takes. `images`: they read image files."""
     p.add_argument("--compile", nargs="?", const="default", choices=("default", "reduce-overhead"), metavar="MODE",
                    help="torch.compile the network for training (PyTorch 2; the first step takes minutes; experimental on npu); "
                         "--compile=reduce-overhead also replays its kernels as CUDA graphs, for networks that keep the host busier than the GPU")
@@ -61,6 +63,9 @@ def add_measuring_flags(p):
     p.add_argument("--tensorboard", action="store_true", help="also write the records as TensorBoard's events, in tensorboard/ beside them")
     p.add_argument("--profile-steps", type=step_range, metavar="A:B",
                    help="profile the steps from A up to, not with, B of the first epoch: traces beside the checkpoint, a table in the log")
+    if images:
+        p.add_argument("--shuffle-shards", action="store_true",
+                       help="packed data sets: shuffle shards, and %d pictures at a time within, which disks and NFS read faster" % packed.RUN)
 
 
 def step_range(text):
@@ -77,18 +82,6 @@ def loss_scale(text):
         return text if text == "dynamic" else ranges.positive(text)
     except cli.argparse.ArgumentTypeError as error:
         raise cli.argparse.ArgumentTypeError("%s, nor dynamic" % error)
-
-
-def add_decoder_flag(p):
-    """Add what decodes and resizes pictures."""
-    p.add_argument("--decoder", choices=decoders.DECODERS, default="exact",
-                   help="of pictures; exact: Pillow; fast: simplejpeg, and a resize that is at most 2 of 255 off")
-
-
-def add_shuffle_flag(p):
-    """Add in which order a training reads a packed data set."""
-    p.add_argument("--shuffle-shards", action="store_true",
-                   help="packed data sets: shuffle shards, and %d pictures at a time within, which disks and NFS read faster" % packed.RUN)
 
 
 def add_step_flags(p):

@@ -24,7 +24,6 @@ def parser(description, input_size, batch):
     add("--metrics-file", metavar="FILE", help="where the DLLogger records go (training: beside the checkpoint)")
 
     flags.add_run_flags(p)
-    flags.add_decoder_flag(p)
     p.set_defaults(dummy=False)  # a flag of trainings
     add("--device-list", type=cli.int_list, help="devices of this machine, one task each; without it the first ones")
     add("--num-tasks", type=cli.positive_int, help="tasks (cards) in all; without it what the launcher says, else 1")
@@ -38,7 +37,6 @@ def parser(description, input_size, batch):
 def add_training(p, learning_rate, epochs, scaling):
     """Add the flags of the two phases that train."""
     flags.add_training_flags(p, seed=0)
-    flags.add_shuffle_flag(p)
     add = p.add_argument
     add("--learning-rate", type=ranges.natural, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
     add("--epochs", type=cli.natural_int, default=epochs, help="epochs in all")

@@ -23,7 +23,6 @@ def parser():
     p = cli.Parser(description=__doc__)
     options.add_common_flags(p)
     flags.add_training_flags(p)
-    flags.add_shuffle_flag(p)
     add = p.add_argument
     add("--lr", type=ranges.natural,
         help="learning rate of one device, multiplied by devices and --accumulate; without it TRAIN.LR, as it is")

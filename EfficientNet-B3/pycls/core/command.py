@@ -22,11 +22,9 @@ def _parser(description, trains):
     add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")
     add("--data-path", metavar="DIR", help="folder with train/ and val/, each with one folder of images per class")
     flags.add_run_flags(p)
-    flags.add_decoder_flag(p)
     p.set_defaults(compile=None, dummy=False, shuffle_shards=False)
     if trains:
-        flags.add_shuffle_flag(p)
-        flags.add_measuring_flags(p)
+        flags.add_speed_flags(p)
         flags.add_resume_flag(p, "OUT_DIR/checkpoint.pth.tar, else of upstream's (TRAIN.AUTO_RESUME True says so too)")
     add("--device-id", type=ranges.device, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")

@@ -30,7 +30,6 @@ def add_common_flags(parser):
     add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32")
 
     flags.add_run_flags(parser)
-    flags.add_decoder_flag(parser)
     parser.set_defaults(dummy=False)  # a flag of trainings
     add("--device-id", type=ranges.device, default=0, help="the device; with --dn, also the rank of this process")
     add("--device-list", type=cli.int_list, help="start one rank on each of these devices, such as 0,1,2,3")

@@ -33,7 +33,7 @@ def parser():
     add("-j", "--workers", type=ranges.workers, default=16, help="loader processes of this machine, divided among its ranks")
     add("--output-dir", default=".", metavar="DIR", help="where checkpoints and metrics.jsonl go")
     flags.add_resume_flag(p, "<output-dir>/checkpoint.pth.tar")
-    for more in "run_flags", "decoder_flag", "shuffle_flag", "node_flags", "training_flags", "step_flags":
+    for more in "run_flags", "node_flags", "training_flags", "step_flags":
         getattr(flags, "add_" + more)(p)
     return p
 
