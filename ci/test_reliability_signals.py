@@ -28,7 +28,6 @@ def no_preemption():
     """A Progress of a test may not keep this process from ending."""
     yield
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    preemption.Preemption.listening = None
 
 
 # --- from the first instruction of a script to its last line ----------------------------------------------------------
@@ -284,7 +283,7 @@ def test_before_its_steps_a_training_has_nothing_to_save(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     ours.start_clock(MadeUpBatches(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert preemption.Preemption.listening.seen
+    assert preemption.Preemption.listening().seen
 
 
 def test_ranks_that_sigterm_kills():

@@ -15,7 +15,7 @@ def evaluate(batches, learner, rank, show=None, every=1, first=0, clock=None):
     meters.Clock to measure with. Raises UserError where there is no image, TrainingStopped for a loss that is not finite, and in a
     training Terminated, after saving, when SIGTERM has come: a resumed run evaluates anew.
     """
-    preemption, predictions = Preemption.listening, Predictions() if Predictions.path and hasattr(batches, "source") else None
+    preemption, predictions = Preemption.listening(), Predictions() if Predictions.path and hasattr(batches, "source") else None
     tally, clock = Tally("the evaluation"), clock or Clock(rank.device, len(batches))
     distributed.broadcast_buffers(learner.model, rank)
     network = distributed.unwrapped(learner.model).eval()

@@ -10,20 +10,26 @@ _SECONDS_BETWEEN_SUMS, _STEPS_BETWEEN_SUMS = 3, 100
 
 
 class Preemption(object):
-    """Whether SIGTERM has come to a rank. Before it `listens`, and in what is no training, SIGTERM ends a process at once. `save()`
-    writes the checkpoint; every rank calls it. `listening`: that of this process, or None."""
-
-    listening = None
+    """Whether SIGTERM has come to a rank: a handler of that signal. Before it `listens`, and in what is no training, SIGTERM ends a process
+    at once. `save()` writes the checkpoint; every rank calls it."""
 
     def __init__(self, rank, save):
         self._rank, self._save, self.seen, self._agreed = rank, save, False, False
         self._answer, self._steps, self._left, self._since = None, 1, 1, time.monotonic()
 
+    @staticmethod
+    def listening():
+        """Return the one that notes SIGTERM in this process, None where that ends it."""
+        handler = signal.getsignal(signal.SIGTERM)
+        return handler if isinstance(handler, Preemption) else None
+
     def listen(self):
         """From now on, SIGTERM is noted: `seen`. Every rank calls."""
-        Preemption.listening = self
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "seen", True))
+        signal.signal(signal.SIGTERM, self)
         distributed.barrier(self._rank)  # it still ends a rank that is not here, and with it all
+
+    def __call__(self, *_):
+        self.seen = True
 
     def agreed(self, clock):
         """Return whether to leave after this step; every rank asks after each, and all get the same answer.
@@ -53,6 +59,6 @@ class Preemption(object):
     def leave(self):
         """Save, and raise Terminated; every rank has to call."""
         self._save()
-        Preemption.listening = None
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         distributed.barrier(self._rank)  # a launcher may end every rank as soon as one has ended
         raise cli.Terminated()
