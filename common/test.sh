@@ -141,10 +141,11 @@ at_most_cores() {
 }
 
 usage() {
-    local name range
+    local name range pattern takes
     printf '%s\n\nUsage: bash test/%s [--name=value ...]\n\nOptions:\n' "$case_about" "$(basename "$0")"
     for name in "${option_names[@]}"; do
-        case ${option_check[$name]} in *..* | number) range="; $(describe_check "${option_check[$name]/%..1000000000/..}")" ;; *) range="" ;; esac
+        kind_of "${option_check[$name]/%..1000000000/..}"
+        case ${option_check[$name]} in *..* | number) range="; $takes" ;; *) range="" ;; esac
         printf '  --%-18s %s%s%s\n' "$name" "${option_help[$name]}" "$range" "${option_default[$name]:+ [${option_default[$name]}]}"
     done
     printf '  --%-18s %s\n\nExample:\n  bash test/%s %s\n' help "this text" "$(basename "$0")" "${case_example:---data_path=/data/imagenet}"
@@ -184,37 +185,29 @@ parse_case() {
     elif [[ $1 == perf && $case_machines == 1 ]]; then demo_data_unless_given "$2"; else require data_path; fi
 }
 
-# check_value SAID CHECK VALUE
-check_value() {
-    local pattern is_right=1
-    case $2 in
-        *..*) pattern='^[0-9]{1,18}$' ;;
-        number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,2})?$' ;;
-        list) pattern='^[0-9]+(,[0-9]+)*$' ;;
-        switch) pattern='^[01]$' ;;
-        compile) pattern='^([01]|default|reduce-overhead)$' ;;
-        range) pattern='^[0-9]+:[0-9]+$' ;;
-        text | resume) pattern='.' ;;
-        *) pattern="^(${2//|/|})\$" ;;
+# kind_of CHECK: in `pattern` what its values match, in `takes` the words for them.
+kind_of() {
+    case $1 in
+        *..) pattern='^[0-9]{1,18}$' takes="an integer of at least ${1%..}" ;;
+        *..*) pattern='^[0-9]{1,18}$' takes="an integer from ${1%..*} to ${1#*..}" ;;
+        number) pattern='^[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,2})?$' takes="a number of at least 0" ;;
+        list) pattern='^[0-9]+(,[0-9]+)*$' takes="device numbers separated by commas, such as 0,1,2,3" ;;
+        switch) pattern='^[01]$' takes="no value" ;;
+        compile) pattern='^([01]|default|reduce-overhead)$' takes="no value, or reduce-overhead" ;;
+        range) pattern='^[0-9]+:[0-9]+$' takes="two step numbers A:B, such as 10:13" ;;
+        text) pattern='.' takes="a value of printable characters" ;;
+        resume) pattern='.' takes="no value, or the file of a checkpoint" ;;
+        *) pattern="^($1)\$" takes="one of ${1//|/, }" ;;
     esac
-    if [[ $3 == *[[:cntrl:]]* || ! $3 =~ $pattern ]]; then is_right=""
-    elif [[ $2 == *..* ]]; then ((10#$3 >= ${2%..*} && 10#$3 <= ${2#*..})) || is_right=""; fi
-    [[ -n $is_right ]] || fail "$1 is not right: it takes $(describe_check "$2")"
 }
 
-describe_check() {
-    case $1 in
-        *..) echo "an integer of at least ${1%..}" ;;
-        *..*) echo "an integer from ${1%..*} to ${1#*..}" ;;
-        number) echo "a number of at least 0" ;;
-        list) echo "device numbers separated by commas, such as 0,1,2,3" ;;
-        switch) echo "no value" ;;
-        compile) echo "no value, or reduce-overhead" ;;
-        range) echo "two step numbers A:B, such as 10:13" ;;
-        text) echo "a value of printable characters" ;;
-        resume) echo "no value, or the file of a checkpoint" ;;
-        *) echo "one of ${1//|/, }" ;;
-    esac
+# check_value SAID CHECK VALUE
+check_value() {
+    local pattern takes is_right=1
+    kind_of "$2"
+    if [[ $3 == *[[:cntrl:]]* || ! $3 =~ $pattern ]]; then is_right=""
+    elif [[ $2 == *..* ]]; then ((10#$3 >= ${2%..*} && 10#$3 <= ${2#*..})) || is_right=""; fi
+    [[ -n $is_right ]] || fail "$1 is not right: it takes $takes"
 }
 
 resolve_options() {
