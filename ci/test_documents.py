@@ -25,7 +25,7 @@ import pytest
 
 import resnet
 from common import checkpoint
-from conftest import MODELS, ROOT, environment, free_port, script_command
+from conftest import MODELS, ROOT, assert_bad_input, environment, free_port, script_command
 from test_genet_data import write_cifar
 
 # Which test, or which of CI's scripts, runs the commands that begin so; several with commas.
@@ -67,7 +67,6 @@ RUN_BY = {
     "tools/dataset.py split": "ci/test_own_data.py::test_four_commands",
     "tools/doctor.py": "ci/test_doctor.py::test_this_machine",
     "tools/make_golden.py": "ci/test_make_golden.py::test_the_numbers_are_made_again",
-    "tools/model_stats.py": "ci/test_documents.py::test_figures_of_networks",
     "tools/quickstart.sh": ".ci/run",
     "tools/runs.py curves": "ci/test_runs.py::test_the_picture_is_written_beside_the_records",
     "tools/runs.py page": "ci/test_runs.py::test_a_page_says_what_ran, ci/test_own_data.py::test_four_commands",
@@ -75,6 +74,7 @@ RUN_BY = {
     "tools/runs.py tensorboard": "ci/test_runs.py::test_events_of_an_old_run",
     "tools/weights.py export": "ci/test_weights.py::test_commands_of_the_page, ci/test_weights.py::test_logits_are_the_same_there_and_back",
     "tools/weights.py import": "ci/test_weights.py::test_commands_of_the_page, ci/test_weights.py::test_logits_are_the_same_there_and_back",
+    "tools/weights.py networks": "ci/test_documents.py::test_figures_of_networks",
     "tools/weights.py onnx": "ci/test_weights.py::test_commands_of_the_page, ci/test_weights.py::test_onnx_gives_pytorchs_logits",
     "tools/weights.py predict": "ci/test_weights.py::test_commands_of_the_page, ci/test_weights.py::test_predict_names_what_the_network_finds",
 }
@@ -274,7 +274,7 @@ def test_the_table_has_no_line_too_much():
     ("python tools/dataset.py pack /data", "ci/test_tools.py::test_good_sets_are_good", ["pack"]),
     ("python tools/runs.py table RUN --format=csv", "ci/test_tools.py::test_good_sets_are_good", ["runs", "table", "--format"]),
     ("bash GENet/test/train_full_1p.sh --data_path=/x --no_option=1", "ci/test_all_scripts.py", ["--no_option"]),
-    ("python tools/model_stats.py HRNet", "ci/test_documents.py::test_hooks_are_installed", ["model_stats"])])
+    ("python tools/doctor.py", "ci/test_documents.py::test_hooks_are_installed", ["doctor"])])
 def test_what_a_test_does_not_run_is_seen(line, places, lacks):
     """The check itself: what stands only in docstrings, comments or other tests is no proof."""
     assert missing(command("README.md", [], line), places) == lacks
@@ -354,10 +354,12 @@ def test_upstreams_exporter(tmp_path):
 
 
 def test_figures_of_networks():
-    """tools/model_stats.py counts what the table of HRNet's page says."""
-    said = ends_well([sys.executable, "tools/model_stats.py", "HRNet/experiments/cls_hrnet_w18_small_v1_sgd_lr5e-2_wd1e-4_bs32_x100.yaml"], ROOT)
-    figures = said.splitlines()[-1].split("|", 2)[2].strip()
+    """tools/weights.py networks counts what the table of HRNet's page says; a name of none is one line and status 2."""
+    command = [sys.executable, "tools/weights.py", "networks", "hrnet_w18_small_v1"]
+    figures = ends_well(command, ROOT).splitlines()[-1].partition("| 224 | ")[2]
     assert re.search(r"[\d,]{9} \|", figures) and "| w18_small_v1 | %s" % figures in read("HRNet/README.md")
+    assert_bad_input(subprocess.run(command + ["alexnet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=ROOT,
+                                    env=environment()), "unknown network alexnet")
 
 
 def test_hooks_are_installed(tmp_path):

@@ -1,4 +1,4 @@
-"""The programs in tools/ that make and check data sets."""
+"""The programs in tools/: those with verbs, and those that make and check data sets."""
 import argparse
 import hashlib
 import os
@@ -20,6 +20,7 @@ from conftest import ROOT, assert_bad_input, environment, load_script, running_i
 
 sys.path.append(os.path.join(ROOT, "tools"))
 from datasets import check as check_verb, demo as demo_verb  # noqa: E402
+import verbs  # noqa: E402
 
 CIFAR = "cifar-10-batches-py"
 
@@ -61,13 +62,38 @@ def copy_of(demo, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("tool", ["runs.py curves", "runs.py page", "runs.py table", "runs.py tensorboard",
-                                  "dataset.py demo", "dataset.py check", "dataset.py pack"])
-def test_help_and_unknown_option(tool):
-    """--help shows an example and ends well; an unknown option is one line and status 2."""
-    done = run_tool(*tool.split() + ["--help"])
-    assert done.returncode == 0 and "Example: " + tool in done.stdout
-    assert_bad_input(run_tool(*tool.split() + ["x", "y", "--no-such-option"]), "--no-such-option")
+# --- programs with verbs ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("program, folder", [("benchmark.py", "benchmarks"), ("dataset.py", "datasets"), ("runs.py", "runs"),
+                                             ("weights.py", "weights")])
+def test_verbs_of_a_program(program, folder, monkeypatch, capsys):
+    """Each module of the folder is a verb, whose help is its docstring, with an example; no verb, a wrong one and an unknown option are
+    one line and status 2."""
+    overview = run_tool(program, "--help")
+    assert overview.returncode == 0 and "Example: " + program in overview.stdout
+    assert_bad_input(run_tool(program), "VERB")
+    assert_bad_input(run_tool(program, "none"), "none")
+    monkeypatch.setattr(sys, "argv", [program])
+    for name in verbs.found(folder):
+        verb = name.replace("_", "-")
+        assert "\n  %s " % verb in overview.stdout
+        for word, status in (("--help", 0), ("--no-such-option", 2)):
+            with pytest.raises(SystemExit) as ended:
+                verbs.run(folder, "", [verb, word])
+            assert ended.value.code == status
+        said = capsys.readouterr()
+        assert "usage: %s %s " % (program, verb) in said.out
+        assert "Example: %s %s " % (program, verb) in said.out or folder == "benchmarks"
+        assert said.err.startswith("%s %s: error: " % (program, verb)) and len(said.err.splitlines()) == 1
+
+
+def test_whoever_reads_the_lines_may_leave(demo):
+    """As `| head` does: no word, and the status that a shell gives. Defect: a traceback, or a good data set called bad."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command("dataset.py", "check", demo / "imagenet"), stdout=writer, stderr=subprocess.PIPE, env=environment())
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 # --- dataset.py demo --------------------------------------------------------------------------------------------------
@@ -403,21 +429,6 @@ def test_share_of_a_step_outside_the_model(demo, tmp_path):
     assert "Epoch" in done.stderr and os.listdir(str(tmp_path))
     assert_bad_input(run_tool("benchmark.py", "step", tmp_path / "none.py"), tmp_path / "none.py")
     assert run_tool("benchmark.py", "step", program, "--DataPath=%s" % (tmp_path / "none")).returncode == 2
-
-
-def test_verbs_of_a_program():
-    """Each module of the folder is a verb, its help is its docstring; no verb and a wrong one are one line and status 2."""
-    overview = run_tool("benchmark.py", "--help")
-    assert overview.returncode == 0 and "Example: benchmark.py" in overview.stdout
-    for name in sorted(os.listdir(os.path.join(ROOT, "tools", "benchmarks"))):
-        verb = name[:-3].replace("_", "-")
-        if name.endswith(".py") and not name.startswith("_"):
-            assert "\n  %s " % verb in overview.stdout
-            done = run_tool("benchmark.py", verb, "--help")
-            assert done.returncode == 0 and "usage: benchmark.py %s " % verb in done.stdout
-            assert_bad_input(run_tool("benchmark.py", verb, "--no-such-option"), "benchmark.py " + verb)
-    assert_bad_input(run_tool("benchmark.py"), "VERB")
-    assert_bad_input(run_tool("benchmark.py", "none"), "none")
 
 
 def test_inputs_are_compared(tmp_path):

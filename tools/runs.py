@@ -8,8 +8,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [path for path in (os.path.join(ROOT, "tools"), ROOT) if path not in sys.path]
-from common import cli  # noqa: E402
 import verbs  # noqa: E402
 
 if __name__ == "__main__":
-    cli.run(lambda: verbs.run("runs", __doc__))
+    verbs.main("runs", __doc__)

@@ -8,12 +8,19 @@ import ast
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
 
 from common import cli
 
 TOOLS = os.path.dirname(os.path.abspath(__file__))
+
+
+def main(folder, description):
+    """The program whose verbs are in tools/`folder`, on its command line; of PROGRAM VERB | head, a shell's own status and no traceback."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    cli.run(lambda: run(folder, description))
 
 
 def run(folder, description, argv=None):

@@ -36,6 +36,7 @@ def results(function, tasks, workers, name, pictures=len):
 
 def _begin(parent):
     # Ctrl-C, and the SIGTERM of a `timeout`, reach every process; only the parent shall act on it: what it cancels must not fail.
+    # Of a jpegtran that has read enough, an exception is wanted.
     cli.end_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import fill
+from HRNet.lib.model_stats import model_stats
 
 
 def layout(model):
@@ -62,17 +63,8 @@ def statistics(model, ending=""):
 
 
 def multiply_adds(model, height, width):
-    """Return the multiply-adds of convolutions and linear layers for one image: weights times the positions of the output."""
-    counted = []
-
-    def count(layer, _, output):
-        counted.append(layer.weight.numel() * (output[0, 0].numel() if output.dim() == 4 else 1))
-    hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, height, width))
-    for hook in hooks:
-        hook.remove()
-    return sum(counted)
+    """Return the multiply-adds of convolutions and linear layers for one image."""
+    return model_stats(model, height, width).multiply_adds
 
 
 def norms(model):

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import os
 import platform
-import subprocess
 import sys
 from collections import namedtuple
 
@@ -12,6 +11,7 @@ import numpy
 import PIL
 import torch
 
+from checkout import git
 from common import cli
 
 # Where upstream is. repository: on GitHub, commit: of the port, mark: a file by which a checkout is known, paths: the folders of the
@@ -30,8 +30,8 @@ class Upstream(object):
         self._folder, self._source = os.path.realpath(folder), source
         if not os.path.isfile(os.path.join(self._folder, source.mark)):
             raise cli.UserError("--upstream=%s is not a checkout of %s: there is no %s" % (folder, source.repository, source.mark))
-        self.commit = self._git("rev-parse", "HEAD")
-        self.is_changed = bool(self._git("status", "--porcelain", "--untracked-files=no"))
+        self.commit = git(self._folder, "rev-parse", "HEAD")
+        self.is_changed = bool(git(self._folder, "status", "--porcelain", "--untracked-files=no"))
         if (self.commit != source.commit or self.is_changed) and not any_commit:
             found = (self.commit or "not in git") + (" with changed files" if self.is_changed else "")
             raise cli.UserError("--upstream=%s is %s, the port is of commit %s: check that out, or say --any-commit" % (
@@ -47,16 +47,6 @@ class Upstream(object):
 
     def __str__(self):
         return "%s at %s" % (self._source.repository, self.commit or "no commit")
-
-    def _git(self, *words):
-        # The folder above must not answer for one that is no checkout.
-        environment = dict(os.environ, GIT_CEILING_DIRECTORIES=os.path.dirname(self._folder))
-        try:
-            done = subprocess.run(("git", "-C", self._folder) + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                  universal_newlines=True, env=environment)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
     def take(self, module, *names):
         """Import a module of upstream's; return it, or, with names, what it calls so. Raises UserError where one is missing."""

@@ -9,6 +9,7 @@ from collections import namedtuple
 import numpy as np
 import torch
 
+from GENet import cifar
 from common import data, loading, transforms
 from common.cli import UserError
 
@@ -210,27 +211,18 @@ def normalised(pixels, view):
     return ((pixels.float() / 255 - mean) / std).contiguous()
 
 
-class ValidationPictures(object):
-    """The validation set of a network, a sequence of (uint8 (size, size, 3) as the view shows it, class number)."""
+def validation_pictures(network, view, path):
+    """Return how many pictures a network's validation set has, and f(index) -> (uint8 (size, size, 3) as the view shows it, class number)."""
+    if network.model == "GENet":
+        dataset = "cifar100" if network.classes == 100 else "cifar10"
+        images, labels = cifar.read_split(cifar.find_folder(path, dataset), "test", dataset)
+        return len(labels), lambda index: (images[index].transpose(1, 2, 0), int(labels[index]))
+    data.check_layout(path, ("val",))
+    folder = data.ImageFolder(os.path.join(path, "val"), view.transform(view.size), network.classes)
 
-    def __init__(self, network, view, path):
-        self._folder = None
-        if network.model == "GENet":
-            import cifar
-            dataset = "cifar100" if network.classes == 100 else "cifar10"
-            images, self._labels = cifar.read_split(cifar.find_folder(path, dataset), "test", dataset)
-            self._images = images.transpose(0, 2, 3, 1)
-        else:
-            data.check_layout(path, ("val",))
-            self._folder = data.ImageFolder(os.path.join(path, "val"), view.transform(view.size), network.classes)
-
-    def __len__(self):
-        return len(self._folder or self._labels)
-
-    def __getitem__(self, index):
-        if self._folder is None:
-            return self._images[index], int(self._labels[index])
-        pixels, target, bad = self._folder[(0, index)]
+    def picture(index):
+        pixels, target, bad = folder[(0, index)]
         if bad:
             raise UserError("unreadable picture " + bad[0])
         return pixels, target
+    return len(folder), picture

@@ -45,6 +45,7 @@ def run(args):
     model = _files.module(weights)
     if sum(value.numel() * value.element_size() for value in weights.state.values()) > LARGEST:
         raise cli.UserError("%s has more than 2 GiB of weights, which one ONNX file cannot hold" % weights.network.name)
+    pictures = _validation_pictures(weights.network, view, args) if args.data_path else None
     images = torch.zeros(args.batch_size or 2, 3, view.size, view.size)
     aipp = os.path.splitext(args.out)[0] + ".aippconfig"
     with _files.new_file(args.out) as part:
@@ -55,8 +56,19 @@ def run(args):
     cli.print_line("wrote %s: %s, %s pictures of %d x %d; %s: bytes, RGB, normalised by the compiled model"
                    % (args.out, weights.network.name, args.batch_size or "any number of", view.size, view.size, aipp))
     cli.print_line("to compile: " + atc_command(args.out, args.batch_size or _BATCH, view.size))
-    if args.data_path:
-        _compare_accuracy(model, weights.network, view, args)
+    if pictures:
+        _compare_accuracy(model, pictures, view, args)
+
+
+def _validation_pictures(network, view, args):
+    """Return validation_pictures, of whole batches where their size is fixed. Raises UserError where the accuracies cannot be compared."""
+    if _installed("onnxruntime") is None:
+        raise cli.UserError("--data-path takes onnxruntime: pip install onnxruntime")
+    count, picture = _networks.validation_pictures(network, view, args.data_path)
+    whole = count - count % (args.batch_size or 1)
+    if not whole:
+        raise cli.UserError("--batch-size=%d: %s has only %d validation pictures" % (args.batch_size, args.data_path, count))
+    return whole, picture
 
 
 def _export(model, images, path, args):
@@ -117,21 +129,17 @@ def _compare_logits(model, images, part, path):
     cli.print_line("ONNX Runtime's logits differ from PyTorch's by at most %.1e of the largest" % difference)
 
 
-def _compare_accuracy(model, network, view, args):
-    session = _session(args.out)
-    if session is None:
-        raise cli.UserError("--data-path takes onnxruntime: pip install onnxruntime")
-    size, right, seen = args.batch_size or _BATCH, [0, 0], 0
-    pictures = _networks.ValidationPictures(network, view, args.data_path)
-    with tqdm(total=len(pictures), desc="evaluating", unit="picture", disable=None) as bar, torch.no_grad():
-        for start in range(0, len(pictures) - len(pictures) % args.batch_size if args.batch_size else len(pictures), size):
-            pixels, targets = zip(*(pictures[index] for index in range(start, min(start + size, len(pictures)))))
+def _compare_accuracy(model, pictures, view, args):
+    (count, picture), session = pictures, _session(args.out)
+    size, right = args.batch_size or _BATCH, [0, 0]
+    with tqdm(total=count, desc="evaluating", unit="picture", disable=None) as bar, torch.no_grad():
+        for start in range(0, count, size):
+            pixels, targets = zip(*map(picture, range(start, min(start + size, count))))
             images, targets = _networks.normalised(pixels, view), torch.tensor(targets)
             for place, answer in enumerate((session(images), model(images))):
                 right[place] += int((answer.argmax(1) == targets).sum())
-            seen += len(targets)
             bar.update(len(targets))
-    cli.print_line("top-1 on %d pictures: ONNX %.3f %%, PyTorch %.3f %%" % ((seen,) + tuple(100.0 * each / seen for each in right)))
+    cli.print_line("top-1 on %d pictures: ONNX %.3f %%, PyTorch %.3f %%" % ((count,) + tuple(100.0 * each / count for each in right)))
 
 
 # --- Ascend's offline compiler ----------------------------------------------------------------------------------------
