@@ -17,7 +17,7 @@ from models import IMAGE_SIZE, WideResNet  # noqa: E402
 import torch  # noqa: E402 (after common, which says what this Python lacks)
 from torch import nn  # noqa: E402
 
-MASTER_PORT = 29688  # where the ranks of several machines meet, as in the Ascend port, unless --dist-url or --master-port says otherwise
+MASTER_PORT = 29688  # where the ranks of several machines meet, as in the Ascend port
 PROFILED_UPDATE = 5  # --prof: the first ones compile and fill caches
 NETWORK_FLAGS = ("depth", "width", "extent", "extra_params", "mlp")
 
@@ -150,9 +150,9 @@ def make_optimizer(model, args):
 def make_progress(learner, args, rank):
     """Return the Progress of a training from its first epoch on, with the port's keys in the checkpoint."""
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
-    constants = {"arch": "GENET", "seed": args.seed, "network": network_of(args)}
-    return Progress(rank, "state_dict", parts, checkpoint_path(args), os.path.join(args.output_path, "model_best.pth.tar"), constants,
-                    args.checkpoint_steps, "best_err1", best_is_error=True, keep=args.keep_checkpoints)
+    return Progress(rank, "state_dict", parts, checkpoint_path(args), os.path.join(args.output_path, "model_best.pth.tar"),
+                    constants={"arch": "GENET", "seed": args.seed, "network": network_of(args)}, every_steps=args.checkpoint_steps,
+                    best_key="best_err1", best_is_error=True, keep=args.keep_checkpoints)
 
 
 def checkpoint_path(args):

@@ -14,7 +14,7 @@ from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 import recipe  # noqa: E402
 import resnet  # noqa: E402
 
-MASTER_PORT = 29501  # where the ranks of several machines meet, as in the Ascend port, unless --dist-url or --master-port says otherwise
+MASTER_PORT = 29501  # where the ranks of several machines meet, as in the Ascend port
 BENCHMARK_BATCH = 2048  # images per card between two updates with --benchmark 1
 
 
@@ -166,7 +166,8 @@ def make_progress(learner, args, rank):
     """Return the Progress of a training from its first epoch on, with upstream's keys in the checkpoint."""
     parts = {"state_dict": learner.model, "optimizer": learner.optimizer, "amp": learner.amp}
     progress = Progress(rank, "state_dict", parts, checkpoint_path(args), os.path.join(args.save_ckpt_path, "model_best.pth.tar"),
-                        constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps, keep=args.keep_checkpoints)
+                        constants={"arch": args.arch, "seed": args.seed}, every_steps=args.checkpoint_steps,
+                        keep=args.keep_checkpoints)
     progress.products += [numbered_copy("[0-9]*", args)] if args.checkpoint_freq else []
     progress.epoch = args.start_epoch
     return progress
@@ -227,7 +228,8 @@ def train(batches, learner, run, args):
                             tally.top1, tally.top5))
             recorder.step(progress, clock, sgd.param_groups[0]["lr"])
     rate = clock.images_per_second
-    rank.print(rate and "%sbatch_size: %d Time: %.3f * FPS@all %.3f" % (tag(rank), batches.global_batch, batches.global_batch / rate, rate))
+    rank.print(rate and "%sbatch_size: %d Time: %.3f * FPS@all %.3f"
+               % (tag(rank), batches.global_batch, batches.global_batch / rate, rate))
 
 
 def batches_in_update(args):
@@ -294,8 +296,8 @@ def torchvision_network(name, **options):
 
 
 def start_from_weights(model, args):
-    """Load --pth-path or --pretrained into `model`; return a line that says which where a file leaves a choice. With --new-classifier,
-    and in fine-tuning where the file's has another size, the classifier keeps its initial weights."""
+    """Load --pth-path or --pretrained into `model`, and return checkpoint.load_weights' line. With --new-classifier, and in
+    fine-tuning where the file's has another size, the classifier keeps its initial weights."""
     if args.pth_path:
         content, source = checkpoint.load(args.pth_path), args.pth_path
     elif args.pretrained:
@@ -321,8 +323,8 @@ def make_train_batches(args, rank):
     if args.dummy:
         return synthetic.SyntheticBatches(synthetic.IMAGENET[0], args.batch_per_rank, args.image_size, args.num_classes, rank,
                                           args.max_steps, args.accumulate)
-    dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes, args.seed,
-                               args.skip_bad_images, replace=True, decoder=args.decoder)
+    dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes,
+                               args.seed, args.skip_bad_images, replace=True, decoder=args.decoder)
     batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
                                 order=dataset.order(args.shuffle_shards))
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)

@@ -35,7 +35,8 @@ def main():
         torch.onnx.export(model.eval(), images, args.onnx + ".part", opset_version=args.opset, input_names=["actual_input_1"],
                           output_names=["output1"], **options)
     os.replace(args.onnx + ".part", args.onnx)
-    print("wrote %s: %s, %s images of %d x %d" % (args.onnx, args.arch, args.batch_size or "any number of", args.image_size, args.image_size))
+    batch = args.batch_size or "any number of"
+    print("wrote %s: %s, %s images of %d x %d" % (args.onnx, args.arch, batch, args.image_size, args.image_size))
 
 
 if __name__ == "__main__":

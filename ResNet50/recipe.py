@@ -15,8 +15,7 @@ class SmoothedCrossEntropy(nn.Module):
 
     def __init__(self, smoothing=0.0, form="uniform"):
         super().__init__()
-        self.smoothing = smoothing
-        self.form = form
+        self.smoothing, self.form = smoothing, form
 
     def forward(self, logits, target):
         log_p = torch.log_softmax(logits, dim=1)
@@ -45,29 +44,23 @@ def mixed_up(images, target, classes, alpha, rng):
     return share * images + (1 - share) * images[order], share * one_hot + (1 - share) * one_hot[order]
 
 
-def learning_rate(epoch, schedule, base, warmup, epochs):
-    """Return the learning rate of an epoch (counted from 0); iterations play no part.
+# What is left of the base rate in an epoch, counted from 0, before which the share `done` of the epochs after the warm-up lies.
+SCHEDULES = {
+    "step30": lambda epoch, done: 0.1 ** (epoch // 30),  # of pytorch/examples
+    "step": lambda epoch, done: 0.1 ** sum(epoch >= milestone for milestone in (30, 60, 80)),
+    "linear": lambda epoch, done: 1 - done,
+    "cosine": lambda epoch, done: 0.5 * (1 + math.cos(math.pi * done)),
+    "exponential": lambda epoch, done: 0.001 ** done,
+}
 
-    The first `warmup` epochs rise linearly to `base`. Then: cosine and linear go towards 0 over the remaining epochs; step
-    divides by 10 at epochs 30, 60 and 80; step30 divides by 10 every 30 epochs (pytorch/examples); exponential ends at 1/1000.
-    """
+
+def learning_rate(epoch, schedule, base, warmup, epochs):
+    """Return the learning rate of a whole epoch: it rises linearly to `base` in the first `warmup` epochs, and then follows
+    `schedule`, a key of SCHEDULES."""
     if epoch < warmup:
         return base * (epoch + 1) / warmup
-    done = (epoch - warmup) / float(epochs - warmup)
-    if schedule == "cosine":
-        return 0.5 * base * (1 + math.cos(math.pi * done))
-    if schedule == "linear":
-        return base * (1 - done)
-    if schedule == "exponential":
-        return base * 0.001 ** done
-    if schedule == "step":
-        return base * 0.1 ** sum(epoch >= milestone for milestone in (30, 60, 80))
-    if schedule == "step30":
-        return base * 0.1 ** (epoch // 30)
-    raise ValueError("unknown schedule %r" % schedule)
+    return base * SCHEDULES[schedule](epoch, (epoch - warmup) / float(epochs - warmup))
 
-
-SCHEDULES = ("step30", "step", "linear", "cosine", "exponential")
 
 # Which parameters are spared weight decay, by name. "bn" is the eight-card recipe to the letter: the BatchNorms of the
 # shortcuts are called downsample.1, so they do decay.

@@ -258,7 +258,7 @@ def test_the_configurations_do_not_undo_it(monkeypatch, flags_restored):
         with pytest.raises(KeyboardInterrupt):
             train.fit(argparse.Namespace(deterministic=deterministic, **told), rank)
         assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == (False, not deterministic, deterministic)
-        trainer.setup_env(argparse.Namespace(cfg_text=config.as_text(), deterministic=deterministic), rank)
+        trainer.setup_env(argparse.Namespace(cfg_text=config.cfg.dump(), deterministic=deterministic), rank)
         assert cudnn.benchmark is not deterministic
 
 

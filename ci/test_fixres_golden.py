@@ -257,11 +257,11 @@ def test_repeated_augmentation_sampler(case):
             RASampler(*arguments)
         return
     sampler = RASampler(*arguments)
-    assert (len(sampler), sampler.total_size) == (case["num_samples"], case["total_size"])
+    assert (sampler.num_samples, sampler.total_size) == (case["num_samples"], case["total_size"])
     for golden in case["epochs"] + case["epochs"][::-1]:
-        check_sequence(sampler.indices(golden["epoch"]).tolist(), golden)
+        check_sequence(sampler.keys(golden["epoch"])[:, 1].tolist(), golden)
     resumed = RASampler(*arguments)
-    check_sequence(resumed.indices(case["epochs"][-1]["epoch"]).tolist(), case["epochs"][-1])
+    check_sequence(resumed.keys(case["epochs"][-1]["epoch"])[:, 1].tolist(), case["epochs"][-1])
 
 
 def test_no_two_copies_of_an_image_are_augmented_alike():
@@ -274,7 +274,7 @@ def test_no_two_copies_of_an_image_are_augmented_alike():
 def test_finetuning_order(case):
     """Fine-tuning gives each rank its own part, in the same order in every epoch."""
     sampler = FixedOrderSampler(case["dataset_len"], case["num_replicas"], case["rank"])
-    assert len(sampler) == case["num_samples"]
+    assert sampler.num_samples == case["num_samples"]
     check_sequence(sampler.indices().tolist(), case)
     for epoch in (0, 3):
         assert sampler.keys(epoch)[:, 1].tolist() == sampler.indices().tolist()
@@ -296,7 +296,7 @@ def test_batches_start_in_the_middle():
     batches.set_epoch(1)
     whole = list(batches)
     assert [len(batch) for batch in whole] == [8, 8, 8, 8, 3] and len(batches) == 5
-    assert [index for batch in whole for _, index in batch] == sampler.indices(1).tolist()
+    assert [index for batch in whole for _, index in batch] == sampler.keys(1)[:, 1].tolist()
     batches.set_epoch(1, first_step=3)
     assert list(batches) == whole[3:]
 

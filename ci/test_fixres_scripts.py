@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common import checkpoint, cli, records, report
-from conftest import ROOT, assert_bad_input, environment, free_port, load_script, run_script, write_images
+from conftest import ROOT, assert_bad_input, block, environment, free_port, load_script, run_script, write_images
 from imnet_common import networks
 from test_fixres_golden import GOLDEN
 
@@ -22,13 +22,6 @@ TINY = ["--device=cpu", "--opt_level=O0", "--workers=0", "--num_classes=4"]
 TINY_FLAGS = ["--device=cpu", "--num_classes=4", "--input_size=32", "--workers=1"]
 BN = ["layer4.2.bn3." + name for name in ("running_mean", "running_var", "num_batches_tracked")]
 ACCURACY = re.compile(r"^Validation accuracy: .*$", re.M)
-
-
-def block(done):
-    """Return the result block of a finished script as a dictionary; the script must have succeeded."""
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    lines = done.stdout.splitlines()
-    return dict(line.split(" : ") for line in lines[lines.index("------------------ Final result ------------------") + 1:])
 
 
 def program(entry, *options):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from common import checkpoint, records
-from conftest import ROOT, assert_bad_input, environment, run_script
+from conftest import ROOT, assert_bad_input, block, environment, run_script
 from test_genet_data import Attack, write_cifar
 
 FULL_1P, FULL_8P, EVAL_1P = ("GENet/test/train_%s.sh" % name for name in ("full_1p", "full_8p", "eval_1p"))
@@ -26,21 +26,15 @@ def tiny_cifar(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tiny_cifar, tmp_path_factory):
-    """The output path of a short full run on one device, and what it printed."""
+    """The output path of a short full run on one device, what it printed, and its result block."""
     out = tmp_path_factory.mktemp("trained") / "o"
     done = run_script(FULL_1P, "--data_path=%s" % tiny_cifar, *TINY, "--train_epochs=3", "--epoch_step=[1,2]", "--mlp=False",
                       "--output_path=%s" % out)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    return out, done.stdout, block(done)
 
 
 def network_of(out):
     return checkpoint.load(str(out / "checkpoint.pth.tar"))["network"]
-
-
-def accuracy(text):
-    """Return the accuracy in a result block as text."""
-    return re.search("Final Train Accuracy : (.*)", text).group(1)
 
 
 def test_log_lines_are_the_ports(trained):
@@ -57,7 +51,7 @@ def test_log_lines_are_the_ports(trained):
     fps = [line for line in lines if "FPS" in line][-1].split(" ")
     assert float(fps[10]) > 0 and len(fps) == 11
     error = float([line for line in lines if "* Err@1" in line][-1].split("Err@1 ")[1].split(" ")[0])
-    assert 100 - error == pytest.approx(float(accuracy(trained[1])), abs=1e-3)
+    assert 100 - error == pytest.approx(float(trained[2]["Final Train Accuracy"]), abs=1e-3)
 
 
 def test_records_hold_the_recipe(trained):
@@ -87,7 +81,7 @@ def test_training_learns(tmp_path):
     subprocess.run([sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--what", "cifar10", "--out", str(demo)], check=True,
                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     done = run_script(FULL_1P, "--data_path=%s" % demo, *TINY, "--train_epochs=2", "--epoch_step=[1]", "--output_path=%s" % (tmp_path / "o"))
-    assert float(accuracy(done.stdout)) > 85.0
+    assert float(block(done)["Final Train Accuracy"]) > 85.0
 
 
 @pytest.mark.parametrize("options, words", [

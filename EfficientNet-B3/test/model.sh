@@ -12,8 +12,8 @@ forward_common() {
     if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
     forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
     forward --data-path=data_path --device=device --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images --decoder=decoder --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile --dummy=dummy \
-        --profile-steps=profile_steps
+        --skip-bad-images=skip_bad_images --decoder=decoder --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile \
+        --dummy=dummy --profile-steps=profile_steps
     [[ -z $image_size ]] || test_image_size=$((image_size * 8 / 7))
     workers_per_rank=$(share workers)
     forward "OUT_DIR =output_path" "NUM_GPUS =case_ranks" "TRAIN.BATCH_SIZE =batch_size" "TRAIN.OPT_LEVEL =opt_level" \

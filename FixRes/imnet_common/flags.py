@@ -5,7 +5,7 @@ import time
 from common import cli, flags, outputs, precision, ranges, resume
 from common.cli import UserError
 
-MASTER_PORT = 29688  # where ranks meet that were started by hand or on several machines, as in the Ascend port
+MASTER_PORT = 29688  # where ranks meet that are started one by one, or on several machines, as in the Ascend port
 
 
 def parser(description, input_size, batch):
@@ -15,7 +15,8 @@ def parser(description, input_size, batch):
     add("--imnet-path", metavar="DIR", default="/opt/npu/imagenet", help="dataset root with train/ and val/")
     add("--input-size", type=cli.positive_int, default=input_size, help="training crop and evaluation crop")
     add("--batch", type=cli.positive_int, default=batch, help="images of an update on one card")
-    add("--workers", type=ranges.whole(1, 4096), default=10, help="processes of one card; this one counts, so the loader has one less")
+    add("--workers", type=ranges.whole(1, 4096), default=10,
+        help="processes of one card; this one counts, so the loader has one less")
     add("--num-classes", type=cli.positive_int, default=1000, help="outputs of the network")
     add("--opt-level", choices=precision.OPT_LEVELS, default="O0", help="mixed precision; O0: fp32, as upstream")
     add("--resize", choices=("height", "short-side"), default="height",
@@ -38,7 +39,8 @@ def add_training(p, learning_rate, epochs, scaling):
     """Add the flags of the two phases that train."""
     flags.add_training_flags(p, seed=0)
     add = p.add_argument
-    add("--learning-rate", type=ranges.natural, default=learning_rate, help="rate of epoch 0 on one card with 64 images; " + scaling)
+    add("--learning-rate", type=ranges.natural, default=learning_rate,
+        help="rate of epoch 0 on one card with 64 images; " + scaling)
     add("--epochs", type=cli.natural_int, default=epochs, help="epochs in all")
     add("--loss-scale", type=flags.loss_scale, default="dynamic", help="of O1 and O2: dynamic, or a number")
     add("--eval-freq", type=cli.positive_int, default=10, help="epochs between evaluations; the last epoch is always evaluated")
@@ -46,7 +48,8 @@ def add_training(p, learning_rate, epochs, scaling):
     add("--new-classifier", action="store_true",
         help="of the weights to start from, take all but the classifier, so that they may be of other classes")
     add("--shared-folder-path", metavar="DIR", default="./train_cache", help="where the jobs' folders are; made when needed")
-    add("--job-id", type=cli.file_name, help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
+    add("--job-id", type=cli.file_name,
+        help="name of the job's folder; a job whose checkpoint is there goes on. Without it the start time")
     add("--checkpoint-file", metavar="FILE", help="where the checkpoint goes instead; the best and numbered copies go beside it")
     flags.add_resume_flag(p, "<checkpoint-file>, or <shared-folder-path>/<job-id>/checkpoint.pth")
 
@@ -61,7 +64,8 @@ def divide(args):
 def resolve_files(args, subfolder):
     """Say where a training writes, in place: `checkpoint_file`, `metrics_file`; a job that has a name goes on (`resume`)."""
     if args.resume == resume.AUTO and not (args.checkpoint_file or args.job_id):
-        raise UserError("--resume=auto: a run that has neither --checkpoint-file nor --job-id has a folder of its own, and nothing in it")
+        raise UserError("--resume=auto: a run that has neither --checkpoint-file nor --job-id has a folder of its own, and nothing "
+                        "in it")
     if not args.checkpoint_file:
         began = time.localtime(min(time.time(), outputs.launched_at()))  # ranks that torchrun starts again come back to it
         folder = os.path.join(args.shared_folder_path, subfolder, args.job_id or time.strftime("%Y%m%d-%H%M%S", began))

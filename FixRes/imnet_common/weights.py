@@ -20,8 +20,8 @@ def file_of(path):
 
 
 def load(model, path, use_ema="auto", new_classifier=False):
-    """Load the file (or the folder's checkpoint) `path` into `model`, as common.checkpoint.load_weights does, and return its line for the
-    log. The 1001 classes of PNASNet's original weights lose their background."""
+    """Load the file (or the folder's checkpoint) `path` into `model`, as common.checkpoint.load_weights does, and return its line
+    for the log. The 1001 classes of PNASNet's original weights lose their background."""
     path = file_of(path)
     content = checkpoint.load(path)
     state = checkpoint.weights(content, path, use_ema)

@@ -1,4 +1,4 @@
-"""Repeated augmentation (Berman et al., "MultiGrain", arXiv 1902.05509): an epoch has two thirds of the images, each three times."""
+"""Repeated augmentation ("MultiGrain", arXiv 1902.05509): an epoch has two thirds of the images, each three times."""
 import numpy as np
 
 from common.cli import UserError
@@ -14,7 +14,8 @@ class RASampler:
     or more ranks the copies of an image fall into the same global batch, each on another rank.
 
     Epoch e uses the permutation that upstream's run from epoch 0 would use then: numpy's RandomState(seed) draws one after the
-    other. `order(number)`, an ImageFolder's, gives permutations in their place. Raises UserError where the data set is too small for such a stream.
+    other. `order(number)`, an ImageFolder's, gives permutations in their place. Raises UserError where the data set is too small
+    for such a stream.
     """
 
     def __init__(self, num_images, num_replicas, rank, repetitions=3, length_factor=2.0, shuffle=True, seed=0, order=None):
@@ -30,20 +31,12 @@ class RASampler:
                 "%d: take more images or fewer ranks" % (self.stream_length, 2 * self.stream_length, num_images, repetitions,
                                                    num_replicas, self.total_size))
 
-    def __len__(self):
-        """Return the images of this rank in one pass over the whole stream; `steps` says how many an epoch takes."""
-        return self.num_samples
-
     def steps(self, batch_size):
         """Return the steps of an epoch: until the rank's images end, or all ranks together have seen IMAGES_PER_EPOCH."""
         return min(-(-self.num_samples // batch_size), -(-IMAGES_PER_EPOCH // (batch_size * self.num_replicas)))
 
-    def indices(self, epoch):
-        """Return this rank's image indices in order, int64 (num_samples,)."""
-        return self.keys(epoch)[:, 1]
-
     def keys(self, epoch):
-        """Return (draw, index) for each of this rank's images in order, int64 (num_samples, 2).
+        """Return (draw, index) for each of this rank's images in one pass over the whole stream, int64 (num_samples, 2).
 
         The draw is the position in the stream of the whole run, so that no two copies of an image are augmented alike.
         """

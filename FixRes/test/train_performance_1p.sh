@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 source "$(dirname "${BASH_SOURCE[0]}")/model.sh"
 
-on_one_device "Measure FixRes' training speed (phase 1: ResNet-50 at 224 pixels) with one device: 1 epoch of at most 1000 steps."
+on_one_device "Measure FixRes' training speed (phase 1, at 224 pixels) with one device: 1 epoch of at most 1000 steps."
 training batch_size=64 train_epochs=1 workers="$(at_most_cores 9)" opt_level=O1 learning_rate=0.02 image_size=224 max_steps=1000
 train perf "$@"

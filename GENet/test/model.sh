@@ -42,6 +42,7 @@ run() { # KIND SUFFIX FLAG…
     forward --world_size=nnodes --rank=node_rank --addr=master_addr --master_port=master_port
     forward --DataPath=data_path --dataset=dataset --device=device --depth=depth --width=width --extent=extent \
         --extra_params=extra_params --mlp=mlp --workers=workers --opt_level=opt_level --max_steps=max_steps \
-        --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --amp_dtype=amp_dtype --output_path=output_path
+        --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --amp_dtype=amp_dtype \
+        --output_path=output_path
     run_case GENET "$2" "$1" python3 -u train.py "${flags[@]}" --amp --loss_scale=32 "${@:3}"
 }

@@ -41,6 +41,8 @@ evaluate() { # OPTION…
     forward_devices
     forward --data=data_path --device=device --pth-path=pth_path --arch=arch --num-classes=num_classes --batch-size=batch_size \
         --workers=workers --opt-level=opt_level --max-steps=max_steps --image-size=image_size --skip-bad-images=skip_bad_images \
-        --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --use-ema=use_ema --workspace=output_path
-    run_case ResNet50_for_PyTorch eval eval python3 -u main.py "${flags[@]}" --evaluate --label-smoothing=0.1 --raport-file=metrics.jsonl
+        --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --use-ema=use_ema \
+        --workspace=output_path
+    run_case ResNet50_for_PyTorch eval eval python3 -u main.py "${flags[@]}" --evaluate --label-smoothing=0.1 \
+        --raport-file=metrics.jsonl
 }

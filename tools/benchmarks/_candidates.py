@@ -8,6 +8,7 @@ documentation has them for ImageNet: random resized crop, flip, normalisation wh
 import itertools
 import os
 import sys
+import types
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _HRNET = os.path.join(ROOT, "HRNet", "experiments", "cls_hrnet_w18_sgd_lr5e-2_wd1e-4_bs32_x100.yaml")
@@ -49,7 +50,8 @@ def _efficientnet(args, root, decoder):
     from pycls.core.config import cfg
     from pycls.datasets import loader
     cfg.TRAIN.IM_SIZE, cfg.TRAIN.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS = args.image_size, args.batch_size, WORKERS
-    return loader.construct_train_loader(root, _alone(), decoder=decoder)
+    values = types.SimpleNamespace(data_path=root, decoder=decoder, skip_bad_images=False, shuffle_shards=False)
+    return loader.construct_train_loader(values, _alone())
 
 
 def _fixres(args, root, decoder):

@@ -65,8 +65,8 @@ def newest_checkpoint():
 
 
 def choose(asked, rank):
-    """Return (content, file) to go on from as common.resume.choose does, for `asked`, of --resume. Upstream's `epoch` is the one that has
-    ended, ours is the next."""
+    """Return (content, file) to go on from as common.resume.choose does, for `asked`, of --resume. (Upstream's `epoch` is the one
+    that has ended, ours is the next.)"""
     content, source = resume.choose(resume.AUTO if asked is None and cfg.TRAIN.AUTO_RESUME else asked, newest_checkpoint(), rank)
     if source and "step" not in content:
         content = dict(content, epoch=int(content.get("epoch", -1)) + 1, step=0)

@@ -4,14 +4,14 @@ from common.cli import UserError
 from pycls.core import config
 from pycls.core.config import cfg
 
-_PORT = 29588  # where ranks meet that are started one by one (--rank-id), or on several machines, unless MASTER_PORT or a flag says otherwise
+MASTER_PORT = 29588  # where ranks meet that are started one by one, or on several machines, as in the Ascend port
 
 
 def parse(description, trains=False):
     """Parse the command line, load the configuration that it names, and return the flags. `trains`: with those of trainings."""
     args = _parser(description, trains).parse_args()
     config.load_cfg(args.cfg, args.opts)
-    args.cfg_text = config.as_text()  # so that every rank has the same, whatever becomes of the file
+    args.cfg_text = cfg.dump()  # so that every rank has the same, whatever becomes of the file
     return args
 
 
@@ -29,7 +29,7 @@ def _parser(description, trains):
     add("--device-id", type=ranges.device, help="the device of a single rank (without it --rank-id, or 0)")
     add("--device-list", type=cli.int_list, help="devices of NUM_GPUS ranks that are started here (without it 0,1,2...)")
     add("--rank-id", type=ranges.count, help="be this one of NUM_GPUS ranks that are started one by one; they meet at "
-        "MASTER_ADDR and MASTER_PORT (127.0.0.1, %d)" % _PORT)
+        "MASTER_ADDR and MASTER_PORT (127.0.0.1, %d)" % MASTER_PORT)
     flags.add_node_flags(p)
     add("opts", nargs="...", metavar="KEY VALUE", help="configuration keys to override, such as OUT_DIR result; after the flags")
     return p
@@ -53,6 +53,6 @@ def _layout(args):
         if args.rank_id >= cfg.NUM_GPUS:
             raise UserError("--rank-id %d: NUM_GPUS is %d, so it is 0 to %d" % (args.rank_id, cfg.NUM_GPUS, cfg.NUM_GPUS - 1))
         index = args.rank_id if args.device_id is None else args.device_id
-        return flags.node_layout(args, [index], _PORT, by_hand=(args.rank_id, cfg.NUM_GPUS, 0, 1))
+        return flags.node_layout(args, [index], MASTER_PORT, by_hand=(args.rank_id, cfg.NUM_GPUS, 0, 1))
     indices = args.device_list or ([args.device_id or 0] if cfg.NUM_GPUS == 1 else [])
-    return flags.node_layout(args, indices, _PORT, world_size=cfg.NUM_GPUS)
+    return flags.node_layout(args, indices, MASTER_PORT, world_size=cfg.NUM_GPUS)

@@ -208,7 +208,7 @@ _C.DATA_LOADER.NUM_WORKERS = 8
 # Upstream's; nothing reads it: batches for a device always go through page-locked memory
 _C.DATA_LOADER.PIN_MEMORY = True
 
-# Resize pictures in floating point, as upstream, and not in bytes: less than 1 of 255 apart, slower, four times the bytes to the device
+# Resize pictures in floating point, as upstream, and not in bytes: less than 1 of 255 apart, slower, four times as much to send
 _C.DATA_LOADER.RESIZE_IN_FLOAT = False
 
 # ---------------------------------------------------------------- cuDNN
@@ -251,20 +251,24 @@ _C.LOG_PERIOD = 10
 
 # What a number may be; of a list, each of its numbers.
 RANGES = {
-    "MODEL.NUM_CLASSES": ranges.size, "EN.STEM_W": ranges.size, "EN.DEPTHS": ranges.size, "EN.WIDTHS": ranges.size,
-    "EN.EXP_RATIOS": ranges.positive, "EN.STRIDES": ranges.size, "EN.KERNELS": ranges.size, "EN.SE_R": ranges.positive,
-    "EN.HEAD_W": ranges.size, "EN.DC_RATIO": ranges.share, "EN.DROPOUT_RATIO": ranges.share,
-    "BN.EPS": ranges.positive, "BN.MOM": ranges.fraction, "BN.NUM_SAMPLES_PRECISE": ranges.size, "BN.CUSTOM_WEIGHT_DECAY": ranges.natural,
+    "MODEL.NUM_CLASSES": ranges.size,
+    "EN.STEM_W": ranges.size, "EN.DEPTHS": ranges.size, "EN.WIDTHS": ranges.size, "EN.EXP_RATIOS": ranges.positive,
+    "EN.STRIDES": ranges.size, "EN.KERNELS": ranges.size, "EN.SE_R": ranges.positive, "EN.HEAD_W": ranges.size,
+    "EN.DC_RATIO": ranges.share, "EN.DROPOUT_RATIO": ranges.share,
+    "BN.EPS": ranges.positive, "BN.MOM": ranges.fraction, "BN.NUM_SAMPLES_PRECISE": ranges.size,
+    "BN.CUSTOM_WEIGHT_DECAY": ranges.natural,
     "OPTIM.BASE_LR": ranges.natural, "OPTIM.MIN_LR": ranges.natural, "OPTIM.STEPS": ranges.count, "OPTIM.LR_MULT": ranges.natural,
     "OPTIM.MAX_EPOCH": ranges.size, "OPTIM.MOMENTUM": ranges.fraction, "OPTIM.DAMPENING": ranges.fraction,
     "OPTIM.WEIGHT_DECAY": ranges.natural, "OPTIM.WARMUP_FACTOR": ranges.natural, "OPTIM.WARMUP_EPOCHS": ranges.count,
     "OPTIM.EMA_UPDATE_PERIOD": ranges.count, "OPTIM.EMA_ALPHA": ranges.natural,
-    "TRAIN.BATCH_SIZE": ranges.size, "TRAIN.ACCUMULATE": ranges.size, "TRAIN.IM_SIZE": ranges.size, "TRAIN.LOSS_SCALE": ranges.natural,
-    "TRAIN.LABEL_SMOOTHING": ranges.share, "TRAIN.MIXUP_ALPHA": ranges.natural, "TRAIN.PCA_STD": ranges.natural,
-    "TRAIN.MAX_STEPS": ranges.count, "TRAIN.SAVE_STEPS": ranges.count, "TRAIN.KEEP_CHECKPOINTS": checkpoint.KEPT,
-    "TEST.BATCH_SIZE": ranges.size, "TEST.IM_SIZE": ranges.size, "TEST.MAX_STEPS": ranges.count, "DATA_LOADER.NUM_WORKERS": ranges.workers,
-    "PREC_TIME.WARMUP_ITER": ranges.count, "PREC_TIME.NUM_ITER": ranges.count, "NUM_GPUS": ranges.whole(1, 1024), "RNG_SEED": ranges.seed,
-    "LOG_PERIOD": ranges.size,
+    "TRAIN.BATCH_SIZE": ranges.size, "TRAIN.ACCUMULATE": ranges.size, "TRAIN.IM_SIZE": ranges.size,
+    "TRAIN.LOSS_SCALE": ranges.natural, "TRAIN.LABEL_SMOOTHING": ranges.share, "TRAIN.MIXUP_ALPHA": ranges.natural,
+    "TRAIN.PCA_STD": ranges.natural, "TRAIN.MAX_STEPS": ranges.count, "TRAIN.SAVE_STEPS": ranges.count,
+    "TRAIN.KEEP_CHECKPOINTS": checkpoint.KEPT,
+    "TEST.BATCH_SIZE": ranges.size, "TEST.IM_SIZE": ranges.size, "TEST.MAX_STEPS": ranges.count,
+    "DATA_LOADER.NUM_WORKERS": ranges.workers,
+    "PREC_TIME.WARMUP_ITER": ranges.count, "PREC_TIME.NUM_ITER": ranges.count,
+    "NUM_GPUS": ranges.whole(1, 1024), "RNG_SEED": ranges.seed, "LOG_PERIOD": ranges.size,
 }
 
 # Keys that configuration files of pycls hold and that mean nothing here: taken with a note, and ignored. The collective
@@ -322,13 +326,8 @@ def _merge_file(path):
     cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
 
 
-def as_text():
-    """Return the configuration as YAML, from which `from_text` makes it again."""
-    return cfg.dump()
-
-
 def from_text(text):
-    """Take the configuration that another process has read and checked."""
+    """Take the configuration that another process has read, checked and dumped."""
     reset_cfg()
     cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
     cfg.freeze()

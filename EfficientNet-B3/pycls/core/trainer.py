@@ -83,7 +83,7 @@ def test_model(args, rank):
     network, notes = build_model(args, rank, cfg.TEST.WEIGHTS)
     place(network, rank.device)
     network, _, amp = initialize_precision(network, None, rank, args.amp_dtype)
-    test_loader = loader.construct_test_loader(args.data_path, rank, args.skip_bad_images, args.decoder)
+    test_loader = loader.construct_test_loader(args, rank)
     recorder = start_log(args, rank, Learner(network, None, None, amp, None), notes)
     log_data(test_loader, cfg.TEST.SPLIT)
     logger.info("Loaded model weights from: %s", cfg.TEST.WEIGHTS)
@@ -185,10 +185,7 @@ def build_model(args, rank, weights="", new_classifier=False):
 
 
 def initialize_precision(network, optimizer, rank, dtype):
-    """Return common.precision.initialize's (network, optimizer, amp) for the configured level.
-
-    Evaluation under O1 is in float32, as upstream's: that level is about training steps only.
-    """
+    """Return common.precision.initialize's (network, optimizer, amp) for the configured level; without an optimizer O1 is O0."""
     level, scale = cfg.TRAIN.OPT_LEVEL, cfg.TRAIN.LOSS_SCALE or "dynamic"
     if cfg.TRAIN.MIXED_PRECISION:
         level, scale = "O1", "dynamic"
@@ -201,8 +198,7 @@ def construct_loaders(args, rank):
     """Return the Loaders of training and of evaluation."""
     if args.dummy:
         return loader.made_up_loaders(rank)
-    return (loader.construct_train_loader(args.data_path, rank, args.skip_bad_images, args.decoder, args.shuffle_shards),
-            loader.construct_test_loader(args.data_path, rank, args.skip_bad_images, args.decoder))
+    return loader.construct_train_loader(args, rank), loader.construct_test_loader(args, rank)
 
 
 # --- what is said at the start ----------------------------------------------------------------------------------------

@@ -51,10 +51,9 @@ def made_up_loaders(rank):
                           cfg.TEST.MAX_STEPS or cfg.TRAIN.MAX_STEPS, cfg.TRAIN.ACCUMULATE))
 
 
-def construct_train_loader(data_path, rank, skip_bad_images=False, decoder="exact", shuffle_shards=False):
-    """Return the Loader of TRAIN.SPLIT: shuffled, sharded, whole batches only, augmented.
+def construct_train_loader(args, rank):
+    """Return the Loader of TRAIN.SPLIT: shuffled, sharded, whole batches only, augmented. (With either --decoder: OpenCV resizes.)
 
-    `decoder`: of common.decoders.DECODERS; the pixels are the same, as OpenCV resizes them. `shuffle_shards`: as --shuffle_shards.
     Raises UserError for a folder that does not fit and for fewer images than an update has.
     """
     augmentation = parse_spec(cfg.TRAIN.AUGMENT)
@@ -63,28 +62,28 @@ def construct_train_loader(data_path, rank, skip_bad_images=False, decoder="exac
     def transform(image, rng):
         return transforms.train_transform(upright(image), size, rng.getrandbits(32), augmentation, pca_std, in_float)
 
-    dataset = _dataset(data_path, cfg.TRAIN.SPLIT, transform, skip_bad_images, replace=True, decoder=decoder)
+    dataset = _dataset(args, cfg.TRAIN.SPLIT, transform, replace=True)
     order_seed = (cfg.RNG_SEED - 1) % 2 ** 31  # the recipe's 1 gives the order of upstream's DistributedSampler, whose seed is 0
     sampler = TrainSampler(len(dataset), step_batch_size(), rank, order_seed, cfg.TRAIN.MAX_STEPS,
-                           accumulate=cfg.TRAIN.ACCUMULATE, order=dataset.order(shuffle_shards))
-    return Loader(dataset, sampler, rank, skip_bad_images)
+                           accumulate=cfg.TRAIN.ACCUMULATE, order=dataset.order(args.shuffle_shards))
+    return Loader(dataset, sampler, rank, args.skip_bad_images)
 
 
-def construct_test_loader(data_path, rank, skip_bad_images=False, decoder="exact"):
+def construct_test_loader(args, rank):
     """Return the Loader of TEST.SPLIT: in order, each image once over all ranks. Raises UserError as above."""
     test_size, size, in_float = cfg.TEST.IM_SIZE, cfg.TRAIN.IM_SIZE, cfg.DATA_LOADER.RESIZE_IN_FLOAT
 
     def transform(image, rng):
         return transforms.eval_transform(upright(image), test_size, size, in_float)
 
-    dataset = _dataset(data_path, cfg.TEST.SPLIT, transform, skip_bad_images, replace=False, decoder=decoder)
+    dataset = _dataset(args, cfg.TEST.SPLIT, transform, replace=False)
     sampler = data.EvalBatches(len(dataset), cfg.TEST.BATCH_SIZE // rank.world_size, rank, cfg.TEST.MAX_STEPS)
-    return Loader(dataset, sampler, rank, skip_bad_images)
+    return Loader(dataset, sampler, rank, args.skip_bad_images)
 
 
-def _dataset(data_path, split, transform, skip_bad_images, replace, decoder):
-    return data.ImageFolder(os.path.join(data_path, split), transform, cfg.MODEL.NUM_CLASSES, cfg.RNG_SEED,
-                            skip_bad_images, replace, decoder)
+def _dataset(args, split, transform, replace):
+    return data.ImageFolder(os.path.join(args.data_path, split), transform, cfg.MODEL.NUM_CLASSES, cfg.RNG_SEED,
+                            args.skip_bad_images, replace, args.decoder)
 
 
 def upright(image):

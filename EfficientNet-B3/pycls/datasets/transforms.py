@@ -1,8 +1,9 @@
 """What the loaders' processes do to a picture, for training and for evaluation.
 
-A picture comes in as a PIL image in RGB, or what looks like one (common.jpeg.JpegPicture), and leaves as array (S, S, 3) with values
-of 0 to 255, in BGR order: pycls' networks were trained on pictures as OpenCV reads them. It stays in bytes, unless `in_float` asks
-for upstream's arithmetic, to the last digits. The device adds the colour jitter and normalises, with MEAN and STD, in one.
+A picture comes in as a PIL image in RGB, or what looks like one (common.jpeg.JpegPicture), and leaves as array (S, S, 3) with
+values of 0 to 255, in BGR order: pycls' networks were trained on pictures as OpenCV reads them. It stays in bytes, unless
+`in_float` asks for upstream's arithmetic, to the last digits. The device adds the colour jitter and normalises, with MEAN and STD,
+in one.
 """
 import math
 import random

@@ -120,10 +120,12 @@ _C.DEBUG.SAVE_HEATMAPS_PRED = False  # not read
 
 # What a number may be; of a list, each of its numbers.
 RANGES = {
-    "WORKERS": ranges.workers, "PRINT_FREQ": ranges.size, "MODEL.NUM_CLASSES": ranges.size, "MODEL.IMAGE_SIZE": ranges.size,
+    "WORKERS": ranges.workers, "PRINT_FREQ": ranges.size,
+    "MODEL.NUM_CLASSES": ranges.size, "MODEL.IMAGE_SIZE": ranges.size,
     "TRAIN.LR_FACTOR": ranges.natural, "TRAIN.LR_STEP": ranges.count, "TRAIN.LR": ranges.natural, "TRAIN.MOMENTUM": ranges.fraction,
-    "TRAIN.WD": ranges.natural, "TRAIN.RMSPROP_ALPHA": ranges.fraction, "TRAIN.BEGIN_EPOCH": ranges.count, "TRAIN.END_EPOCH": ranges.count,
-    "TRAIN.BATCH_SIZE_PER_GPU": ranges.size, "TEST.BATCH_SIZE_PER_GPU": ranges.size,
+    "TRAIN.WD": ranges.natural, "TRAIN.RMSPROP_ALPHA": ranges.fraction, "TRAIN.BEGIN_EPOCH": ranges.count,
+    "TRAIN.END_EPOCH": ranges.count, "TRAIN.BATCH_SIZE_PER_GPU": ranges.size,
+    "TEST.BATCH_SIZE_PER_GPU": ranges.size,
 }
 
 UNREAD = (
@@ -164,10 +166,11 @@ def _check(config):
     complaint = ranges.complaint(_flat(config), RANGES, lists=True)
     if not config.MODEL.IMAGE_SIZE:
         complaint = "MODEL.IMAGE_SIZE is empty"
-    if config.TRAIN.BEGIN_EPOCH > config.TRAIN.END_EPOCH:
-        complaint = "TRAIN.BEGIN_EPOCH %d: there are %d epochs (TRAIN.END_EPOCH)" % (config.TRAIN.BEGIN_EPOCH, config.TRAIN.END_EPOCH)
-    if os.path.basename(config.DATASET.DATASET) != config.DATASET.DATASET or config.DATASET.DATASET == "..":
-        complaint = "DATASET.DATASET %r: has to be a name without a folder" % config.DATASET.DATASET
+    first, epochs, name = config.TRAIN.BEGIN_EPOCH, config.TRAIN.END_EPOCH, config.DATASET.DATASET
+    if first > epochs:
+        complaint = "TRAIN.BEGIN_EPOCH %d: there are %d epochs (TRAIN.END_EPOCH)" % (first, epochs)
+    if os.path.basename(name) != name or name == "..":
+        complaint = "DATASET.DATASET %r: has to be a name without a folder" % name
     if complaint:
         raise UserError(complaint)
 

@@ -16,8 +16,8 @@ def train(batches, learner, run, args):
         loss = criterion(output.float(), target)
         progress.update(amp, loss)
 
-        clock.lap(len(target) * rank.world_size)
         tally.add(loss, output, target)
+        clock.lap(len(target) * rank.world_size)
         if step % config.PRINT_FREQ == 0:
             progress.read(clock)
             seconds = clock.step_time.val

@@ -19,6 +19,6 @@ if args.dataset == "cifar10":
 else:
     normalize = transforms.Normalize((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
     data = torchvision.datasets.CIFAR100(root="nowhere", train=True, download=False, transform=None)
-transform_train = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-                                      normalize])
-transform_val = transforms.Compose([transforms.ToTensor(), normalize])
+end = [transforms.ToTensor(), normalize]
+transform_train = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] + end)
+transform_val = transforms.Compose(end)
