@@ -24,9 +24,10 @@ def start(path, rank, args, amp, progress=None, tensorboard_dir=None):
     import torch  # not for run.py, which only reads records: every script would start a second later
     from common.predictions import Predictions
     goes_on, events, folder, restarts = progress is not None and progress.resumed, None, os.path.dirname(path or ""), 0
-    Predictions.path = os.path.join(folder, "predictions.npz") if getattr(args, "predictions", False) else None
-    if Predictions.path and not path:
+    asked = getattr(args, "predictions", False)
+    if asked and not path:
         raise cli.UserError("--predictions writes beside the records: say where those go (see --help)")
+    Predictions.path = os.path.join(folder, "predictions.npz") if asked else None
     if getattr(args, "tensorboard", False):
         tensorboard_dir = os.path.join(folder, "tensorboard")
     if rank.is_main and path:
