@@ -50,9 +50,9 @@ def show(progress=None, clock=None):
         sys.stdout.is_hidden = False
     if _line is not None and progress:
         loss, waited, took = progress.tally.loss, clock.data_time.sum, clock.step_time.sum  # as they were last read
-        words = [form % value for form, value in (("loss %.3f", loss.val if loss.count else None), ("%.0f images/s", clock.images_per_second),
-                                                  ("waiting %.0f %%", 100 * waited / took if took else None)) if value is not None]
-        _line.set_postfix_str(", ".join(words), refresh=False)
+        shown = (("loss %.3f", loss.val if loss.count else None), ("%.0f images/s", clock.images_per_second),
+                 ("waiting %.0f %%", 100 * waited / took if took else None))
+        _line.set_postfix_str(", ".join(form % value for form, value in shown if value is not None), refresh=False)
         _line.set_description("epoch %d/%d" % (progress.epoch + 1, _line.epochs), refresh=False)
         _line.update()
 

@@ -57,6 +57,7 @@ def complaint(values, ranges, lists=False):
     over. `lists`: a value may be a list of numbers."""
     for name, allowed in ranges.items():
         found = values.get(name)
-        if name in values and not all(number in allowed for number in (found if lists and isinstance(found, (list, tuple)) else [found])):
+        each = found if lists and isinstance(found, (list, tuple)) else [found]
+        if name in values and not all(number in allowed for number in each):
             return "%s %.99r: has to be %s" % (name, found, allowed)
     return None

@@ -152,21 +152,21 @@ class JsonLines(object):
 
     def log(self, step, data, verbosity=1):
         """Write a record of a step."""
-        self._write(("timestamp", "datetime", "elapsedtime"), type="LOG", step=step, data=data)
+        self._write(type="LOG", step=step, data=data)
 
     def metadata(self, metric, metadata):
         """Write what a number is."""
-        self._write(("timestamp", "elapsedtime", "datetime"), type="METADATA", metric=metric, metadata=metadata)
+        self._write(type="METADATA", metric=metric, metadata=metadata)
 
     def flush(self):
         """Hand what has been written to the operating system."""
         self._stream.flush()
 
-    def _write(self, clock, **fields):
+    def _write(self, **fields):
         now = time.time()
-        times = {"timestamp": str(now), "elapsedtime": str(now - self._started),
-                 "datetime": str(datetime.datetime.fromtimestamp(now, datetime.timezone.utc))}
-        self._stream.write("DLLL %s\n" % json.dumps(dict([(name, times[name]) for name in clock], **fields)))
+        record = {"timestamp": str(now), "datetime": str(datetime.datetime.fromtimestamp(now, datetime.timezone.utc)),
+                  "elapsedtime": str(now - self._started)}
+        self._stream.write("DLLL %s\n" % json.dumps(dict(record, **fields)))
 
 
 def _logger(path, append):
