@@ -1,6 +1,8 @@
 """common/decoders.py: how far --decoder=fast is from exact, and what it takes."""
 import io
 import random
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -92,3 +94,11 @@ def test_fast_says_what_it_takes(monkeypatch):
     with pytest.raises(cli.UserError, match="pip install simplejpeg"):
         decoders.opener("fast")
     assert decoders.opener("exact") is jpeg.open_rgb
+
+
+def test_a_fast_decoder_of_another_numpy(tmp_path, monkeypatch):
+    """Defect: a simplejpeg that does not fit NumPy raised its ValueError in every program, those with --decoder=exact too."""
+    (tmp_path / "simplejpeg.py").write_text("raise ValueError('numpy.dtype size changed, may indicate binary incompatibility')")
+    monkeypatch.delitem(sys.modules, "simplejpeg", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert runpy.run_path(decoders.__file__)["simplejpeg"] is None

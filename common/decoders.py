@@ -19,7 +19,7 @@ DECODERS = ("exact", "fast")
 
 try:
     import simplejpeg
-except ImportError:
+except (ImportError, ValueError):  # ValueError: it was built for another NumPy
     simplejpeg = None
 
 
