@@ -124,13 +124,6 @@ def grid(head, units):
     return across, -(-head.width // across), -(-head.height // head.mcu_height)
 
 
-def open_rgb(data, kind=None):
-    """Return the picture of a file's bytes in RGB: a JpegPicture (`kind`: a class that stands in for it), or a PIL image. Raises
-    Unreadable, at the latest when the picture is asked for pixels."""
-    head = header(data)
-    return whole(data) if head is None else (kind or JpegPicture)(data, head)
-
-
 def whole(data):
     """Return the PIL image in RGB of a file's bytes. Raises Unreadable."""
     if data.startswith(_MACOS):
@@ -188,3 +181,10 @@ class JpegPicture(object):
 
     def __getattr__(self, name):
         return getattr(self.whole(), name)
+
+
+def open_rgb(data, kind=JpegPicture):
+    """Return the picture of a file's bytes in RGB: a `kind`, or a PIL image of what is no plain baseline JPEG. Raises Unreadable, at the
+    latest when the picture is asked for pixels."""
+    head = header(data)
+    return whole(data) if head is None else kind(data, head)

@@ -59,12 +59,12 @@ def compared(report):
     case, parameters, measured = (report.get(name) or {} for name in ("case", "parameters", "summary"))
     with open(os.path.join(os.path.dirname(__file__), "references.json")) as stream:
         known = [entry for entry in json.load(stream) if case["network"] in entry["networks"] and case["kind"] == entry["kind"]]
-    if known:
-        found, here = known[0], (parameters.get("device_type"), case["ranks"])
-        published = [row for row in found["published"] if (row["device"], row["ranks"]) == here]
-        return {"top1": found["top1"], "band": found["band"], "reason": found["reason"], "published": published[0] if published else None,
-                "verdict": _verdict(found, parameters, measured)}
-    return None
+    if not known:
+        return None
+    here = parameters.get("device_type"), case["ranks"]
+    published = [row for row in known[0]["published"] if (row["device"], row["ranks"]) == here]
+    return dict({name: known[0][name] for name in ("top1", "band", "reason")}, published=published[0] if published else None,
+                verdict=_verdict(known[0], parameters, measured))
 
 
 def _verdict(entry, parameters, measured):
