@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import npu_sim
-from common import cli, data, device as devices, distributed, loading, meters, records, workers
+from common import cli, data, device as devices, distributed, launch, loading, meters, records, workers
 from conftest import CI, ROOT, environment, write_images
 
 CPU = torch.device("cpu")
@@ -145,11 +145,24 @@ def test_unreadable_pictures_stop_the_batches():
 def test_cpus_of_a_container(monkeypatch, tmp_path, quota, ranks, cpus):
     """What affinity allows, and of a container's quota the share of a rank: half a CPU more is none, and there is always one."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(loading, "_QUOTA", str(tmp_path / "cpu.max"))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setattr("common.environment._QUOTA", str(tmp_path / "cpu.max"))
     if quota:
         (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert loading._cpus() == cpus
+    assert distributed.environment.cpus(ranks) == cpus
+
+
+@pytest.mark.parametrize("ranks, threads", [(1, 3), (2, 1), (8, 1)])
+def test_threads_of_a_rank_in_a_container(monkeypatch, tmp_path, ranks, threads):
+    """Ranks on a CPU share what a container may use. Defect: each took its part of the CPUs of the host, and the kernel held them all up."""
+    (tmp_path / "cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr("common.environment._QUOTA", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    place = launch.Place(1, 0, (0,), ranks, 0, 1, "127.0.0.1", None, "")
+    distributed._run_rank(lambda args, rank: None, None, distributed.Layout("cpu", range(ranks), place), 0)
+    assert taken == [threads]
 
 
 @pytest.mark.parametrize("count", [0, 2])

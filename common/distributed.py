@@ -121,7 +121,7 @@ def _run_rank(worker, args, layout, local_rank):
     rank = Rank(layout.rank(local_rank), layout.world_size, local_rank, device)
     rank.print(deterministic and "deterministic: only algorithms that give the same bits at each call; on a GPU or an NPU they are slower")
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // len(layout.indices)))
+        torch.set_num_threads(max(1, environment.cpus() // len(layout.indices)))
     try:
         _work(worker, args, layout, rank)
     except (RuntimeError, MemoryError, OSError) as error:

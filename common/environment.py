@@ -1,4 +1,4 @@
-"""What a program finds around it: numbers in the environment, the address of another machine, a PyTorch."""
+"""What a program finds around it: numbers in the environment, CPUs, the address of another machine, a PyTorch."""
 import argparse
 import contextlib
 import importlib.util
@@ -12,6 +12,7 @@ from common import lacking, ranges
 from common.cli import UserError
 
 _OLDEST_TORCH = (1, 5)
+_QUOTA = "/sys/fs/cgroup/cpu.max"  # microseconds of CPU time in so many microseconds; a container sees its own
 
 
 def number(name, default, allowed=ranges.count, environ=os.environ):
@@ -20,6 +21,18 @@ def number(name, default, allowed=ranges.count, environ=os.environ):
         return allowed(environ[name]) if name in environ else default
     except argparse.ArgumentTypeError as error:
         raise UserError("the environment's %s: %s" % (name, error))
+
+
+def cpus(ranks=1):
+    """Return how many CPUs this process may use: by its affinity, and by its part of a container's quota (cgroup version 2), which `ranks`
+    share."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        with open(_QUOTA) as file:
+            quota, period = [int(word) for word in file.read().split()]
+    except (OSError, ValueError):  # no such file, or "max"
+        return allowed
+    return min(allowed, max(1, quota // period // ranks))
 
 
 def check_address(address, patience=0):

@@ -15,7 +15,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 
-from common import cli, device as devices, distributed
+from common import cli, device as devices, distributed, environment
 from common.cli import UserError
 from common.workers import start as start_workers
 
@@ -23,19 +23,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _cpus():
-    """Return how many CPUs this process may use: by its affinity, and by its share of a container's quota (cgroup version 2)."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        with open(_QUOTA) as file:
-            quota, period = [int(word) for word in file.read().split()]
-    except (OSError, ValueError):  # no such file, or "max"
-        return allowed
-    return min(allowed, max(1, quota // period // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-_QUOTA = "/sys/fs/cgroup/cpu.max"  # microseconds of CPU time in so many microseconds; a container sees its own
-_CPUS = _cpus()  # now, as in workers.py
+_CPUS = environment.cpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # now, as in workers.py
 _MEASURED = 10  # batches of the start, from which it is said what the loader processes can do
 
 _SLOTS = 3  # batches of each loader process: one that is in the making, one that is ready, one that is in use or is the next to do
