@@ -1,6 +1,7 @@
 """common/loading.py: what loader processes write is what the trainer reads, and how batches travel to a device."""
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -149,6 +150,16 @@ def test_cpus_of_a_container(monkeypatch, tmp_path, quota, ranks, cpus):
     if quota:
         (tmp_path / "cpu.max").write_text(quota + "\n")
     assert distributed.environment.cpus(ranks) == cpus
+
+
+@pytest.mark.parametrize("number", ["0", "x"])
+def test_a_launchers_number_that_is_none(monkeypatch, tmp_path, number):
+    """Defect: in a container with a quota the import ended in a traceback, before anybody could say what is wrong."""
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    monkeypatch.setattr("common.environment._QUOTA", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", number)
+    assert runpy.run_path(loading.__file__)["_CPUS"] == 2
 
 
 @pytest.mark.parametrize("ranks, threads", [(1, 3), (2, 1), (8, 1)])

@@ -15,7 +15,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 
-from common import cli, device as devices, distributed, environment
+from common import cli, device as devices, distributed, environment, ranges
 from common.cli import UserError
 from common.workers import start as start_workers
 
@@ -23,7 +23,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-_CPUS = environment.cpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # now, as in workers.py
+def _cpus():
+    try:
+        return environment.cpus(environment.number("LOCAL_WORLD_SIZE", 1, ranges.size))
+    except UserError:  # launch.py says so, where a launcher counts
+        return environment.cpus()
+
+
+_CPUS = _cpus()  # now, as in workers.py
 _MEASURED = 10  # batches of the start, from which it is said what the loader processes can do
 
 _SLOTS = 3  # batches of each loader process: one that is in the making, one that is ready, one that is in use or is the next to do
