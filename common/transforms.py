@@ -4,22 +4,24 @@ import math
 import numpy as np
 from PIL import Image
 
+_AREA, _ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # parts of the picture's area; width to height
 
-def random_resized_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+
+def random_resized_crop_box(width, height, rng):
     """Return a box (left, top, right, bottom) of Inception's crop: uniform in area, log-uniform in aspect ratio.
 
     As torchvision from 0.3 on, on every version; torchvision 0.2 draws the ratio uniformly.
     """
     area = width * height
     for _ in range(10):
-        target_area = area * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        target_area = area * rng.uniform(*_AREA)
+        aspect = math.exp(rng.uniform(*map(math.log, _ASPECT)))
         w = int(round(math.sqrt(target_area * aspect)))
         h = int(round(math.sqrt(target_area / aspect)))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1))
             return left, top, left + w, top + h
-    w, h = min(width, int(round(height * ratio[1]))), min(height, int(round(width / ratio[0])))
+    w, h = min(width, int(round(height * _ASPECT[1]))), min(height, int(round(width / _ASPECT[0])))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
