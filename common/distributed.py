@@ -4,6 +4,7 @@ One rank drives one device; torch.multiprocessing starts the ranks of a machine,
 """
 import atexit
 import contextlib
+import functools
 import inspect
 import os
 import re
@@ -105,13 +106,12 @@ def launch(worker, args, layout):
     moved for args.stall_timeout seconds. Raises what the failed rank met: UserError, TrainingStopped, Terminated,
     KeyboardInterrupt or RankFailed.
     """
-    timeout = getattr(args, "stall_timeout", 0)
-    local_rank = layout.place.local_ranks[0]
-    if len(layout.place.local_ranks) == 1:
-        with watchdog.over_this_process(layout, local_rank, timeout):
-            _run_rank(worker, args, layout, local_rank)
+    timeout, local_ranks = getattr(args, "stall_timeout", 0), layout.place.local_ranks
+    if len(local_ranks) == 1:
+        with watchdog.over_this_process(layout, local_ranks[0], timeout):
+            _run_rank(worker, args, layout, local_ranks[0])
     else:
-        spawn.run_ranks(_run_rank, (worker, args, layout), timeout)
+        spawn.run_ranks(functools.partial(_run_rank, worker, args, layout), layout, timeout)
 
 
 def _run_rank(worker, args, layout, local_rank):

@@ -78,9 +78,9 @@ def _is_rank(started_by, number, local, master, machine=None):
     (rank, world_size), (local_rank, local_size) = number, local
     if rank >= world_size or local_rank >= local_size:
         raise UserError("rank %d of %d, local rank %d of %d: they count from 0" % (number + local))
-    # The number of a machine is its place in the order of ranks, where nobody has said it.
-    machine = machine or (rank != local_rank and max(1, rank // local_size), -(-world_size // local_size))
-    return Place(machine[1], int(machine[0]), (local_rank,), local_size, rank, world_size, master[0], master[1], started_by)
+    if not machine:  # its number is its place in the order of ranks, where nobody has said it
+        machine = 0 if rank == local_rank else max(1, rank // local_size), -(-world_size // local_size)
+    return Place(machine[1], machine[0], (local_rank,), local_size, rank, world_size, master[0], master[1], started_by)
 
 
 # --- a reading for each launcher: a Place, or None where it has not started this process ----------------------------------

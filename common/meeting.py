@@ -2,7 +2,6 @@
 import contextlib
 import datetime
 import fcntl
-import itertools
 import os
 import socket
 import struct
@@ -127,5 +126,10 @@ _INTERFACES = ("HCCL_IF_IP", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 def _ranges(numbers):
     """Return 1-3,7 for [1, 2, 3, 7]."""
-    runs = [list(run) for _, run in itertools.groupby(numbers, lambda number, places=itertools.count(): number - next(places))]
+    runs = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
     return ",".join("%d-%d" % (run[0], run[-1]) if len(run) > 1 else "%d" % run[0] for run in runs)

@@ -46,7 +46,6 @@ class Progress(object):
         self._is_best = False
         self._keep, self._newest_is_damaged, self._last_good = keep, False, "none yet"
         self.products = [path] + [best_path] * bool(best_path) + checkpoint.kept_paths(path, keep)
-        cli.TrainingStopped.kept = ""
         self._profiler = StepProfiler(None, "", rank)
         self._preemption = Preemption(rank, self.save)
 
@@ -85,12 +84,11 @@ class Progress(object):
         nothing is saved: no checkpoint holds their gradients; nor do the ranks exchange them. Raises Terminated after saving when SIGTERM has come.
         """
         self._tell_errors()
-        self.steps_in_epoch = len(batches)
         self.tally.name, self.tally.batches = "epoch %d" % self.epoch, self.step
         self._clock = clock
         for images, target in clock.over(batches.of_epoch(self.epoch, first_step=self.step)):
             first = self.step - self.step % accumulate  # of the batches of its update
-            self.batches_in_update = min(accumulate, self.steps_in_epoch - first)
+            self.batches_in_update = min(accumulate, len(batches) - first)
             self.update_is_complete = self.step == first + self.batches_in_update - 1
             # What DistributedDataParallel.no_sync does. Under O2 each batch's gradients go to the master weights at once.
             learner.model.require_backward_grad_sync = self.update_is_complete or learner.amp.opt_level == "O2"

@@ -16,15 +16,14 @@ LOST_RANK = "has lost the connection to another rank"
 _SECONDS_FOR_A_REASON = 3
 
 
-def run_ranks(run_rank, arguments, stall_timeout):
-    """Call `run_rank(*arguments, local_rank)` in a process for each device of the distributed.Layout arguments[-1]; return when all
-    are done. When one fails, or nothing moves for `stall_timeout` seconds, all are ended. Raises what cli.run knows."""
-    layout = arguments[-1]
+def run_ranks(run_rank, layout, stall_timeout):
+    """Call `run_rank(local_rank)` in a process for each device of a distributed.Layout; return when all are done. When one fails, or
+    nothing moves for `stall_timeout` seconds, all are ended. Raises what cli.run knows."""
     context = torch.multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     board = context.RawArray("q", len(layout.indices))
     spawned = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
-        _rank_main, ((run_rank, arguments), board, writer, os.getpid()), nprocs=len(layout.indices), join=False)
+        _rank_main, (run_rank, board, writer, layout.rank(0), os.getpid()), nprocs=len(layout.indices), join=False)
     processes = spawned.processes
     watch = watchdog.Watch(board, layout.rank(0), [process.pid for process in processes], stall_timeout, layout)
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
@@ -49,16 +48,15 @@ def raise_for(status, text):
         raise quiet.get(status, cli.RankFailed(text, status))
 
 
-def _rank_main(local_rank, work, board, writer, parent):
+def _rank_main(local_rank, run_rank, board, writer, first, parent):
     cli.end_with(parent)
-    run_rank, arguments = work
     watchdog.mark.move_to(board, local_rank)
     texts = [""]
     try:
-        status = cli.status_of(lambda: run_rank(*arguments, local_rank), texts.append)
+        status = cli.status_of(lambda: run_rank(local_rank), texts.append)
     except Exception:
         status = cli.EXIT_FAILED
-        texts.append("rank %d:\n%s" % (arguments[-1].rank(local_rank), traceback.format_exc()))
+        texts.append("rank %d:\n%s" % (first + local_rank, traceback.format_exc()))
     sys.stdout.flush()
     sys.stderr.flush()
     if texts[-1]:
