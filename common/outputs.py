@@ -23,9 +23,6 @@ from common.cli import Terminated, TrainingStopped, UserError
 _HEARTBEAT, _SILENCE = 10, 60  # seconds between the touches of a lock; without one, after which its host is gone
 _HELD_ABOVE = "RUN_OUTPUT_PATH"  # environment: the folder that run.py holds for this process, and what it has written into the lock
 _MANIFEST = ".run.files"
-
-# What runs have left that listed nothing yet; and which files are weights.
-_UNLISTED = re.compile(r"(train_\d+|.+_bs\d+_\d+p_\w+)\.log|metrics\.jsonl|report\.json|(checkpoint|model_best)\.pth\.tar")
 _WEIGHTS = re.compile(r".*\.(pth|pyth|pth\.tar)(\.\d+)?")
 
 _hold = None  # of this process
@@ -145,7 +142,9 @@ class Hold(object):
             elif time.time() < end and (is_here and not _is_alive(pid) or goes_on and not is_here):
                 if signal.sigpending():  # run.py lets none in before there is a training
                     raise KeyboardInterrupt() if signal.SIGINT in signal.sigpending() else Terminated()
-                has_said = has_said or _say("waiting for the end of the run in %s (%s)" % (self.folder, holder)) is None
+                if not has_said:
+                    _say("waiting for the end of the run in %s (%s)" % (self.folder, holder))
+                has_said = True
                 time.sleep(0.1)
             else:
                 lock.close()
@@ -186,8 +185,7 @@ class Hold(object):
             with open(self._manifest, errors="surrogateescape", opener=_opened) as stream:
                 names = stream.read().splitlines() + [_MANIFEST]
         except FileNotFoundError:
-            names = os.listdir(self.folder) if os.path.isfile(os.path.join(self.folder, "metrics.jsonl")) else []
-            names = [name for name in names if _UNLISTED.fullmatch(name)]
+            names = []
         return {name for name in names if name and os.path.normpath("/" + name) == "/" + name}  # none that leads elsewhere
 
     def _name(self, path):
