@@ -41,10 +41,14 @@ def save(state, path, copy_to=(), keep=1):
     `kept_paths` says. Raises TrainingStopped, with the old files as they were, for values that are not finite, and where it cannot be
     written (disk full, no permission).
     """
-    content, paths = io.BytesIO(), list(copy_to) + [path]
+    state, content, paths = _on_cpu(state, {}), io.BytesIO(), list(copy_to) + [path]
+    bad = entries.not_finite(state)
+    if bad:
+        where = " after step %(step)d of epoch %(epoch)d" % state if "step" in state else ""
+        raise TrainingStopped("%s is not written: %s is not finite%s; a lower learning rate may help" % (path, bad, where))
     # First to memory: an exception that comes out of a write reaches the destructor of PyTorch's zip writer, which ends the
     # process in PyTorch 1.8 and hides the reason in later ones.
-    torch.save(_finite(_on_cpu(state, {}), path), content)
+    torch.save(state, content)
     with outputs.writing(path, len(content.getbuffer()) * len(paths)):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         outputs.note(*paths + kept_paths(path, keep))
@@ -97,30 +101,6 @@ def load_newest(path, tell):
         except UserError as error:
             tell("%s: going on with the one before, %s" % (error, older))
     return load(files[-1]), files[-1]
-
-
-def _finite(state, path):
-    bad = not_finite(state)
-    if bad:
-        where = " after step %(step)d of epoch %(epoch)d" % state if "step" in state else ""
-        raise TrainingStopped("%s is not written: %s is not finite%s; a lower learning rate may help" % (path, bad, where))
-    return state
-
-
-def not_finite(state):
-    """Return the name, such as `state_dict.fc.weight`, of the first tensor in nested dictionaries and lists that is not finite all over,
-    or None. All tensors have to be on one device, which is waited for once."""
-    named = list(_floats(state, ""))
-    finite = torch.stack([torch.isfinite(tensor).all() for _, tensor in named]).tolist() if named else []
-    return next((name for (name, _), is_finite in zip(named, finite) if not is_finite), None)
-
-
-def _floats(value, name):
-    if torch.is_tensor(value) and value.is_floating_point() and value.layout == torch.strided:
-        yield name, value.float() if value.element_size() < 4 else value  # an old CPU looks at no half precision
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    for key, entry in pairs:
-        yield from _floats(entry, "%s.%s" % (name, key) if name else str(key))
 
 
 def _on_cpu(value, copies):
@@ -273,7 +253,7 @@ def load_weights(model, content, source, use_ema="auto", new_classifier=False):
     complaint = _misfit(own, state)
     if complaint:
         raise UserError("%s is not a checkpoint of this network: %s" % (source, complaint))
-    bad = not_finite(state)
+    bad = entries.not_finite(state)
     if bad:
         raise UserError("%s holds weights that are not finite numbers (first: %s); take a checkpoint from before" % (source, bad))
     model.load_state_dict(state)

@@ -43,6 +43,22 @@ def percentage(value, source):
     return number if number is None else float(number)
 
 
+def not_finite(state):
+    """Return the name, such as `state_dict.fc.weight`, of the first tensor in nested dictionaries and lists that is not finite all over,
+    or None. All tensors have to be on one device, which is waited for once."""
+    named = list(_floats(state, ""))
+    finite = torch.stack([torch.isfinite(tensor).all() for _, tensor in named]).tolist() if named else []
+    return next((name for (name, _), is_finite in zip(named, finite) if not is_finite), None)
+
+
+def _floats(value, name):
+    if torch.is_tensor(value) and value.is_floating_point() and value.layout == torch.strided:
+        yield name, value.float() if value.element_size() < 4 else value  # an old CPU looks at no half precision
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, entry in pairs:
+        yield from _floats(entry, "%s.%s" % (name, key) if name else str(key))
+
+
 def check_optimizer(optimizer):
     """Raise ValueError where what an optimizer has just loaded does not fit its parameters: PyTorch notices in a step, or never."""
     complaints = [ranges.complaint(group, _RATES) for group in optimizer.param_groups]

@@ -221,10 +221,10 @@ class Hold(object):
 
     def where_now(self, word):
         """Return a word of a command line, `--flag=FILE` or FILE, with where the weights are after `set_aside` that it names to be read."""
-        start, path = word.split("=", 1) if word.startswith("--") and "=" in word else ("", word)
-        is_read = start != "--checkpoint-file" and _WEIGHTS.fullmatch(path)
-        moved = dict(self._moved).get(os.path.join(self.folder, self._name(path))) if is_read else None
-        return word if moved is None else "%s=%s" % (start, moved) if start else moved
+        flag, path = re.fullmatch("(--[^=]*=)?(.*)", word, re.DOTALL).groups("")
+        if flag == "--checkpoint-file=" or not _WEIGHTS.fullmatch(path):  # is written
+            return word
+        return flag + dict(self._moved).get(os.path.join(self.folder, self._name(path)), path)
 
     def undo(self):
         """Put everything back."""

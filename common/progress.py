@@ -53,8 +53,15 @@ class Progress(object):
 
     def start_clock(self, batches, epochs, usual_warmup=10, profile_steps=None):
         """Return the meters.Clock of what is left of a run of `epochs` epochs of the data.DeviceBatches `batches`. `profile_steps`: as
-        profiling.StepProfiler's. Raises UserError where a resumed run had other batches."""
+        profiling.StepProfiler's. From here on SIGTERM is answered by saving. Raises UserError where a resumed run had other batches."""
+        self._go_on_with(batches, epochs)
         self._profiler = StepProfiler(profile_steps, os.path.join(os.path.dirname(os.path.abspath(self._path)), "profile"), self._rank)
+        self._preemption.listen()
+        bar.begin(self._rank, self, len(batches), epochs)
+        return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
+
+    def _go_on_with(self, batches, epochs):
+        """Note what the checkpoint says of the order of the images, or see that it is what a resumed run had; find the step."""
         for key, value in zip(_ORDER, (batches.global_batch, batches.images, getattr(batches, "run_length", 1))):
             if self.constants.setdefault(key, value) != value:
                 shares = key == "global_batch" and self.constants[key] % self._rank.world_size
@@ -72,9 +79,6 @@ class Progress(object):
         names = getattr(batches, "classes", [])  # in the order of the outputs
         if self.constants.setdefault("classes", names) != names:
             raise cli.UserError("this run has the classes %.99s, the run to resume has %.99s" % (names, self.constants["classes"]))
-        self._preemption.listen()
-        bar.begin(self._rank, self, len(batches), epochs)
-        return meters.Clock(self._rank.device, len(batches) * (epochs - self.epoch) - self.step, usual_warmup)
 
     def steps(self, batches, learner, clock, accumulate=1):
         """Iterate over what is left of the epoch: gives (step, images, target), and after the body of the loop, which has to call
@@ -139,7 +143,7 @@ class Progress(object):
                                  "train.top5": tally.top5.avg})
 
     def _check_weights(self):
-        bad = checkpoint.not_finite(self._parts[self._model_key].state_dict())
+        bad = entries.not_finite(self._parts[self._model_key].state_dict())
         if bad:
             raise cli.TrainingStopped("the weights are not finite numbers (first: %s) after step %d; a lower learning rate may help"
                                       % (bad, self.step))

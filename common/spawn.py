@@ -23,7 +23,7 @@ def run_ranks(run_rank, layout, stall_timeout):
     reader, writer = context.Pipe(duplex=False)
     board = context.RawArray("q", len(layout.indices))
     spawned = torch.multiprocessing.spawn(  # kept: its semaphores go with it, and ranks are still opening them
-        _rank_main, (run_rank, board, writer, layout.rank(0), os.getpid()), nprocs=len(layout.indices), join=False)
+        _rank_main, (run_rank, layout.rank(0), (os.getpid(), board, writer)), nprocs=len(layout.indices), join=False)
     processes = spawned.processes
     watch = watchdog.Watch(board, layout.rank(0), [process.pid for process in processes], stall_timeout, layout)
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
@@ -48,7 +48,8 @@ def raise_for(status, text):
         raise quiet.get(status, cli.RankFailed(text, status))
 
 
-def _rank_main(local_rank, run_rank, board, writer, first, parent):
+def _rank_main(local_rank, run_rank, first, above):
+    parent, board, writer = above
     cli.end_with(parent)
     watchdog.mark.move_to(board, local_rank)
     texts = [""]
