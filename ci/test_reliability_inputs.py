@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -75,8 +76,11 @@ def test_a_bad_number_is_one_line(parser, words, capsys):
     assert ended.value.code == 2 and len(lines) == 1 and lines[0].endswith("(see --help)")
 
 
-def test_help_has_no_bound_that_says_nothing(parser, parsed_by_shell):
-    """Where the upper bound of a number is but a guard against slips, --help says `of at least`, and the error still says the bound."""
+def test_help_has_nothing_that_says_nothing(parser, parsed_by_shell):
+    """Where the upper bound of a number is but a guard against slips, --help says `of at least`, and the error still says the bound. Where
+    there is no default, or a switch is off, --help says none. Defect: `(default: None)` behind most flags."""
+    words = " ".join(parser.format_help().split())
+    assert not re.search(r"\(default: (None|False|)\)", words) and "(default: 0)" in words, words
     _, _, shell = parsed_by_shell([["--help"]])[0]
     for shown in (shell, parser.format_help()):
         assert "1000000000" not in shown and "an integer of at least 1" in " ".join(shown.split()), shown

@@ -67,11 +67,12 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default, and of a number the range."""
+    """Shows the default where that is a value, and of a number the range."""
 
     def _get_help_string(self, action):
+        says_nothing = action.default in (None, "") or action.default is False
         shown = "; %s" % action.type.in_help() if isinstance(action.type, ranges.Range) else ""
-        return super()._get_help_string(action) + shown
+        return (action.help if says_nothing else super()._get_help_string(action)) + shown
 
 
 positive_int, natural_int = ranges.size, ranges.count
