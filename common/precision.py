@@ -236,10 +236,10 @@ def _runs(opt_level, device, half):
         autocast = _autocast(device.type, half) if opt_level == "O1" else contextlib.suppress()
         dtype = torch.float32 if opt_level == "O1" else half
         weight = torch.ones(2, 1, 1, 1, dtype=dtype, device=device, requires_grad=True)
-        statistics = torch.zeros(2, device=device), torch.ones(2, device=device)
+        zeros, ones = torch.zeros(2, device=device), torch.ones(2, device=device)
         with autocast:
             output = functional.conv2d(torch.ones(2, 1, 2, 2, dtype=dtype, device=device), weight)
-            output = functional.batch_norm(output, statistics[0], statistics[1], statistics[1], statistics[0], training=True)
+            output = functional.batch_norm(output, zeros, ones, ones, zeros, training=True)
         output.float().sum().backward()
         if opt_level == "O2" and dist.is_available() and dist.is_initialized():
             dist.all_reduce(torch.zeros(1, dtype=half, device=device))  # gloo of PyTorch 2.1 has no bf16

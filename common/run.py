@@ -166,7 +166,7 @@ class _Training(object):
 
     def wait(self, log):
         """Return its status (negative: the signal that killed it) when its output is on ours and in the open file `log`."""
-        copies = [threading.Thread(target=self._copy_lines, args=(source, [log.fileno(), screen]))
+        copies = [threading.Thread(target=self._copy_lines, args=(source, log.fileno(), screen))
                   for source, screen in ((self._process.stdout, 1), (self._process.stderr, 2))]
         for copy in copies:
             copy.start()
@@ -177,17 +177,17 @@ class _Training(object):
             copy.join()
         return status
 
-    def _copy_lines(self, source, targets):
+    def _copy_lines(self, source, log, screen):
+        has_reader = True
         for line in source:
-            self._has_said_why |= 2 in targets and b": error: " in line
+            self._has_said_why |= screen == 2 and has_reader and b": error: " in line
             is_hidden, line = line.startswith(bar.MARK.encode()), line.lstrip(bar.MARK.encode())
-            for target in list(targets):
-                error = _write(target, line if target > 2 else b"" if is_hidden else self.erase[target] + line)
-                if error and target > 2:
-                    self._log_error = error
-                    self._kill()
-                if error:
-                    targets.remove(target)
+            error = None if self._log_error else _write(log, line)
+            if error:
+                self._log_error = error
+                self._kill()
+            if has_reader and not is_hidden:
+                has_reader = _write(screen, self.erase[screen] + line) is None
 
     def verdict(self, status, log_path):
         """Return the exit status and what to say about it: nothing where one line has said it."""
