@@ -3,6 +3,7 @@
 A Stage is a machine: a root with /dev, /proc, /sys and /usr/local/Ascend, a folder of stand-in packages, one of programs, an
 environment. The program runs in a Python without any package.
 """
+import errno
 import json
 import os
 import resource
@@ -523,6 +524,10 @@ def test_room_for_the_output(tmp_path, monkeypatch):
     assert row.status == "warning" and "500 MiB free" in row.found and str(tmp_path) in asked
 
 
+def input_error(*_):
+    raise OSError(errno.EIO, "Input/output error")
+
+
 def test_speed_of_the_data(tmp_path, monkeypatch):
     """MB/s and files/s of what is there; an empty folder is wrong; a slow one is a warning."""
     def row():
@@ -530,7 +535,12 @@ def test_speed_of_the_data(tmp_path, monkeypatch):
     assert row().status == "wrong"
     (tmp_path / "n01").mkdir()
     (tmp_path / "n01" / "a.JPEG").write_bytes(b"x" * 4000000)
+    (tmp_path / "n01" / "0.JPEG").symlink_to("nowhere")  # defect: a traceback
+    os.mkfifo(str(tmp_path / "n01" / "1.JPEG"))  # defect: waited for
     assert row().status == "OK" and "files/s" in row().found
+    with monkeypatch.context() as broken:
+        broken.setattr(host.os, "posix_fadvise", input_error)
+        assert row().status == "wrong" and "cannot be read: Input/output error" in row().found
     clock = iter(range(100))
     monkeypatch.setattr(host.time, "time", lambda: float(next(clock)))  # each look at the clock is a second later
     assert row().status == "warning" and "local disk" in row().right

@@ -201,6 +201,8 @@ def test_other_checkouts_are_refused(checkout, tmp_path):
     assert_bad_input(make("GENet", "--upstream=%s" % checkout, "--output=%s" % output), "is %s, the port is of commit %s" % (
         source(checkout).commit, genet.commit), "say --any-commit")
     assert not output.exists()
+    for output in (tmp_path, tmp_path / "no" / "made.json"):  # defect: said when all was computed, with a traceback
+        assert_bad_input(make("GENet", "--upstream=%s" % checkout, "--any-commit", "--output=%s" % output), "--output=%s is no file" % output)
 
 
 def test_what_upstream_lacks_is_named(checkout, tmp_path):

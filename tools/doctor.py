@@ -55,14 +55,12 @@ def parse(argv):
 
 def check(machine, args):
     """Yield the rows of the checks that the device asks for."""
-    for row in software.rows(machine):
-        yield row
-    for row in ascend.rows(machine) if machine.device in ("npu", "auto") else ():
-        yield row
+    yield from software.rows(machine)
+    if machine.device in ("npu", "auto"):
+        yield from ascend.rows(machine)
     if machine.device in ("gpu", "auto"):
         yield gpu.row(machine)
-    for row in host.rows(machine, args.data_path, args.output_path):
-        yield row
+    yield from host.rows(machine, args.data_path, args.output_path)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,9 @@ def main():
     """Make the file; return nothing."""
     args = parser().parse_args()
     maker = importlib.import_module("golden." + module_name(args.model))
+    path = args.output or args.model + ".json"
+    if os.path.isdir(path) or not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        raise cli.UserError("--output=%s is no file that can be written" % path)
     with open(os.path.join(FORMS, args.model + ".json"), encoding="utf-8") as stream:
         form = json.load(stream)
     device.import_torchvision()  # upstream imports it too, and beside a CPU build of PyTorch it needs our help
@@ -65,7 +68,6 @@ def main():
         made, count = _entries.make(form, maker, upstream, args.only, args.variants)
     made.update(upstream.versions(form))
     made["made_by"] = dict(upstream.origin(), not_made=dict(maker.NOT_MADE))
-    path = args.output or args.model + ".json"
     with open(path, "w", encoding="utf-8") as stream:
         json.dump(made, stream, indent=1, ensure_ascii=False)
         stream.write("\n")

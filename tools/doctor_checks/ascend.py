@@ -3,11 +3,10 @@ import os
 import re
 
 from doctor_checks.compatibility import base, driver, lists, order, own_cann, plugins, pythons
-from doctor_checks.machine import ABSENT, OK, WARNING, WRONG, Row, brief, installed_version
+from doctor_checks.machine import ABSENT, FULL, OK, WARNING, WRONG, Row, brief, installed_version
 from doctor_checks.software import remedy
 
 NODES = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
-FULL = 0.25  # some 5 % of the memory of an idle NPU are in use
 # npu-smi info: "| 0 910B3 | OK | 95.0 ... |" and "| 0 | 0000:C1:00.0 | 0  0 / 0  3338 / 65536 |"; tensors are in the last pair.
 CHIP = re.compile(r"^\|\s*\d+\s+(\S+)\s*\|\s*([A-Za-z]+)\s*\|.*\n.*?(\d+)\s*/\s*(\d+)\s*\|\s*$", re.MULTILINE)
 
@@ -21,9 +20,10 @@ def rows(machine):
                   "a machine with NPUs, a container started with them, or --device=cpu" if wanted else "")
         return
     known = _cann(machine, cann)
-    for row in (_plugin(machine, cann, known.status != WRONG), known, _driver(machine, cann, info),
-                _devices(machine, known.status != WRONG)):
-        yield row
+    yield _plugin(machine, cann, known.status != WRONG)
+    yield known
+    yield _driver(machine, cann, info)
+    yield _devices(machine, known.status != WRONG)
 
 
 def find_cann(machine):

@@ -1,9 +1,8 @@
 """NVIDIA GPUs and their driver."""
 from doctor_checks.compatibility import base
-from doctor_checks.machine import ABSENT, OK, WARNING, WRONG, Row, brief
+from doctor_checks.machine import ABSENT, FULL, OK, WARNING, WRONG, Row, brief
 
 QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.used,memory.total", "--format=csv,noheader,nounits")
-FULL = 0.25
 
 
 def row(machine):

@@ -24,10 +24,12 @@ def rows(machine, data_path, output_path):
     """Yield the rows."""
     nodes = [] if machine.device == "cpu" else [machine.glob("/dev/%s[0-9]*" % name) for name in ("davinci", "nvidia")]
     ranks = max([1] + [len(found) for found in nodes])
-    for row in list(_collectives(machine)) + list(_limits(machine)):
-        yield row
-    for row in (_shared_memory(machine, ranks), _cpus(machine, ranks), _output(machine, output_path), _speed(data_path)):
-        yield row
+    yield from _collectives(machine)
+    yield from _limits(machine)
+    yield _shared_memory(machine, ranks)
+    yield _cpus(machine, ranks)
+    yield _output(machine, output_path)
+    yield _speed(data_path)
 
 
 def _collectives(machine):
@@ -129,13 +131,11 @@ def _output(machine, path):
 def _speed(data_path):
     if data_path is None:
         return Row(ABSENT, "data path", "not measured: no --data_path")
-    count, size, start = 0, 0, time.time()
-    for path in (os.path.join(folder, name) for folder, _, names in os.walk(data_path) for name in sorted(names)):
-        with open(path, "rb", buffering=0) as stream:
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # not from the system's cache, where it allows that
-            size, count = size + sum(map(len, iter(lambda: stream.read(2 ** 20), b""))), count + 1
-        if size > SAMPLE_MB * 1e6 or time.time() - start > SAMPLE_SECONDS:
-            break
+    start = time.time()
+    try:
+        count, size = _read(data_path, start)
+    except OSError as error:
+        return Row(WRONG, "data path", "%s cannot be read: %s" % (error.filename or data_path, error.strerror), "files that can be read")
     if not size:
         return Row(WRONG, "data path", "no data in " + data_path, "train/ and val/ with class folders, or cifar-10-batches-py/")
     seconds = max(time.time() - start, 1e-6)
@@ -143,3 +143,17 @@ def _speed(data_path):
     if size / seconds >= 1e6 * SLOW_MB or count / seconds >= SLOW_FILES or seconds < 1:  # a short time says little
         return Row(OK, "data path", found)
     return Row(WARNING, "data path", found, "at least %d MB/s: copy the data to a local disk" % SLOW_MB)
+
+
+def _read(data_path, start):
+    """Return the number of files and of bytes that have been read until one of the limits of a sample was reached."""
+    count = size = 0
+    for path in (os.path.join(folder, name) for folder, _, names in os.walk(data_path) for name in sorted(names)):
+        if not os.path.isfile(path):  # a link to nowhere; a pipe, which would be waited for
+            continue
+        with open(path, "rb", buffering=0) as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # not from the system's cache, where it allows that
+            size, count = size + sum(map(len, iter(lambda: stream.read(2 ** 20), b""))), count + 1
+        if size > SAMPLE_MB * 1e6 or time.time() - start > SAMPLE_SECONDS:
+            break
+    return count, size

@@ -15,6 +15,7 @@ OK, ABSENT, WARNING, WRONG = "OK", "-", "warning", "wrong"
 # `found`: one line, what is there or what is the matter. `right`: one line, what would be right where it is not.
 Row = collections.namedtuple("Row", "status name found right", defaults=("",))
 PROGRAM_SECONDS, IMPORT_SECONDS = 30, 180  # PyTorch from a cold network disk takes a minute
+FULL = 0.25  # of a device's memory: some 5 % of an idle NPU's are in use
 ANSWER = "doctor: "  # so probe.py marks its line, among whatever the libraries print
 
 

@@ -2,6 +2,8 @@
 import copy
 from collections import ChainMap, namedtuple
 
+from tqdm import tqdm
+
 from common import cli
 
 # What is made together. path: to the objects that hold it ("" is the file, "variants.*" each network), names: of the results in such an
@@ -44,7 +46,7 @@ def make(form, maker, upstream, only=None, variants=None):
     for name in maker.NOT_MADE:
         for holder in holders(made, name.rpartition(".")[0]):
             taken_out(holder.maps[0], [name.rpartition(".")[2]])
-    for entry, holder, old in todo:
+    for entry, holder, old in tqdm(todo, desc="computing", disable=None):
         if is_named(entry, only) and not any(each is other for each in holder.maps for other in others):
             results = {name: value for name, value in entry.make(upstream, holder, old).items() if value is not None}
             holder.update(results)
