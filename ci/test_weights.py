@@ -20,6 +20,7 @@ from conftest import ROOT
 device.import_torchvision()
 timm = pytest.importorskip("timm")
 safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors.torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 sys.path.append(os.path.join(ROOT, "tools"))
 from test_documents import commands_in, read  # noqa: E402
@@ -229,7 +230,7 @@ def checkpoints(tmp_path_factory):
         options = GE_THETA if model == "GENet" else {}
         network = network_of(name, 10 if model == "GENet" else 4, **options)
         state = random_state(network)
-        weights = _files.Weights(network, state, {}, {"epoch": "7", "accuracy": "61.5"}, None)
+        weights = _files.Weights(network, state, {"epoch": "7", "accuracy": "61.5"}, None)
         path = str(tmp_path_factory.mktemp("checkpoints") / (model + ".pth.tar"))
         checkpoint.save(_files.upstream_form(weights), path)
         found[model] = (network, state, path)
@@ -264,6 +265,14 @@ def test_a_machine_without_git(tmp_path, checkpoints, monkeypatch):
     network, _, path = checkpoints["GENet"]
     run("export", path, "--network=" + network.name, "--out=%s" % (tmp_path / "w.safetensors"))
     assert _files._content(str(tmp_path / "w.safetensors"))[1]["commit"] == "unknown"
+
+
+def test_notes_of_other_programs_are_none_of_ours(tmp_path, checkpoints):
+    """A safetensors file may say anything under names that we use too. Defect: a traceback."""
+    _, state, path = checkpoints["HRNet"]
+    safetensors.torch.save_file(state, str(tmp_path / "theirs.safetensors"), {"recipe": "a long one", "classes": "1000", "image_size": "large"})
+    run("export", tmp_path / "theirs.safetensors", "--out=%s" % (tmp_path / "w.safetensors"))
+    assert _files._content(str(tmp_path / "w.safetensors"))[1]["image_size"] == "224"
 
 
 def test_bad_files_are_one_line(tmp_path, checkpoints):

@@ -10,9 +10,9 @@ from checkout import git
 from common import checkpoint, cli, data, folders, outputs, records
 from weights import _layouts, _networks
 
-# network: a _networks.Network; state: {our key: float32 tensor}; content: what the file holds; notes: {name: text}, as in the
-# metadata of a safetensors file; package: whose key names the file has, or None.
-Weights = namedtuple("Weights", "network state content notes package")
+# network: a _networks.Network; state: {our key: float32 tensor}; notes: {name: text}, as in the metadata of a safetensors file;
+# package: whose key names the file has, or None.
+Weights = namedtuple("Weights", "network state notes package")
 
 
 def add_flags(parser, verb="read"):
@@ -42,7 +42,7 @@ def read(args):
     notes = dict(_known_of(content, path, args.use_ema), **notes)
     if args.classes:
         notes["classes"] = json.dumps(_class_names(args.classes))
-    return Weights(network, dict(own.state_dict()), content, notes, package)
+    return Weights(network, dict(own.state_dict()), notes, package)
 
 
 def module(weights):
@@ -68,20 +68,21 @@ def _content(path):
     safe = _safetensors()
     try:
         with safe.safe_open(path, "pt") as file:
-            return dict((key, file.get_tensor(key)) for key in file.keys()), dict(file.metadata() or {})
+            content, notes = dict((key, file.get_tensor(key)) for key in file.keys()), file.metadata() or {}
     except Exception as error:  # its errors have no common class that is promised
         raise cli.UserError("%s is truncated or no safetensors file (%s)" % (path, error))
+    return content, notes if notes.get("network") in _networks.NAMES else {}  # of other programs' notes nothing is known
 
 
 def _network(content, state, notes, args):
     """Return (Network, the package whose key names these are, or None)."""
-    if isinstance(content, dict) and content.get("architecture") == "EfficientNet":
+    if content.get("architecture") == "EfficientNet":
         raise cli.UserError("%s is of timm's own EfficientNet, which FixRes adapts: timm takes what is under `model` as it is"
                             % args.checkpoint)
     found = _layouts.found(state)
     if found and args.network in (None, found[0].name):
         return found
-    if not found and not args.network and notes.get("network") in _networks.NAMES:
+    if not found and not args.network and notes:
         return _networks.known(notes["network"], _networks.classes_of(state), json.loads(notes.get("options", "{}"))), None
     network = _networks.recognised(content, state, args.network)
     if network is None:
@@ -112,8 +113,6 @@ def class_names(weights):
 
 def _known_of(content, path, use_ema):
     """Return {name: text} of what a checkpoint, and the records beside it, say of the training."""
-    if not isinstance(content, dict):
-        return {}
     found = {"epoch": content.get("epoch"), "accuracy": _accuracy(content, path, use_ema), "seed": content.get("seed"),
              "recipe": _recipe(path)}
     names = content.get("classes", _names_beside(path, content))
@@ -134,15 +133,11 @@ def _names_beside(path, content):
 def _accuracy(content, path, use_ema):
     """Return the top-1 accuracy in per cent of the weights in a checkpoint, None where it says nothing."""
     results, is_average = content.get("results") or {}, checkpoint.weights_key(content, path, use_ema) == "ema_state"
-    said = [(results.get("val.top1"), lambda value: value), (content.get("ema_err" if is_average else "test_err"), _error),
-            (content.get("accuracy"), lambda value: 100 * value), (content.get("perf"), lambda value: value),
-            (content.get("best_err1"), _error),
-            ((content.get("error_history") or [None])[-1], _error), (content.get("best_acc1"), lambda value: value)]
-    return next((float(convert(value)) for value, convert in said if value is not None), None)
-
-
-def _error(value):
-    return 100.0 - value
+    errors = [content.get("ema_err" if is_average else "test_err"), content.get("best_err1"), (content.get("error_history") or [None])[-1]]
+    said = [results.get("val.top1"), content.get("perf"), content.get("best_acc1")] + [100.0 - each for each in errors if each is not None]
+    if content.get("accuracy") is not None:  # FixRes', a share
+        said.append(100.0 * content["accuracy"])
+    return next((float(value) for value in said if value is not None), None)
 
 
 def _recipe(path):

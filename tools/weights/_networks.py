@@ -110,7 +110,7 @@ def classes_of(state):
 def recognised(content, state, name=None):
     """Return the Network that weights in our own key names are of: `name`, or what the checkpoint `content` says, or else what keys
     and shapes fit. None where nothing fits."""
-    classes, content = classes_of(state), content if isinstance(content, dict) else {}
+    classes = classes_of(state)
     name = name or _said_by(content) or _by_keys(state, classes)
     if name is None:
         return None
