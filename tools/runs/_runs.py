@@ -42,9 +42,7 @@ def _read(folder, name):
 
 def row(run):
     """Return the row of COLUMNS of a Run: numbers, text, and None for what was not measured."""
-    epochs = [record["step"][0] + 1 for record in run.records
-              if record.get("type") == "LOG" and isinstance(record.get("step"), list) and len(record["step"]) == 1
-              and isinstance(record["step"][0], int)]
+    epochs = [epoch for level, epoch in (place_of(record["step"], 1) for record in logged(run.records)) if level]
     values = (run.report.get("case", {}).get("name") or run.name, run.summary.get("val.top1"), run.summary.get("train.total_ips"),
               run.summary.get("epochs") or max(epochs or [0]) or None, run.parameters.get("opt_level_run"), run.parameters.get("torch"))
     return dict(zip(COLUMNS, values))
@@ -80,6 +78,45 @@ def names_of(paths):
         parts = [p[:-1] for p in parts]
     return [os.sep.join(p) for p in parts]
 
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+def logged(found):
+    """Return those of the records that say something of an iteration or an epoch."""
+    return [record for record in found if record.get("type") == "LOG" and record.get("data") and place_of(record.get("step"), 1)]
+
+
+def count_steps(logged):
+    """Return the steps of an epoch, as far as the records of iterations show it: the last one and what lies between two."""
+    iterations = sorted({record["step"][1] for record in logged if is_iteration(record["step"])})
+    if not iterations:
+        return 1
+    interval = iterations[1] - iterations[0] if len(iterations) > 1 else 1
+    return iterations[-1] + interval if iterations[0] == 0 else iterations[-1]
+
+
+def place_of(step, steps_per_epoch):
+    """Return (0, epochs) for a record of an iteration, (1, epochs) for the summary of an epoch, None for others."""
+    if is_iteration(step):
+        return 0, step[0] + step[1] / steps_per_epoch
+    if step == ["before"]:  # FixRes: the evaluation before fine-tuning
+        return 1, 0
+    if isinstance(step, list) and len(step) == 1 and is_number(step[0]):
+        return 1, step[0] + 1
+    return None
+
+
+def is_iteration(step):
+    """Return whether a record's step is (epoch, iteration) or (epoch, iteration, validation iteration)."""
+    return isinstance(step, list) and len(step) in (2, 3) and all(is_number(number) for number in step)
+
+
+def is_number(value):
+    """Return whether a recorded value can be drawn: not None, not NaN, not infinite, no text."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def new_file(path):

@@ -40,8 +40,8 @@ def read_curves(path):
         raise UserError("%s cannot be read: it is no file" % path)
     try:
         curves = curves_of(records.read(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("%s cannot be read: %s" % (path, getattr(error, "strerror", None) or "it is not text"))
+    except OSError as error:
+        raise UserError("%s cannot be read: %s" % (path, error.strerror))
     if not curves:
         raise UserError("%s holds no DLLogger record of a training (wanted: lines `DLLL {...}` with %s)"
                         % (path, ", ".join(sorted(METRICS))))
@@ -50,54 +50,16 @@ def read_curves(path):
 
 def curves_of(found):
     """Return what `read_curves` does, of records; {} where none is of a training."""
-    logged = [record for record in found if is_log(record)]
-    steps_per_epoch = count_steps(logged)
-    curves = {}
+    logged, curves = _runs.logged(found), {}
+    steps_per_epoch = _runs.count_steps(logged)
     for record in logged:
-        place = place_of(record["step"], steps_per_epoch)
-        for metric in METRICS.intersection(record["data"] if place else ()):
-            level, epoch = place
+        level, epoch = _runs.place_of(record["step"], steps_per_epoch)
+        for metric in METRICS.intersection(record["data"]):
             # Of an epoch the mean is drawn: the number of that name is its last batch's.
             value = record["data"].get(metric + "_mean" if level else metric, record["data"][metric])
-            if is_number(value):
+            if _runs.is_number(value):
                 curves.setdefault(metric, ({}, {}))[level][epoch] = value
     return {metric: tuple(sorted(level.items()) for level in levels) for metric, levels in curves.items()}
-
-
-def is_log(record):
-    """Return whether a record has a step and a dictionary of data."""
-    return (isinstance(record, dict) and record.get("type") == "LOG" and "step" in record
-            and isinstance(record.get("data"), dict))
-
-
-def count_steps(logged):
-    """Return the steps of an epoch, as far as the records of iterations show it: the last one and what lies between two."""
-    iterations = sorted({record["step"][1] for record in logged if is_iteration(record["step"])})
-    if not iterations:
-        return 1
-    interval = iterations[1] - iterations[0] if len(iterations) > 1 else 1
-    return iterations[-1] + interval if iterations[0] == 0 else iterations[-1]
-
-
-def place_of(step, steps_per_epoch):
-    """Return (0, epochs) for a record of an iteration, (1, epochs) for the summary of an epoch, None for others."""
-    if is_iteration(step):
-        return 0, step[0] + step[1] / steps_per_epoch
-    if step == ["before"]:  # FixRes: the evaluation before fine-tuning
-        return 1, 0
-    if isinstance(step, list) and len(step) == 1 and is_number(step[0]):
-        return 1, step[0] + 1
-    return None
-
-
-def is_iteration(step):
-    """Return whether a record's step is (epoch, iteration) or (epoch, iteration, validation iteration)."""
-    return isinstance(step, list) and len(step) in (2, 3) and all(is_number(number) for number in step)
-
-
-def is_number(value):
-    """Return whether a recorded value can be drawn: not None, not NaN, not infinite, no text."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 # --- curves to a picture ----------------------------------------------------------------------------------------------

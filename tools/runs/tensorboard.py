@@ -7,7 +7,7 @@ from collections import namedtuple
 
 from common import cli, records
 from common.cli import UserError
-from runs import _runs, curves
+from runs import _runs
 
 _Training = namedtuple("Training", "steps_in_epoch resumed")  # what records.Events asks a Progress
 
@@ -32,10 +32,10 @@ def write(run, folder):
     """Write the events of a Run. Raises UserError where there are some already, or nothing is recorded."""
     if os.path.isdir(folder) and any("tfevents" in name for name in os.listdir(folder)):
         raise UserError("%s holds events already; give another folder with --out" % folder)
-    logged = [record for record in run.records if curves.is_log(record) and curves.place_of(record["step"], 1)]
+    logged = _runs.logged(run.records)
     if not logged:
         raise UserError("%s holds no records of a training" % run.folder)
-    steps = run.parameters.get("steps_in_epoch") or curves.count_steps(logged)
+    steps = run.parameters.get("steps_in_epoch") or _runs.count_steps(logged)
     events = records.Events(folder, _Training(steps, resumed=False))
     for record in logged:
         if isinstance(record["step"][0], int):
