@@ -380,12 +380,12 @@ def _terminate(*_):
 
 def add_flags(parser):
     """Add the verb's flags to its parser."""
-    counts = "(default: %s)" % ", ".join("%s %%d" % kind for kind in DEFAULT_COUNTS)
-    train, val = (counts % tuple(pair[side] for pair in DEFAULT_COUNTS.values()) for side in range(2))
     parser.add_argument("--out", metavar="DIR", default=os.path.join(ROOT, "demo_data"),
                         help="where to write the sets (default: %(default)s)")
-    parser.add_argument("--train", metavar="N", type=ranges.whole(CLASSES), help="training pictures of each set " + train)
-    parser.add_argument("--val", metavar="N", type=ranges.whole(CLASSES), help="validation pictures of each set " + val)
+    for side, (split, words) in enumerate(zip(SPLITS, ("training", "validation"))):
+        default = ", ".join("%s %d" % (kind, counts[side]) for kind, counts in DEFAULT_COUNTS.items())
+        parser.add_argument("--" + split, metavar="N", type=ranges.whole(CLASSES),
+                            help="%s pictures of each set, at least one per class (default: %s)" % (words, default))
     parser.add_argument("--seed", metavar="S", type=ranges.seed, default=0,
                         help="of the split, the backgrounds and the order (default: %(default)s)")
     parser.add_argument("--what", metavar="SETS", type=set_kinds, default="imagenet,cifar10",
