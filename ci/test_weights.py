@@ -5,6 +5,7 @@ timm and torchvision are the real packages; logits are those of networks of full
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -463,6 +464,12 @@ def test_pictures_are_those_of_the_evaluation(model, size):
     picture = Image.fromarray(np.random.RandomState(2).randint(0, 256, (250, 330, 3)).astype(np.uint8))
     view = _networks.view_of(network_of(SMALL[model], 4), size)
     assert np.array_equal(view.transform(size)(picture, None), evaluation_transform(model, size)(picture, None))
+
+
+@pytest.mark.parametrize("name, size", [("fixres_resnet50", 384), ("fixres_pnasnet", 480), ("fixres_resnext101_32x48d", 320)])
+def test_pictures_of_fixres_have_the_size_of_its_accuracies(name, size):
+    """Each network is shown what docs/weights.md says. Defect: all of them 384 pixels."""
+    assert _networks.view_of(network_of(name)).size == size and re.search(r"`%s` \| [\d.]+ \| %d \|" % (name, size), read("docs/weights.md"))
 
 
 def test_names_of_classes_travel_with_the_weights(tmp_path, checkpoints, tiny_imagenet, capsys):

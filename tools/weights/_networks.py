@@ -19,6 +19,7 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 HRNETS = ("hrnet_w18_small_v1", "hrnet_w18_small_v2") + tuple("hrnet_w%d" % width for width in (18, 30, 32, 40, 44, 48, 64))
 EFFICIENTNETS = tuple("efficientnet_b%d" % number for number in range(6))
 FIXRES = {"fixres_resnet50": "ResNet50", "fixres_pnasnet": "PNASNet", "fixres_resnext101_32x48d": "IGAM_Resnext101_32x48d"}
+_FIXRES_SIZES = {"fixres_resnet50": 384, "fixres_pnasnet": 480, "fixres_resnext101_32x48d": 320}  # of the published accuracies
 GENET = "genet"
 NAMES = RESNETS + HRNETS + EFFICIENTNETS + tuple(FIXRES) + (GENET,)
 # Whose networks a state dict may be of, by a key that it has; the first counts. FixRes' ResNet-50 cannot be told from ResNet50's:
@@ -200,7 +201,7 @@ def _fixres_view(network, size):
     skeleton(network)
     from imnet_common import networks, transforms as pictures
     recipe = networks.RECIPES[FIXRES[network.name]]
-    return View(pictures.eval_pipeline, recipe.mean, recipe.std, "RGB", size or 384)
+    return View(pictures.eval_pipeline, recipe.mean, recipe.std, "RGB", size or _FIXRES_SIZES[network.name])
 
 
 def normalised(pixels, view):
