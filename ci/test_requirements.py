@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from conftest import MODELS, ROOT
+from conftest import MODELS, ROOT, assert_bad_input
 from test_versions import HERE, each_model, link_environment, requirements
 
 asks_index = pytest.mark.skipif(HERE != "2.1", reason="the 2.1 column of ci/version_matrix.sh asks the package index")
@@ -127,6 +127,16 @@ def test_what_changes_is_installed_again(tmp_path):
         assert calls() == (first[0], 1)
         (tmp_path / "broken").unlink()
         assert calls() == first and calls() == ([], 0)
+
+
+@pytest.mark.parametrize("words, said", [([], "no requirements file"), (["--constraint=c.txt"], "no file --constraint=c.txt"),
+                                         (["no.txt"], "no file no.txt")])
+def test_make_venv_of_no_file(tmp_path, words, said):
+    """One line and status 2 before a folder is made. Defect: without a file it waited for the terminal."""
+    done = subprocess.run(["bash", os.path.join(ROOT, "tools", "make_venv.sh")] + words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, env=dict(os.environ, VENV=str(tmp_path / "venv")))
+    assert_bad_input(done, said)
+    assert not (tmp_path / "venv").exists()
 
 
 def make_folder(path):
