@@ -180,14 +180,14 @@ def checkpoint_path(args):
 
 def evaluate(learner, args, rank):
     """Evaluate once, and record the result."""
-    batches = make_val_batches(args, rank)
+    batches = make_batches("val", args, rank)
     recorder = records.start(os.path.join(args.workspace, args.raport_file), rank, args, learner.amp)
     recorder.evaluation(validate(batches, learner, args, rank), batches.count_bad(rank))
 
 
 def fit(learner, progress, args, rank):
     """Train to the end of the last epoch, with an evaluation and a checkpoint after each."""
-    train_batches, val_batches = make_train_batches(args, rank), make_val_batches(args, rank)
+    train_batches, val_batches = make_batches("train", args, rank), make_batches("val", args, rank)
     clock = progress.start_clock(train_batches, args.epochs, profile_steps=args.profile_steps)
     recorder = records.start(os.path.join(args.workspace, args.raport_file), rank, args, learner.amp, progress)
     run = Run(rank, progress, clock, recorder)
@@ -318,27 +318,21 @@ def published_weights(arch):
         raise cli.UserError("cannot get the published weights of %s (%s)" % (arch, error))
 
 
-def make_train_batches(args, rank):
-    """Return the training batches on the device: random resized crop, flip."""
+def make_batches(split, args, rank):
+    """Return the batches of a split on the device: train by random resized crop and flip, val by shorter side to 8/7 of the crop
+    (256 for 224) and centre crop."""
+    is_train, side = split == "train", args.image_size
     if args.dummy:
-        return synthetic.SyntheticBatches(synthetic.IMAGENET[0], args.batch_per_rank, args.image_size, args.num_classes, rank,
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[not is_train], args.batch_per_rank, side, args.num_classes, rank,
                                           args.max_steps, args.accumulate)
-    dataset = data.ImageFolder(os.path.join(args.data, "train"), transforms.train_transform(args.image_size), args.num_classes,
-                               args.seed, args.skip_bad_images, replace=True, decoder=args.decoder)
-    batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
-                                order=dataset.order(args.shuffle_shards))
-    return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
-
-
-def make_val_batches(args, rank):
-    """Return the validation batches on the device: shorter side to 8/7 of the crop (256 for 224), centre crop."""
-    if args.dummy:
-        return synthetic.SyntheticBatches(synthetic.IMAGENET[1], args.batch_per_rank, args.image_size, args.num_classes, rank,
-                                          args.max_steps, args.accumulate)
-    transform = transforms.eval_transform(args.image_size, args.image_size * 8 // 7)
-    dataset = data.ImageFolder(os.path.join(args.data, "val"), transform, args.num_classes, skip_bad_images=args.skip_bad_images,
-                               decoder=args.decoder)
-    batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
+    transform = transforms.train_transform(side) if is_train else transforms.eval_transform(side, side * 8 // 7)
+    dataset = data.ImageFolder(os.path.join(args.data, split), transform, args.num_classes, args.seed, args.skip_bad_images,
+                               replace=is_train, decoder=args.decoder)
+    if is_train:
+        batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
+                                    order=dataset.order(args.shuffle_shards))
+    else:
+        batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
 

@@ -10,7 +10,7 @@ from common import checkpoint, cli, data, distributed, flags, network, precision
 from common.optimizer import set_rate  # noqa: E402
 from common.progress import Learner, Progress, Run, choose_seed  # noqa: E402
 from lib.core import options  # noqa: E402
-from lib.core.data import make_eval_batches, make_train_batches, remark_on_classes  # noqa: E402
+from lib.core.data import make_batches, remark_on_classes  # noqa: E402
 from lib.core.function import train, validate  # noqa: E402
 from lib.core.optimizer import get_optimizer, learning_rate  # noqa: E402
 from lib.model_stats import model_stats  # noqa: E402
@@ -73,7 +73,7 @@ def fit(args, rank):
     learner = make_learner(args, rank)
     progress = make_progress(learner, resumed, args, rank)
     learner = learner._replace(model=distributed.data_parallel(learner.model, rank))
-    train_batches, eval_batches = make_train_batches(args, rank), make_eval_batches(args, rank)
+    train_batches, eval_batches = make_batches("TRAIN", args, rank), make_batches("TEST", args, rank)
     clock = progress.start_clock(train_batches, config.TRAIN.END_EPOCH, profile_steps=args.profile_steps)
     recorder = records.start(os.path.join(args.output_path, "metrics.jsonl"), rank, args, learner.amp, progress,
                              tensorboard_dir=tensorboard_dir(args, rank))

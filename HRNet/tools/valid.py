@@ -7,7 +7,7 @@ sys.path[:0] = [os.path.join(HERE, os.pardir, os.pardir), os.path.join(HERE, os.
 from common import cli, data, distributed, network, precision, records  # noqa: E402
 from common.progress import Learner  # noqa: E402
 from lib.core import options  # noqa: E402
-from lib.core.data import make_eval_batches  # noqa: E402
+from lib.core.data import make_batches  # noqa: E402
 from lib.core.function import validate  # noqa: E402
 import torch  # noqa: E402 (after common, which says what this Python lacks)
 
@@ -36,7 +36,7 @@ def evaluate(args, rank):
     model = network.place(options.initial_model(args, args.weights, rank), rank.device)
     model, _, amp = precision.initialize(model, None, args.opt_level, None, rank.device, args.amp_dtype)
     learner = Learner(model, torch.nn.CrossEntropyLoss(), None, amp)
-    batches = make_eval_batches(args, rank)
+    batches = make_batches("TEST", args, rank)
     recorder = records.start(args.records, rank, args, amp)
     rank.print("=> loading model from " + args.weights, amp.note)
     recorder.evaluation(validate(batches, learner, rank), batches.count_bad(rank))

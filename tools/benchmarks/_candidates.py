@@ -33,7 +33,7 @@ def _resnet50(args, root, decoder):
     import main as program
     values = program.parser().parse_args(["--data", root, "--image-size", str(args.image_size), "--seed", "0", "--decoder", decoder])
     values.batch_per_rank, values.workers_per_rank = args.batch_size, WORKERS
-    return program.make_train_batches(values, _alone())
+    return program.make_batches("train", values, _alone())
 
 
 def _hrnet(args, root, decoder):
@@ -43,7 +43,7 @@ def _hrnet(args, root, decoder):
         root, "MODEL.IMAGE_SIZE", "[%d, %d]" % (args.image_size, args.image_size), "--cfg", _HRNET, "--device", "cpu", "--seed", "0",
         "--bs", str(args.batch_size), "--workers", str(WORKERS), "--decoder", decoder])
     values = program.options.resolved(values, [], program.options.device_layout(values))
-    return program.make_train_batches(values, _alone())
+    return program.make_batches("TRAIN", values, _alone())
 
 
 def _efficientnet(args, root, decoder):

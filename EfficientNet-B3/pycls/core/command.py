@@ -16,7 +16,7 @@ def parse(description, trains=False):
 
 
 def _parser(description, trains):
-    numbers = "; ".join("%s %s" % pair for pair in config.RANGES.items())
+    numbers = "; ".join("%s %s" % (name, allowed.in_help()) for name, allowed in config.RANGES.items())
     p = cli.Parser(description=description, epilog="What the numbers of a configuration may be: %s." % numbers)
     add = p.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration (YAML); configs/dds_baselines/effnet holds the recipes")

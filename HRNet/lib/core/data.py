@@ -4,37 +4,29 @@ import os
 from common import cli, data, synthetic, transforms
 
 
-def make_train_batches(args, rank):
-    """Return the training batches of this rank on its device; the last batch of an epoch may be smaller."""
-    config = args.config
+def make_batches(part, args, rank):
+    """Return the batches of a part, TRAIN or TEST, on the device: shuffled, by random resized crop and flip, an epoch's last one
+    may be smaller; or in order, each image once over all ranks."""
+    is_train, config = part == "TRAIN", args.config
+    batch, size, classes = config[part].BATCH_SIZE_PER_GPU, config.MODEL.IMAGE_SIZE[0], config.MODEL.NUM_CLASSES
     if args.dummy:
-        return synthetic.SyntheticBatches(synthetic.IMAGENET[0], config.TRAIN.BATCH_SIZE_PER_GPU, config.MODEL.IMAGE_SIZE[0],
-                                          config.MODEL.NUM_CLASSES, rank, args.stop_step, args.accumulate)
-    root = os.path.join(args.data_path, config.DATASET.TRAIN_SET)
-    dataset = data.ImageFolder(root, transforms.train_transform(config.MODEL.IMAGE_SIZE[0]), config.MODEL.NUM_CLASSES, args.seed,
-                               args.skip_bad_images, replace=True, decoder=args.decoder)
-    check_last_batch(len(dataset), rank, config)
-    batches = data.TrainBatches(len(dataset), config.TRAIN.BATCH_SIZE_PER_GPU, rank, args.seed, args.stop_step, drop_last=False,
-                                accumulate=args.accumulate, order=dataset.order(args.shuffle_shards))
+        return synthetic.SyntheticBatches(synthetic.IMAGENET[not is_train], batch, size, classes, rank, args.stop_step,
+                                          args.accumulate)
+    transform = transforms.train_transform(size) if is_train else eval_transform(size)
+    dataset = data.ImageFolder(os.path.join(args.data_path, config.DATASET[part + "_SET"]), transform, classes,
+                               args.seed if is_train else 0, args.skip_bad_images, replace=is_train, decoder=args.decoder)
+    if is_train:
+        check_last_batch(len(dataset), rank, config)
+        batches = data.TrainBatches(len(dataset), batch, rank, args.seed, args.stop_step, drop_last=False,
+                                    accumulate=args.accumulate, order=dataset.order(args.shuffle_shards))
+    else:
+        batches = data.EvalBatches(len(dataset), batch, rank, args.stop_step)
     return data.device_batches(dataset, batches, args.workers, rank, skip_bad_images=args.skip_bad_images)
 
 
 def eval_transform(size):
     """Return f(PIL image, random.Random) -> uint8 (size, size, 3): shorter side to size / 0.875 rounded down, centre crop."""
     return transforms.eval_transform(size, int(size / 0.875))
-
-
-def make_eval_batches(args, rank):
-    """Return the validation batches of this rank on its device: every image once over all ranks."""
-    config = args.config
-    if args.dummy:
-        return synthetic.SyntheticBatches(synthetic.IMAGENET[1], config.TEST.BATCH_SIZE_PER_GPU, config.MODEL.IMAGE_SIZE[0],
-                                          config.MODEL.NUM_CLASSES, rank, args.stop_step, args.accumulate)
-    root = os.path.join(args.data_path, config.DATASET.TEST_SET)
-    dataset = data.ImageFolder(root, eval_transform(config.MODEL.IMAGE_SIZE[0]), config.MODEL.NUM_CLASSES,
-                               skip_bad_images=args.skip_bad_images, decoder=args.decoder)
-    batches = data.EvalBatches(len(dataset), config.TEST.BATCH_SIZE_PER_GPU, rank, args.stop_step)
-    return data.device_batches(dataset, batches, args.workers, rank, skip_bad_images=args.skip_bad_images)
 
 
 def check_last_batch(length, rank, config):

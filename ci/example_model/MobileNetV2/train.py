@@ -76,8 +76,7 @@ def make_learner(args, rank):
     """Return the Learner on the rank's device, with its first weights, and the network of the average, or None."""
     model = MobileNetV2(args.num_classes)
     if args.weights:
-        content = checkpoint.load(args.weights)
-        rank.print(checkpoint.load_weights(model, content, args.weights, args.use_ema, args.new_classifier))
+        rank.print(checkpoint.load_weights(model, checkpoint.load(args.weights), args.weights, args.use_ema, args.new_classifier))
     average = network.place(copy.deepcopy(model), rank.device) if args.model_ema else None  # in fp32, whatever the level
     network.place(model, rank.device, not args.test_only and args.batch_per_rank, args.image_size)
     sgd = optimizer.SGD(model.parameters(), args.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -123,17 +122,20 @@ def fit(learner, average, progress, args, rank):
 
 
 def make_batches(split, args, rank):
-    """Return the batches of a split on the device: random resized crop and flip; or shorter side to 8/7 of a centre crop."""
+    """Return the batches of a split on the device: train by random resized crop and flip, val by shorter side to 8/7 of the crop
+    (256 for 224) and centre crop."""
     is_train, side = split == "train", args.image_size
     if args.dummy:
         return synthetic.SyntheticBatches(synthetic.IMAGENET[not is_train], args.batch_per_rank, side, args.num_classes, rank,
                                           args.max_steps, args.accumulate)
     transform = transforms.train_transform(side) if is_train else transforms.eval_transform(side, side * 8 // 7)
     dataset = data.ImageFolder(os.path.join(args.data_path, split), transform, args.num_classes, args.seed, args.skip_bad_images,
-                               is_train, args.decoder)
-    batches = (data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
-                                 order=dataset.order(args.shuffle_shards)) if is_train
-               else data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps))
+                               replace=is_train, decoder=args.decoder)
+    if is_train:
+        batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
+                                    order=dataset.order(args.shuffle_shards))
+    else:
+        batches = data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps)
     return data.device_batches(dataset, batches, args.workers_per_rank, rank, skip_bad_images=args.skip_bad_images)
 
 
