@@ -363,7 +363,7 @@ def test_unreadable_images(tmp_path, how):
     with pytest.raises(cli.TrainingStopped, match="n00000000_2.JPEG.*--skip_bad_images"):
         list(data.DeviceBatches(data.Loader(dataset, batches, 0), CPU))
     for replace, images in ((False, 7), (True, 8)):
-        dataset = data.ImageFolder(str(tmp_path / "d"), small, 2, skip_bad_images=True, replace=replace)
+        dataset = data.ImageFolder(str(tmp_path / "d"), small, 2, replace=replace)
         source = data.DeviceBatches(data.Loader(dataset, batches, 0), CPU, skip_bad_images=True)
         assert sum(len(target) for _ in range(2) for _, target in source) == 2 * images
         assert source.count_bad(ALONE) == 1

@@ -263,16 +263,6 @@ def test_statistics_leave_the_model_alone():
     assert stats.calls == {"Conv2d": 1, "BatchNorm2d": 1, "Flatten": 1, "Linear": 1}
 
 
-def test_network_can_be_traced():
-    """Tracing, on which the export to ONNX rests, records the same network."""
-    torch.manual_seed(0)
-    model = build_model(config_of()).eval()
-    image, other = torch.randn(2, 3, 64, 64), torch.randn(3, 3, 64, 64)
-    with torch.no_grad():
-        traced = torch.jit.trace(model, image)
-        assert torch.allclose(traced(other), model(other), atol=1e-4)
-
-
 # ---- flags ---------------------------------------------------------------------------------------------------------------
 
 def test_stop_step_values():

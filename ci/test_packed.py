@@ -61,8 +61,7 @@ def shards(folders, tmp_path_factory):
 
 def batches_of(root, workers=0):
     """Return what a training gets of a data set in two epochs: unreadable files (names alone), labels, pixels."""
-    dataset = data.ImageFolder(os.path.join(str(root), "train"), transforms.train_transform(24), 3, seed=3, skip_bad_images=True,
-                               replace=True)
+    dataset = data.ImageFolder(os.path.join(str(root), "train"), transforms.train_transform(24), 3, seed=3, replace=True)
     sampler = data.TrainBatches(len(dataset), 8, ALONE, seed=3)
     source, found = data.Loader(dataset, sampler, workers), []
     for epoch in range(2):

@@ -322,7 +322,7 @@ def test_the_check_finds_what_is_no_picture(odd, capfd):
 def test_training_stops_at_or_skips_what_is_no_picture(odd, count, capfd):
     """The same in a training, in the trainer itself and in loader processes: each in one line, and then counted."""
     def batches(skip):
-        dataset = data.ImageFolder(str(odd / "train"), transforms.eval_transform(16, 16), 2, skip_bad_images=skip)
+        dataset = data.ImageFolder(str(odd / "train"), transforms.eval_transform(16, 16), 2)
         return data.device_batches(dataset, data.EvalBatches(len(dataset), 3, ALONE), count, ALONE, skip_bad_images=skip)
 
     with pytest.raises(cli.TrainingStopped, match=r"^cannot read \S+/._x.JPEG \(macOS's notes[^\n]*\); --skip_bad_images[^\n]*$"):
@@ -346,7 +346,7 @@ def test_a_limit_is_no_fault_of_a_picture(odd, monkeypatch):
     def none_left(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     monkeypatch.setattr(folders, "read", none_left)
-    dataset = data.ImageFolder(str(odd / "train"), transforms.eval_transform(16, 16), 2, skip_bad_images=True)
+    dataset = data.ImageFolder(str(odd / "train"), transforms.eval_transform(16, 16), 2)
     with pytest.raises(cli.TrainingStopped, match="cannot read pictures: Too many open files; .*ulimit -n"):
         list(data.device_batches(dataset, data.EvalBatches(4, 2, ALONE), 1, ALONE, skip_bad_images=True))
 

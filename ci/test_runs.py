@@ -222,7 +222,7 @@ def test_predictions_pass_over_what_cannot_be_read(tmp_path):
     broken = sorted((tmp_path / "val" / "n00000000").iterdir())[1]
     broken.write_bytes(b"no picture")
     rank = distributed.Rank(0, 1, 0, torch.device("cpu"))
-    dataset = data.ImageFolder(str(tmp_path / "val"), transforms.eval_transform(32, 32), 2, skip_bad_images=True)
+    dataset = data.ImageFolder(str(tmp_path / "val"), transforms.eval_transform(32, 32), 2)
     batches = data.device_batches(dataset, data.EvalBatches(6, 2, rank), 0, rank, skip_bad_images=True)
     said = Predictions()
     said.path = str(tmp_path / "predictions.npz")

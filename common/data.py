@@ -71,12 +71,12 @@ class ImageFolder(torch.utils.data.Dataset):
     """The pictures of a folder, of files or packed.
 
     Takes keys (epoch, index) and gives (uint8 array (height, width, 3), class number, unreadable files met), after
-    `transform(picture, random.Random)`, whose picture is a PIL image in RGB or a jpeg.JpegPicture. With `skip_bad_images` an
-    unreadable file is replaced by the next readable one in training (`replace`) and left out in evaluation, where the array is
-    None; without it the array is None as well, and `device_batches` stops with a UserError that names the file.
+    `transform(picture, random.Random)`, whose picture is a PIL image in RGB or a jpeg.JpegPicture. In place of an
+    unreadable file there is the next readable one with `replace` (trainings with --skip_bad_images), and None without it:
+    DeviceBatches leaves that out, or stops and names the file.
     """
 
-    def __init__(self, root, transform, outputs, seed=0, skip_bad_images=False, replace=False, decoder="exact"):
+    def __init__(self, root, transform, outputs, seed=0, replace=False, decoder="exact"):
         """`outputs`: those of the network; raises UserError where there are more classes. `decoder`: of decoders.DECODERS."""
         self.root = root
         self._files = packed.Shards(root) if packed.is_packed(root) else Files(root)
@@ -85,9 +85,8 @@ class ImageFolder(torch.utils.data.Dataset):
         if len(self.classes) > outputs:
             raise UserError("%s has %d classes, the network has %d outputs (--num_classes, MODEL.NUM_CLASSES in a configuration)"
                             % (root, len(self.classes), outputs))
-        self._open, self._transform = decoders.opener(decoder), transform
-        self._seed = seed
-        self._attempts = None if skip_bad_images and replace else 1
+        self._open, self._transform, self._seed = decoders.opener(decoder), transform, seed
+        self._attempts = len(self) if replace else 1
 
     def __len__(self):
         return len(self.targets)
@@ -102,7 +101,7 @@ class ImageFolder(torch.utils.data.Dataset):
     def __getitem__(self, key):
         epoch, first = key
         bad = []
-        for offset in range(self._attempts or len(self)):
+        for offset in range(self._attempts):
             index = (first + offset) % len(self)
             try:
                 picture = self._transform(self._open(self._files.read(index)), sample_rng(self._seed, epoch, index))

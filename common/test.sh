@@ -278,10 +278,11 @@ demo_data_unless_given() {
 }
 
 # forward FLAG=OPTION …: append to `flags` what the options say: FLAG=VALUE, or FLAG alone for a switch; nothing for an empty one.
-# With a blank after the FLAG, as in "KEY =option", the value is a word of its own.
+# A bare OPTION is the flag of its name. With a blank after the FLAG, as in "KEY =option", the value is a word of its own.
 forward() {
     local pair flag name
     for pair in "$@"; do
+        [[ $pair == *=* ]] || pair=--${pair//_/-}=$pair
         flag=${pair%%=*} name=${pair#*=}
         if [[ -z ${!name} ]]; then continue
         elif [[ ${option_check[$name]:-} == switch ]]; then flags+=("$flag")

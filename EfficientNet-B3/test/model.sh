@@ -9,11 +9,9 @@ test_image_size="" workers_per_rank="" num_classes=""
 
 # forward_common: what training and evaluation both take.
 forward_common() {
-    if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
-    forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
-    forward --data-path=data_path --device=device --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images --decoder=decoder --use-ema=use_ema --amp-dtype=amp_dtype --compile=compile \
-        --dummy=dummy --profile-steps=profile_steps
+    if [[ $case_devices == one ]]; then forward device_id; else forward device_list; fi
+    forward nnodes node_rank --addr=master_addr master_port
+    forward data_path device deterministic allow_tf32 skip_bad_images decoder amp_dtype
     [[ -z $image_size ]] || test_image_size=$((image_size * 8 / 7))
     workers_per_rank=$(share workers)
     forward "OUT_DIR =output_path" "NUM_GPUS =case_ranks" "TRAIN.BATCH_SIZE =batch_size" "TRAIN.OPT_LEVEL =opt_level" \
@@ -28,7 +26,7 @@ train() { # SUFFIX RECIPE OPTION…
         'BEGIN { rate = sprintf("%.17g", rate == "" ? 0.2 * batch / 128 : rate); print rate (rate ~ /[.e]/ ? "" : ".0") }')
     local start=WEIGHTS
     [[ -z $new_classifier ]] || start=PRETRAINED # leaves the classifier out
-    forward --resume=resume --shuffle-shards=shuffle_shards
+    forward resume shuffle_shards compile dummy profile_steps
     forward_common
     forward "OPTIM.MAX_EPOCH =train_epochs" "OPTIM.BASE_LR =learning_rate" "TRAIN.ACCUMULATE =accumulate" \
         "TRAIN.MAX_STEPS =max_steps" "TRAIN.$start =pth_path" "RNG_SEED =seed" "TRAIN.SAVE_STEPS =checkpoint_steps" \
@@ -41,6 +39,7 @@ train() { # SUFFIX RECIPE OPTION…
 evaluate() { # RECIPE OPTION…
     parse_case eval imagenet "${@:2}"
     require pth_path
+    forward use_ema
     forward_common
     forward "TEST.WEIGHTS =pth_path" "TEST.BATCH_SIZE =batch_size" "TEST.MAX_STEPS =max_steps"
     run_case EfficientNet-B3 eval eval python3 -u tools/test_net.py --cfg="configs/dds_baselines/effnet/EN-B3_dds_$1.yaml" \

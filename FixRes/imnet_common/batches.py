@@ -40,7 +40,7 @@ def training(args, rank, make_sampler, transform, recipe):
         return synthetic.SyntheticBatches(synthetic.IMAGENET[0], args.batch_per_rank, args.input_size, args.num_classes, rank,
                                           args.max_steps, args.accumulate)
     dataset = data.ImageFolder(os.path.join(args.imnet_path, "train"), transform, args.num_classes, args.seed,
-                               args.skip_bad_images, replace=True, decoder=args.decoder)
+                               args.skip_bad_images, args.decoder)
     sampler = make_sampler(len(dataset), rank.world_size, rank.rank, seed=args.seed, order=dataset.order(args.shuffle_shards))
     return _on_device(dataset, SequenceBatches(sampler, args.batch_per_rank, args.max_steps, args.accumulate), args, rank, recipe)
 
@@ -50,8 +50,7 @@ def validation(args, rank, transform, recipe):
     if args.dummy:
         return synthetic.SyntheticBatches(synthetic.IMAGENET[1], args.batch_per_rank, args.input_size, args.num_classes, rank,
                                           args.max_steps, args.accumulate)
-    dataset = data.ImageFolder(os.path.join(args.imnet_path, "val"), transform, args.num_classes,
-                               skip_bad_images=args.skip_bad_images, decoder=args.decoder)
+    dataset = data.ImageFolder(os.path.join(args.imnet_path, "val"), transform, args.num_classes, decoder=args.decoder)
     return _on_device(dataset, data.EvalBatches(len(dataset), args.batch_per_rank, rank, args.max_steps), args, rank, recipe)
 
 

@@ -31,7 +31,7 @@ any_architecture() { option architecture ResNet50 "ResNet50|PNASNet|IGAM_Resnext
 train() { # SUFFIX OPTION…
     parse_case "$1" imagenet "${@:2}"
     forward_training
-    forward --pth-path=pth_path
+    forward pth_path
     run_case FixRes_for_PyTorch "$1" train python3 -u main_resnet50_scratch.py "${flags[@]}"
 }
 
@@ -39,7 +39,7 @@ finetune() { # SUFFIX OPTION…
     parse_case "$1" imagenet "${@:2}"
     weights_of_an_earlier_phase finetune
     forward_training
-    forward --architecture=architecture --resnet-weight-path=pth_path --transforms=transforms --lr-scaling=lr_scaling
+    forward --resnet-weight-path=pth_path architecture transforms lr_scaling
     run_case FixRes_for_PyTorch "$1" finetune python3 -u main_finetune.py "${flags[@]}"
 }
 
@@ -47,7 +47,7 @@ evaluate() { # OPTION…
     parse_case eval imagenet "$@"
     weights_of_an_earlier_phase eval
     forward_common
-    forward --architecture=architecture --weight-path=pth_path --use-ema=use_ema
+    forward --weight-path=pth_path architecture use_ema
     run_case FixRes_for_PyTorch eval eval python3 -u main_evaluate_imnet.py "${flags[@]}"
 }
 
@@ -64,19 +64,17 @@ weights_of_an_earlier_phase() {
 forward_training() {
     forward_common
     flags+=(--checkpoint-file="$output_path/checkpoint.pth.tar")
-    forward --learning-rate=learning_rate --epochs=train_epochs --eval-freq=eval_freq --seed=seed --accumulate=accumulate \
-        --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints --new-classifier=new_classifier \
-        --resume=resume --compile=compile --dummy=dummy --profile-steps=profile_steps --shuffle-shards=shuffle_shards
+    forward --epochs=train_epochs learning_rate eval_freq new_classifier seed accumulate resume checkpoint_steps keep_checkpoints \
+        shuffle_shards compile dummy profile_steps
 }
 
 # The programs count the images, and the processes, of one card, the training process among them.
 forward_common() {
     flags+=(--num-tasks="$case_ranks")
-    if [[ $case_devices == one ]]; then forward --local-rank=device_id; else forward --device-list=device_list; fi
-    forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
+    if [[ $case_devices == one ]]; then forward --local-rank=device_id; else forward device_list; fi
+    forward nnodes node_rank --addr=master_addr master_port
     flags+=(--batch="$((batch_size / case_ranks))" --workers="$(($(share "$workers") + 1))")
     flags+=(--metrics-file="$output_path/metrics.jsonl")
-    forward --imnet-path=data_path --device=device --input-size=image_size --num-classes=num_classes --resize=resize \
-        --opt-level=opt_level --max-steps=max_steps --deterministic=deterministic --allow-tf32=allow_tf32 \
-        --skip-bad-images=skip_bad_images --decoder=decoder --amp-dtype=amp_dtype
+    forward --imnet-path=data_path --input-size=image_size device num_classes resize opt_level amp_dtype max_steps deterministic \
+        allow_tf32 skip_bad_images decoder
 }

@@ -20,10 +20,8 @@ training() { # NAME=DEFAULT…
 
 train() { # SUFFIX OPTION…
     parse_case "$1" cifar10 "${@:2}"
-    forward --batch_size=batch_size --test_batch_size=test_batch_size --no_epochs=train_epochs --epoch_step=epoch_step \
-        --learning_rate=learning_rate --seed=seed --accumulate=accumulate --pth_path=pth_path --resume=resume \
-        --pretrained=new_classifier --checkpoint_steps=checkpoint_steps --keep_checkpoints=keep_checkpoints --compile=compile \
-        --dummy=dummy --profile_steps=profile_steps
+    forward --no_epochs=train_epochs --pretrained=new_classifier batch_size epoch_step learning_rate seed accumulate resume \
+        checkpoint_steps keep_checkpoints compile dummy profile_steps
     run train "$1"
 }
 
@@ -32,17 +30,15 @@ evaluate() { # OPTION…
     parse_case eval cifar10 "$@"
     test_batch_size=$(share "$batch_size")
     require pth_path
-    forward --test_batch_size=test_batch_size --pth_path=pth_path --use_ema=use_ema
+    forward use_ema
     run eval eval --eval
 }
 
 run() { # KIND SUFFIX FLAG…
     if [[ $case_devices == one ]]; then forward --device_list=device_id
-    else forward --device_list=device_list && flags+=(--multiprocessing_distributed); fi
-    forward --world_size=nnodes --rank=node_rank --addr=master_addr --master_port=master_port
-    forward --DataPath=data_path --dataset=dataset --device=device --depth=depth --width=width --extent=extent \
-        --extra_params=extra_params --mlp=mlp --workers=workers --opt_level=opt_level --max_steps=max_steps \
-        --image_size=image_size --deterministic=deterministic --allow_tf32=allow_tf32 --amp_dtype=amp_dtype \
-        --output_path=output_path
+    else forward device_list && flags+=(--multiprocessing_distributed); fi
+    forward --world_size=nnodes --rank=node_rank --addr=master_addr master_port
+    forward --DataPath=data_path dataset device depth width extent extra_params mlp test_batch_size workers opt_level amp_dtype \
+        pth_path max_steps image_size deterministic allow_tf32 output_path
     run_case GENET "$2" "$1" python3 -u train.py "${flags[@]}" --amp --loss_scale=32 "${@:3}"
 }

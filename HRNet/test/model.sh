@@ -12,26 +12,24 @@ option num_classes 1000 positive "outputs of the network"
 run_program() {
     [[ ! -f $cfg ]] || cfg=$(absolute "$cfg") # a relative path is of the folder one stands in, or of the model's
     [[ -z $image_size ]] || set -- "$@" MODEL.IMAGE_SIZE "[$image_size, $image_size]"
-    if [[ $case_devices == one ]]; then forward --device-id=device_id; else forward --device-list=device_list; fi
-    forward --nnodes=nnodes --node-rank=node_rank --addr=master_addr --master-port=master_port
-    forward --cfg=cfg --device=device --bs=batch_size --nproc=workers --opt-level=opt_level --skip-bad-images=skip_bad_images \
-        --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --output-path=output_path
+    if [[ $case_devices == one ]]; then forward device_id; else forward device_list; fi
+    forward nnodes node_rank --addr=master_addr master_port
+    forward --bs=batch_size --nproc=workers cfg device opt_level amp_dtype deterministic allow_tf32 skip_bad_images decoder \
+        output_path
     run_case HRNet_ID1780_for_PyTorch "$1" "$2" python3 -u "$3" "$data_path" "${flags[@]}" \
         MODEL.NUM_CLASSES "$num_classes" "${@:4}"
 }
 
 train() { # SUFFIX OPTION…
     parse_case "$1" imagenet "${@:2}"
-    forward --train-epochs=train_epochs --lr=learning_rate --pretrained=pth_path --new-classifier=new_classifier \
-        --stop-step=max_steps --seed=seed --accumulate=accumulate --resume=resume --checkpoint-steps=checkpoint_steps \
-        --keep-checkpoints=keep_checkpoints --shuffle-shards=shuffle_shards \
-        --compile=compile --dummy=dummy --profile-steps=profile_steps
+    forward --lr=learning_rate --pretrained=pth_path --stop-step=max_steps train_epochs new_classifier seed accumulate resume \
+        checkpoint_steps keep_checkpoints shuffle_shards compile dummy profile_steps
     run_program "$1" train tools/train.py TRAIN.RESUME False LOG_DIR "" PRINT_FREQ 100
 }
 
 evaluate() { # OPTION…
     parse_case eval imagenet "$@"
     require pth_path
-    forward --testModel=pth_path --max-steps=max_steps --use-ema=use_ema
+    forward --testModel=pth_path max_steps use_ema
     run_program eval eval tools/valid.py
 }

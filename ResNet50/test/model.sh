@@ -8,23 +8,21 @@ option num_classes 1000 positive "outputs of the network"
 one_card=(--lr-schedule=cosine --warmup=5 --label-smoothing=0.1 --no-decay=bias --zero-init-residual --normal-fc)
 eight_cards=(--lr-schedule=cosine --warmup=8 --label-smoothing=0.1 --smoothing-form=off-class --no-decay=bn)
 
-forward_devices() {
+# forward_common: what training and evaluation both take.
+forward_common() {
     if [[ $case_devices == one ]]; then forward --npu=device_id
-    else forward --device-list=device_list && flags+=(--multiprocessing-distributed); fi
-    forward --world-size=nnodes --rank=node_rank --addr=master_addr --master-port=master_port
+    else forward device_list && flags+=(--multiprocessing-distributed); fi
+    forward --world-size=nnodes --rank=node_rank --addr=master_addr master_port
+    forward --data=data_path --workspace=output_path device arch num_classes image_size batch_size workers opt_level amp_dtype \
+        pth_path max_steps deterministic allow_tf32 skip_bad_images decoder
 }
 
 train() { # NETWORK SUFFIX RECIPE OPTION…
     local -n recipe=$3
     parse_case "$2" imagenet "${@:4}"
-    forward_devices
-    forward --data=data_path --device=device --arch=arch --num-classes=num_classes --batch-size=batch_size --epochs=train_epochs \
-        --workers=workers --opt-level=opt_level --lr=learning_rate --pth-path=pth_path --new-classifier=new_classifier \
-        --max-steps=max_steps --image-size=image_size \
-        --deterministic=deterministic --allow-tf32=allow_tf32 --skip-bad-images=skip_bad_images --seed=seed --amp-dtype=amp_dtype \
-        --decoder=decoder --shuffle-shards=shuffle_shards --compile=compile --dummy=dummy --profile-steps=profile_steps \
-        --accumulate=accumulate --save-ckpt-path=output_path --workspace=output_path --resume=resume \
-        --checkpoint-steps=checkpoint_steps --keep-checkpoints=keep_checkpoints
+    forward_common
+    forward --epochs=train_epochs --lr=learning_rate --save-ckpt-path=output_path new_classifier seed accumulate resume \
+        checkpoint_steps keep_checkpoints shuffle_shards compile dummy profile_steps
     run_case "$1" "$2" train python3 -u main.py "${flags[@]}" --static-loss-scale=1024 --raport-file=metrics.jsonl "${recipe[@]}"
 }
 
@@ -38,11 +36,8 @@ evaluate() { # OPTION…
     parse_case eval imagenet "$@"
     pth_path=${pth_path:-$checkpoint}
     require pth_path
-    forward_devices
-    forward --data=data_path --device=device --pth-path=pth_path --arch=arch --num-classes=num_classes --batch-size=batch_size \
-        --workers=workers --opt-level=opt_level --max-steps=max_steps --image-size=image_size --skip-bad-images=skip_bad_images \
-        --decoder=decoder --deterministic=deterministic --allow-tf32=allow_tf32 --amp-dtype=amp_dtype --use-ema=use_ema \
-        --workspace=output_path
+    forward_common
+    forward use_ema
     run_case ResNet50_for_PyTorch eval eval python3 -u main.py "${flags[@]}" --evaluate --label-smoothing=0.1 \
         --raport-file=metrics.jsonl
 }

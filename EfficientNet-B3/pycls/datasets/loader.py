@@ -62,7 +62,8 @@ def construct_train_loader(args, rank):
     def transform(image, rng):
         return transforms.train_transform(upright(image), size, rng.getrandbits(32), augmentation, pca_std, in_float)
 
-    dataset = _dataset(args, cfg.TRAIN.SPLIT, transform, replace=True)
+    dataset = data.ImageFolder(os.path.join(args.data_path, cfg.TRAIN.SPLIT), transform, cfg.MODEL.NUM_CLASSES, cfg.RNG_SEED,
+                               args.skip_bad_images, args.decoder)
     order_seed = (cfg.RNG_SEED - 1) % 2 ** 31  # the recipe's 1 gives the order of upstream's DistributedSampler, whose seed is 0
     sampler = TrainSampler(len(dataset), step_batch_size(), rank, order_seed, cfg.TRAIN.MAX_STEPS,
                            accumulate=cfg.TRAIN.ACCUMULATE, order=dataset.order(args.shuffle_shards))
@@ -76,14 +77,9 @@ def construct_test_loader(args, rank):
     def transform(image, rng):
         return transforms.eval_transform(upright(image), test_size, size, in_float)
 
-    dataset = _dataset(args, cfg.TEST.SPLIT, transform, replace=False)
+    dataset = data.ImageFolder(os.path.join(args.data_path, cfg.TEST.SPLIT), transform, cfg.MODEL.NUM_CLASSES, decoder=args.decoder)
     sampler = data.EvalBatches(len(dataset), cfg.TEST.BATCH_SIZE // rank.world_size, rank, cfg.TEST.MAX_STEPS)
     return Loader(dataset, sampler, rank, args.skip_bad_images)
-
-
-def _dataset(args, split, transform, replace):
-    return data.ImageFolder(os.path.join(args.data_path, split), transform, cfg.MODEL.NUM_CLASSES, cfg.RNG_SEED,
-                            args.skip_bad_images, replace, args.decoder)
 
 
 def upright(image):

@@ -14,7 +14,7 @@ def make_batches(part, args, rank):
                                           args.accumulate)
     transform = transforms.train_transform(size) if is_train else eval_transform(size)
     dataset = data.ImageFolder(os.path.join(args.data_path, config.DATASET[part + "_SET"]), transform, classes,
-                               args.seed if is_train else 0, args.skip_bad_images, replace=is_train, decoder=args.decoder)
+                               args.seed if is_train else 0, is_train and args.skip_bad_images, args.decoder)
     if is_train:
         check_last_batch(len(dataset), rank, config)
         batches = data.TrainBatches(len(dataset), batch, rank, args.seed, args.stop_step, drop_last=False,

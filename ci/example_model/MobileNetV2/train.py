@@ -129,8 +129,8 @@ def make_batches(split, args, rank):
         return synthetic.SyntheticBatches(synthetic.IMAGENET[not is_train], args.batch_per_rank, side, args.num_classes, rank,
                                           args.max_steps, args.accumulate)
     transform = transforms.train_transform(side) if is_train else transforms.eval_transform(side, side * 8 // 7)
-    dataset = data.ImageFolder(os.path.join(args.data_path, split), transform, args.num_classes, args.seed, args.skip_bad_images,
-                               replace=is_train, decoder=args.decoder)
+    dataset = data.ImageFolder(os.path.join(args.data_path, split), transform, args.num_classes, args.seed,
+                               is_train and args.skip_bad_images, args.decoder)
     if is_train:
         batches = data.TrainBatches(len(dataset), args.batch_per_rank, rank, args.seed, args.max_steps, accumulate=args.accumulate,
                                     order=dataset.order(args.shuffle_shards))

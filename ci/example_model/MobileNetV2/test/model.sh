@@ -22,9 +22,9 @@ evaluate() { # OPTION…
 
 run() { # SUFFIX KIND FLAG…
     [[ $case_devices == listed ]] || device_list=$device_id
-    forward --addr=master_addr --epochs=train_epochs --lr=learning_rate --weights=pth_path --output-dir=output_path
-    for name in data_path device device_list nnodes node_rank master_port num_classes image_size batch_size workers opt_level \
-        amp_dtype seed resume accumulate max_steps deterministic allow_tf32 skip_bad_images decoder new_classifier model_ema \
-        use_ema compile dummy profile_steps checkpoint_steps keep_checkpoints shuffle_shards; do forward "--$name=$name"; done
+    forward --addr=master_addr --epochs=train_epochs --lr=learning_rate --weights=pth_path --output-dir=output_path \
+        data_path device device_list nnodes node_rank master_port num_classes image_size batch_size workers opt_level amp_dtype seed \
+        resume accumulate max_steps deterministic allow_tf32 skip_bad_images decoder new_classifier model_ema use_ema compile dummy \
+        profile_steps checkpoint_steps keep_checkpoints shuffle_shards
     run_case MobileNetV2_for_PyTorch "$1" "$2" python3 -u train.py "${flags[@]}" "${@:3}"
 }
