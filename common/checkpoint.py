@@ -245,12 +245,13 @@ def load_weights(model, content, source, use_ema="auto", new_classifier=False):
     UserError that says what does not fit, or is not finite.
     """
     state, own = weights(content, source, use_ema), model.state_dict()
+    classifier = list(own)[-1].rpartition(".")[0] + "."  # the module of the last entry
     for key in own:
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, own[key])
-    if new_classifier:
-        state.update((key, own[key]) for key in own if key.startswith(_classifier(own)))
-    complaint = _misfit(own, state)
+        if new_classifier and key.startswith(classifier):
+            state[key] = own[key]
+    complaint = _misfit(own, state, classifier)
     if complaint:
         raise UserError("%s is not a checkpoint of this network: %s" % (source, complaint))
     bad = entries.not_finite(state)
@@ -260,13 +261,9 @@ def load_weights(model, content, source, use_ema="auto", new_classifier=False):
     return describe(content, source, use_ema)
 
 
-def _classifier(own):
-    """Return how the keys of the classifier begin, the module of a state dict's last entry."""
-    return list(own)[-1].rpartition(".")[0] + "."
-
-
-def _misfit(own, state):
-    """Say in a few words how the keys and shapes of `state` differ from those of `own`; None when they agree."""
+def _misfit(own, state, classifier):
+    """Say in a few words how the keys and shapes of `state` differ from those of `own`; None when they agree. `classifier`: how the
+    classifier's keys begin."""
     parts = []
     for what, keys in (("missing", [key for key in own if key not in state]),
                        ("unexpected", [key for key in state if key not in own])):
@@ -275,7 +272,7 @@ def _misfit(own, state):
     for key in own:
         if key in state and (own[key].shape != state[key].shape or own[key].is_floating_point() > state[key].is_floating_point()):
             parts.append("%s is %s in the file and %s in the network" % (key, _described(state[key]), _described(own[key]))
-                         + key.startswith(_classifier(own)) * " (a training with --new_classifier takes weights of other classes)")
+                         + key.startswith(classifier) * " (a training with --new_classifier takes weights of other classes)")
             break
     return "; ".join(parts) or None
 
