@@ -2,7 +2,9 @@
 import os
 import sys
 
-sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), *[os.pardir] * 5 + ["HRNet"]))
+from ports import ROOT
+
+sys.path.append(os.path.join(ROOT, "HRNet"))
 from lib.config import default  # noqa: E402
 
 config = default.new_config()
