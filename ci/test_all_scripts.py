@@ -108,14 +108,7 @@ class Model(object):
 
     def run(self, script, out, *more, env=None, cwd=None, **division):
         """Run a script on the small data; return the finished process."""
-        return run_script(*self.words(script, out, *more, **division), env=env or self.environment(), cwd=cwd)
-
-    def refused(self, script, out, *more, **division):
-        """Run a script that is expected to end early, as `run`, its program in a fork of a process that has the libraries."""
-        self._forks = self._forks or Forks(str(self.folder), self.environment())
-        env = self.environment()
-        env["PATH"] = self._forks.path + os.pathsep + env["PATH"]
-        return self.run(script, out, *more, env=env, **division)
+        return run_script(*self.words(script, out, *more, **division), env=env or self.forking(), cwd=cwd)
 
     def close(self):
         """End what is left."""
@@ -128,13 +121,22 @@ class Model(object):
         if script not in self._once:
             out = self.folder / "out $HOME" / script
             write_earlier(out, earlier)
-            done = self.run(script, out, *more, env=self.hooked(READS=str(self.folder / "reads")), **division)
+            noted = {"READS": str(self.folder / "reads")}  # a full training on one rank and on two is started as users start it
+            done = self.run(script, out, *more, env=(self.hooked if script in FULL.values() else self.forking)(**noted), **division)
             self._once[script] = Ran(out, done)
         block(self._once[script].done)
         return self._once[script]
 
     def hooked(self, **variables):
         return self.environment(PYTHONPATH=str(self.folder / "hooks"), **variables)
+
+    def forking(self, **variables):
+        """Return the environment of a run whose program is a fork of a process that has the libraries, and whose ranks are forks of the
+        program: a second less for each. Signals do not reach them."""
+        self._forks = self._forks or Forks(str(self.folder), self.environment())
+        env = self.hooked(FORK="1", **variables)
+        env["PATH"] = self._forks.path + os.pathsep + env["PATH"]
+        return env
 
     def environment(self, **variables):
         """Return the environment of a run, in which a network is narrow that has no option for it."""
@@ -183,9 +185,15 @@ def held(torch):
             while hold and moment == when[0]:
                 time.sleep(1)
     torch.save, os.replace = noting, holding
+def forked(multiprocessing):
+    context, start = multiprocessing.get_context, multiprocessing.start_processes
+    multiprocessing.get_context = lambda method: context("fork")
+    multiprocessing.spawn = lambda *words, **options: start(*words, start_method="fork", **options)
 def frozen(torch):
     train = torch.nn.Module.train
     torch.nn.Module.train = lambda self, mode=True: train(self, False)
+if "FORK" in os.environ:  # ranks begin with what the program has imported
+    eager.After("torch.multiprocessing", forked)
 if "SLOW" in os.environ:  # so many seconds more for each batch
     eager.After("torch", slow)
 if "HOLD" in os.environ:  # "before 0 3": wait for a kill before the checkpoint of that epoch and step gets its name
@@ -375,7 +383,7 @@ def test_mistakes_that_the_program_finds(model, tmp_path):
     mistakes += [("earlier", "--image_size=32 --batch_size=1", "BatchNorm cannot train on a batch of one image")] * (model.tiny.layout == "imagenet")
     mistakes += [("earlier", "--batch_size=10000", "larger than the data set")] * (not model.tiny.smaller_last)
     for out, option, word in mistakes:
-        assert_bad_input(model.refused(FULL[1], tmp_path / out, *re.split(" (?=--)", option)), word)
+        assert_bad_input(model.run(FULL[1], tmp_path / out, *re.split(" (?=--)", option)), word)
         assert files(tmp_path) == before and not (tmp_path / "a").exists()
 
 
@@ -390,6 +398,13 @@ def test_scripts_start_without_torch():
     """What a script becomes until the program runs needs no torch: that would be another second before anything happens."""
     code = "import sys; sys.path.insert(0, %r); import common.run; sys.exit('torch' in sys.modules)" % ROOT
     assert subprocess.call([sys.executable, "-c", code]) == 0
+
+
+def has_effect(stand_in, path, bases, word, number):
+    """Return whether one more option than the base of that number, (options, words of the program), changes those words."""
+    options, without = bases[number]
+    done, words = stand_in(path, *(options + [word]))
+    return done.returncode == 0 and words != without
 
 
 def test_every_option_has_an_effect(model, stand_in, tmp_path, monkeypatch):
@@ -409,12 +424,12 @@ def test_every_option_has_an_effect(model, stand_in, tmp_path, monkeypatch):
         for option in set(model.help(script)) - set(model.help(script.replace("multinodes", "8p")) if on_machines else []):
             if option not in tried:  # a model's scripts have one parser
                 done, _ = stand_in(model.path(script), *(with_weights + ["--%s=@" % option]))
-                tried[option] = ["--%s=%s" % (option, value) if value else "--" + option
-                                 for value in (["@"] if done.returncode == 0 else values(done.stderr))]
-            changed = (stand_in(model.path(script), *(base + [word])) for word in tried[option] for base, _ in bases)
-            without = [words for _ in tried[option] for _, words in bases]
-            if not any(done.returncode == 0 and words != old for (done, words), old in zip(changed, without)):
-                useless.append("%s %s --%s" % (model.name, script, option))
+                words = ["--%s=%s" % (option, value) if value else "--" + option
+                         for value in (["@"] if done.returncode == 0 else values(done.stderr))]
+                tried[option] = [(word, number) for word in words for number in range(len(bases))]
+            found = next((trial for trial in tried[option] if has_effect(stand_in, model.path(script), bases, *trial)), None)
+            tried[option].sort(key=lambda trial: trial != found)  # what has an effect comes first with the next script
+            useless += ["%s %s --%s" % (model.name, script, option)] * (found is None)
     assert useless == [entry for entry in NO_EFFECT if entry.startswith(model.name) and " --" in entry]
 
 
@@ -518,7 +533,7 @@ def test_a_step_on_made_up_images(model, tmp_path):
     assert report["summary"]["train.total_ips"] > 0 and report["summary"]["train.loss"] > 0
     assert (report["parameters"]["amp_dtype"], report["parameters"]["opt_level_run"]) == ("bf16", level)
     assert len(os.listdir(str(tmp_path / "o" / "profile"))) == 1
-    assert_bad_input(model.refused("train_full_1p.sh", tmp_path / "p", "--dummy"), "unknown option --dummy")
+    assert_bad_input(model.run("train_full_1p.sh", tmp_path / "p", "--dummy"), "unknown option --dummy")
 
 
 def from_weights(model, script, *more, **division):
@@ -556,7 +571,7 @@ def two_machines(model, script, folder, environments, *options):
     """Run a script as two machines with a rank each, each in one of `environments`: both end, and machine 0 reports for both."""
     outs = [folder / script / str(number) for number in range(2)]
     commands = [script_command(*model.words(script, out, "--device_list=%d" % (3 - number), *options)) for number, out in enumerate(outs)]
-    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=model.environment(**variables))
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=model.forking(**variables))
              for command, variables in zip(commands, environments)]
     found = [node.communicate(timeout=600) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], found
@@ -629,7 +644,7 @@ def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
     for _, name, number, options, hold, moment in [row for row in INTERRUPTIONS if row[0] in (0, ranks)]:
         watch, before = Watch(out), newest(out)
         # SIGTERM has to come through before the last of a few short steps, however late this process sees its moment.
-        process = start_script(*model.words(FULL[ranks], out, *options), env=model.hooked(**{"HOLD": hold} if hold else {"SLOW": "0.3"}))
+        process = start_script(*model.words(FULL[ranks], out, *options), env=model.hooked(FORK="1", **{"HOLD": hold} if hold else {"SLOW": "0.3"}))
         wait_until(lambda: process.poll() is not None or moment(watch))
         process.send_signal(number)
         assert process.wait(timeout=120) == (143 if number == signal.SIGTERM else -number), name
@@ -644,7 +659,7 @@ def test_interrupted_runs_resume_exactly(model, tmp_path, ranks):
 
 def test_a_diverging_training_stops(model, tmp_path):
     """A loss that is not finite: status 3, one line that names epoch and step, no result block, strict JSON (defect 3)."""
-    done = model.refused(FULL[1], tmp_path / "o", "--learning_rate=1e30")
+    done = model.run(FULL[1], tmp_path / "o", "--learning_rate=1e30")
     assert_stopped(done, tmp_path / "o", r"loss is (nan|-?inf) in step \d+ of epoch \d+")
 
 
@@ -654,7 +669,7 @@ def test_weights_that_are_not_finite(model, tmp_path):
     tensors = state[checkpoint.weights_key(state, use_ema="false")].values()
     next(tensor for tensor in reversed(list(tensors)) if tensor.is_floating_point()).fill_(float("nan"))
     torch.save(state, str(tmp_path / "w.pth"))
-    done = model.refused(EVAL[1], tmp_path / "o", "--pth_path=%s" % (tmp_path / "w.pth"), "--use_ema=false")
+    done = model.run(EVAL[1], tmp_path / "o", "--pth_path=%s" % (tmp_path / "w.pth"), "--use_ema=false")
     assert done.returncode == 2 and not (tmp_path / "o").exists(), (done.returncode, done.stderr)
     assert re.search(r"w\.pth holds weights that are not finite numbers \(first: \S+\); take .*\n$", done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -684,7 +699,7 @@ def test_bad_weights(model, tmp_path, spoil, words):
     shutil.copy(str(model.once(FULL[1]).out / "checkpoint.pth.tar"), str(path))
     spoil(str(path))
     script = EVAL[1] if words != ["not a checkpoint of this network"] else FULL[1]
-    assert_bad_input(model.refused(script, tmp_path / "o", "--pth_path=%s" % path), "w.pth", *words)
+    assert_bad_input(model.run(script, tmp_path / "o", "--pth_path=%s" % path), "w.pth", *words)
     assert not (tmp_path / "o").exists()
 
 
@@ -698,7 +713,7 @@ def test_a_resume_must_fit(model, tmp_path):
     before = files(out)
     longer = ["--resume", "--train_epochs=%d" % (EPOCHS + 1)]
     for option, words in (("--seed=6", ["6", "5"]), ("--batch_size=4", ["4", "8"])):
-        assert_bad_input(model.refused(FULL[2], out, option, *longer, ranks=1), "resume", *words)
+        assert_bad_input(model.run(FULL[2], out, option, *longer, ranks=1), "resume", *words)
         assert files(out) == before
     block(model.run(FULL[2], out, *longer, ranks=1))
     assert newest(out)[1] == (EPOCHS + 1, 0)
@@ -711,7 +726,7 @@ def test_an_update_does_not_depend_on_its_division(model, tmp_path):
     for ranks, accumulate in ((1, 1), (1, 2), (2, 1)):
         out = tmp_path / ("%d %d" % (ranks, accumulate))
         block(model.run(FULL[2], out, "--train_epochs=1", "--max_steps=%d" % accumulate, ranks=ranks, accumulate=accumulate,
-                        env=model.hooked(FROZEN="1")))
+                        env=model.forking(FROZEN="1")))
         last = summary(out)
         assert last["steady_steps"] + last["warmup_steps"] == accumulate
         optimizer = next(value for key, value in content(out).items() if key.startswith("optimizer"))

@@ -129,6 +129,10 @@ def _become(streams, words, folder, environment):
     sys.stdout = io.TextIOWrapper(open(1, "wb", 0, closefd=False), write_through=True)
     sys.stderr = io.TextIOWrapper(open(2, "wb", 0, closefd=False), write_through=True, errors="backslashreplace")
     sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))
+    sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    sys.modules.pop("sitecustomize", None)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("sitecustomize")  # as at the start of an interpreter: there may be another one
     status = 0
     try:
         runpy.run_path(words[0], run_name="__main__")

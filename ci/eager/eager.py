@@ -68,7 +68,10 @@ class After(object):
 
     def __init__(self, name, then):
         self._name, self._then = name, then
-        sys.meta_path.insert(0, self)
+        if name in sys.modules:  # in a fork
+            then(sys.modules[name])
+        else:
+            sys.meta_path.insert(0, self)
 
     def find_spec(self, name, path=None, target=None):
         """Return where the module comes from, once; its loader calls `then`."""
