@@ -1,6 +1,7 @@
 """What the tests share: import paths, loading of entry scripts, small data sets on disk, running of test/*.sh."""
 import collections
 import contextlib
+import functools
 import glob
 import importlib.util
 import os
@@ -95,6 +96,25 @@ def narrow_networks():
     """Networks with an eighth of the channels, in this process and in its children."""
     with mock.patch.dict(os.environ, NARROW="1"), narrowed(torch):
         yield
+
+
+AUTOLOAD = """import eager, os, torch
+if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
+    torch._import_device_backends()
+"""
+
+
+@pytest.fixture(scope="session")
+def launch_fork(tmp_path_factory):
+    """npu_sim.launch, of a script, in a fork of a process that has PyTorch and loads what extends it then: a second less for each."""
+    import npu_sim
+    from ci.campaign.forks import Forks
+    folder = tmp_path_factory.mktemp("forks")
+    (folder / "sitecustomize.py").write_text(AUTOLOAD)
+    path = os.pathsep.join([str(folder), npu_sim.EAGER])
+    forks = Forks(str(folder), environment())
+    yield functools.partial(npu_sim.launch, python=os.path.join(forks.path, "python3"), PYTHONPATH=path)
+    forks.close()
 
 
 def load_script(path):

@@ -1,11 +1,7 @@
 """Strict mode of the simulated NPU: what it refuses, at which level, and what it leaves alone."""
-import subprocess
-import sys
-
 import pytest
 
 import npu_sim
-from npu_sim import launch
 
 pytestmark = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=str(npu_sim.skip_reason()))
 
@@ -13,12 +9,12 @@ ASKING = "import torch\ntorch.cuda.manual_seed_all(0)\nif torch.cuda.is_availabl
 
 
 @pytest.fixture
-def script(tmp_path):
+def script(launch_fork, tmp_path):
     """A function that writes a script and runs it."""
     def run(source, **environment):
         path = tmp_path / "train.py"
         path.write_text(source)
-        return launch(path, **environment)
+        return launch_fork(path, **environment)
 
     return run
 
@@ -78,22 +74,23 @@ for path in sys.argv[1:]:
 """
 
 
-def test_guards_of_settings(tmp_path):
+def test_guards_of_settings(launch_fork, tmp_path):
     """Asking for CUDA in order to set TF32 or cuDNN is no mistake; as soon as anything else depends on it, it is one."""
+    (tmp_path / "each.py").write_text(EACH)
     paths = []
     for number, (source, _) in enumerate(ASKING_FOR_SETTINGS):
         paths.append(tmp_path / ("%d.py" % number))
         paths[-1].write_text("import torch\n" + source)
-    done = launch("-c", EACH, *paths)
+    done = launch_fork(tmp_path / "each.py", *paths)
     assert done.stdout.splitlines() == ["passes" if passes else "refused" for _, passes in ASKING_FOR_SETTINGS], done.stderr
 
 
-def test_libraries(tmp_path):
+def test_libraries(launch_fork, tmp_path, monkeypatch):
     """Calls of a library's source checkout pass where NPU_SIM_LIBRARIES lists it, under any spelling of the path."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "library.py").write_text("import torch\nprint(torch.cuda.is_available())\n")
     (tmp_path / "train.py").write_text("import sys\nsys.path.insert(0, 'lib')\nimport library\n")
+    monkeypatch.chdir(tmp_path)
     for listed, status in (("", 1), ("/none", 1), ("/none:lib", 0), (str(tmp_path / "lib"), 0), (str(tmp_path / "li"), 1)):
-        command = [npu_sim.RUN, "--no-require-npu", "env", "NPU_SIM_LIBRARIES=" + listed, sys.executable, "train.py"]
-        done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = launch_fork("train.py", NPU_SIM_LIBRARIES=listed)
         assert done.returncode == status, (listed, done.stderr)

@@ -1,4 +1,5 @@
 """torch_npu.contrib.transfer_to_npu on the simulated NPU: a script for CUDA trains on NPUs, where that is asked for."""
+import functools
 import json
 
 import pytest
@@ -67,16 +68,27 @@ def script(tmp_path):
 
 
 @pytest.fixture
+def run(launch_fork, tmp_path):
+    """A function that runs code."""
+    def run(code, **environment):
+        (tmp_path / "code.py").write_text(code)
+        return launch_fork(tmp_path / "code.py", **environment)
+
+    return run
+
+
+@pytest.fixture
 def port():
     """A free port of this host, for ranks to meet at."""
     return free_port()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_training(script, port, tmp_path, ranks):
+def test_training(launch_fork, script, port, tmp_path, ranks):
     """model.cuda(), torch.cuda.amp, DDP over nccl: all of it runs on the NPUs, in strict mode as well."""
-    done = launch("-W", "error::FutureWarning", script, ranks, port, tmp_path / "weights.pth", NPU_SIM_TRANSFER="1",
-                  NPU_SIM_REPORT=str(tmp_path / "report"))
+    begin = launch_fork if ranks == 1 else functools.partial(launch, "-W", "error::FutureWarning")
+    done = begin(script, ranks, port, tmp_path / "weights.pth", NPU_SIM_TRANSFER="1",
+                 NPU_SIM_REPORT=str(tmp_path / "report"))
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("loss")]
     assert len(losses) == 6 and losses[-1] < losses[0] and "npu:0 True" in done.stdout
@@ -117,22 +129,22 @@ else:
 """
 
 
-def test_devices():
+def test_devices(run):
     """Every way to name a CUDA device names the NPU of that number; tensors of the CPU stay there."""
-    done = launch("-c", DEVICES, NPU_SIM_TRANSFER="1")
+    done = run(DEVICES, NPU_SIM_TRANSFER="1")
     assert done.returncode == 0, done.stderr
 
 
-def test_texts_that_are_no_devices():
+def test_texts_that_are_no_devices(run):
     """As with the real module, positional texts are changed whatever they mean, the name of a file too."""
     code = "import torch, torch_npu\nfrom torch_npu.contrib import transfer_to_npu\ntorch.load('/none/cuda_weights.pth')"
-    done = launch("-c", code, NPU_SIM_TRANSFER="1")
+    done = run(code, NPU_SIM_TRANSFER="1")
     assert done.returncode == 1 and "FileNotFoundError" in done.stderr and "/none/npu_weights.pth" in done.stderr
 
 
-def test_off_by_default(script, tmp_path):
+def test_off_by_default(launch_fork, run, script, tmp_path):
     """Without the switch the import fails, and names it. With it, strict mode holds for a script that does not import."""
-    done = launch(script, 1, 0, tmp_path / "weights.pth")
+    done = launch_fork(script, 1, 0, tmp_path / "weights.pth")
     assert done.returncode == 1 and "NPU_SIM_TRANSFER=1" in done.stderr.splitlines()[-1]
-    done = launch("-c", "import torch, torch_npu\nif torch.cuda.is_available(): pass", NPU_SIM_TRANSFER="1")
+    done = run("import torch, torch_npu\nif torch.cuda.is_available(): pass", NPU_SIM_TRANSFER="1")
     assert done.returncode == 1 and "torch.cuda.is_available()" in done.stderr

@@ -36,9 +36,9 @@ def skip_reason():
     return None
 
 
-def launch(*arguments, timeout=600, **environment):
+def launch(*arguments, timeout=600, python=sys.executable, **environment):
     """Run `python *arguments` on simulated NPUs, with more environment variables; return the finished process, output as text."""
-    command = [RUN, sys.executable] + [str(argument) for argument in arguments]
+    command = [RUN, python] + [str(argument) for argument in arguments]
     env = dict(os.environ, **dict({"OMP_NUM_THREADS": "1", "NPU_SIM_REQUIRE": "0", "PYTHONPATH": EAGER}, **environment))
     return subprocess.run(command, env=env, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True)
