@@ -11,7 +11,7 @@ import torch
 
 import npu_sim
 from common import cli, distributed, meters, spawn, watchdog
-from conftest import CI, environment, run_script, running_in, script_command, wait_until
+from conftest import CI, environment, running_in, script_command, wait_until
 from test_genet_data import write_cifar
 
 LAYOUT = {ranks: distributed.layout("cpu", range(ranks)) for ranks in (1, 2)}
@@ -145,8 +145,8 @@ def test_a_program_that_is_stopped():
     """What run.py starts cannot speak when it is stopped: run.py ends it, but not one that goes on."""
     child = subprocess.Popen(["sleep", "60"])
     ended = []
-    with watchdog.over_program(child.pid, 2, ended.append):
-        time.sleep(3.5)
+    with watchdog.over_program(child.pid, 1, ended.append):
+        time.sleep(2.5)
         assert ended == []
         child.send_signal(signal.SIGSTOP)
         wait_until(lambda: ended)
@@ -263,34 +263,62 @@ def children(pid):
     return sorted(int(other) for other in os.listdir("/proc") if other.isdigit() and watchdog._parent_and_state(other)[0] == str(pid))
 
 
-@pytest.mark.parametrize("script, number, status, words", [
-    ("train_full_8p.sh", signal.SIGSTOP, 3, ["rank 1 ", "is stopped", "--stall_timeout=10"]),
-    ("train_full_1p.sh", signal.SIGSTOP, 3, ["is stopped", "--stall_timeout=10"]),
-    ("train_full_1p.sh", signal.SIGKILL, 137, ["killed by signal 9", "memory"])])
-def test_a_rank_that_is_stopped_or_killed(tiny, tmp_path, script, number, status, words):
+def start(script, out, *more, env=None):
+    """Start a script of GENet on two ranks or one."""
+    command = script_command("GENet/test/" + script, "--output_path=%s" % out, "--stall_timeout=10", *more)
+    return subprocess.Popen(command + ["--device_list=0,1"] * ("8p" in script), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            universal_newlines=True, env=env or environment())
+
+
+HURT = [("train_full_8p.sh", signal.SIGSTOP, 3, ["rank 1 ", "is stopped", "--stall_timeout=10"]),
+        ("train_full_1p.sh", signal.SIGSTOP, 3, ["is stopped", "--stall_timeout=10"]),
+        ("train_full_1p.sh", signal.SIGKILL, 137, ["killed by signal 9", "memory"])]
+
+
+@pytest.fixture(scope="module")
+def hurt(tiny, tmp_path_factory):
+    """[(status, stderr, output path)] of the runs of HURT, which wait for their time-outs together."""
+    outs = [tmp_path_factory.mktemp("hurt") / "o" for _ in HURT]
+    started = [start(row[0], out, "--device=cpu", "--train_epochs=10000", *tiny) for row, out in zip(HURT, outs)]
+    try:
+        for row, out, process in zip(HURT, outs, started):
+            wait_until((out / "checkpoint.pth.tar").exists)
+            os.kill(trainer_and_ranks(process)[1][-1], row[1])
+        errors = [process.communicate(timeout=120)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, error, out) for process, error, out in zip(started, errors, outs)]
+
+
+@pytest.mark.parametrize("number", range(len(HURT)))
+def test_a_rank_that_is_stopped_or_killed(hurt, number):
     """One line on stderr, the status that a cluster's engine understands, no process left, and the log kept."""
-    out = tmp_path / "o"
-    command = script_command("GENet/test/" + script, "--output_path=%s" % out, "--device=cpu", "--train_epochs=10000", "--stall_timeout=10", *tiny)
-    command += ["--device_list=0,1"] if "8p" in script else []
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, env=environment())
-    wait_until((out / "checkpoint.pth.tar").exists)
-    os.kill(trainer_and_ranks(process)[1][-1], number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == status and len(errors.splitlines()) == 1 and all(word in errors for word in words), errors
+    status, errors, out = hurt[number]
+    assert status == HURT[number][2] and len(errors.splitlines()) == 1 and all(word in errors for word in HURT[number][3]), errors
     wait_until(lambda: not running_in(out), timeout=20)
     assert (out / "train_0.log").read_text().count("Epoch: [0]") > 0
 
 
+FAULTS = [("train_full_8p.sh", "oom@step=3,rank=1", ["rank 1 is out of memory on npu:1", "bytes"]),
+          ("train_full_1p.sh", "hang@step=3", ["rank 0 in the device, since", "--stall_timeout=10"]),
+          ("train_full_8p.sh", "hang@step=3,rank=1", [": error: rank 1 in the device, since", "--stall_timeout=10"]),
+          ("train_full_8p.sh", "collective_timeout@step=3,rank=1", ["rank 1 in the device or in a collective", "--stall_timeout=10"])]
+
+
+@pytest.fixture(scope="module")
+def faulty(tiny, tmp_path_factory):
+    """[(status, stderr)] of the runs of FAULTS, which wait for their time-outs together."""
+    started = [start(script, tmp_path_factory.mktemp("faulty"), "--device=npu", "--train_epochs=1", *tiny,
+                     env=environment(NPU_SIM_FAULT=fault, **NPU)) for script, fault, _ in FAULTS]
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    return [(process.returncode, error) for process, error in zip(started, errors)]
+
+
 @needs_npu
-@pytest.mark.parametrize("script, fault, words", [
-    ("train_full_8p.sh", "oom@step=3,rank=1", ["rank 1 is out of memory on npu:1", "bytes"]),
-    ("train_full_1p.sh", "hang@step=3", ["rank 0 in the device, since", "--stall_timeout=10"]),
-    ("train_full_8p.sh", "hang@step=3,rank=1", [": error: rank 1 in the device, since", "--stall_timeout=10"]),
-    ("train_full_8p.sh", "collective_timeout@step=3,rank=1", ["rank 1 in the device or in a collective", "--stall_timeout=10"])])
-def test_faults_of_an_npu(tiny, tmp_path, script, fault, words):
+@pytest.mark.parametrize("number", range(len(FAULTS)))
+def test_faults_of_an_npu(faulty, number):
     """A device that is full, hangs or does not come to a collective: status 3 and a line that names rank and phase."""
-    options = ["--output_path=%s" % tmp_path, "--device=npu", "--train_epochs=1", "--stall_timeout=10"] + tiny
-    options += ["--device_list=0,1"] if "8p" in script else []
-    done = run_script("GENet/test/" + script, *options, env=environment(NPU_SIM_FAULT=fault, **NPU))
-    errors = [line for line in done.stderr.splitlines() if "logger.cpp" not in line]  # PyTorch's own, of DistributedDataParallel
-    assert done.returncode == 3 and len(errors) == 1 and all(word in errors[0] for word in words), done.stderr
+    status, said = faulty[number]
+    errors = [line for line in said.splitlines() if "logger.cpp" not in line]  # PyTorch's own, of DistributedDataParallel
+    assert status == 3 and len(errors) == 1 and all(word in errors[0] for word in FAULTS[number][2]), said
