@@ -1,7 +1,6 @@
 """What the tests share: import paths, loading of entry scripts, small data sets on disk, running of test/*.sh."""
 import collections
 import contextlib
-import functools
 import glob
 import importlib.util
 import os
@@ -105,16 +104,29 @@ if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
 
 
 @pytest.fixture(scope="session")
-def launch_fork(tmp_path_factory):
-    """npu_sim.launch, of a script, in a fork of a process that has PyTorch and loads what extends it then: a second less for each."""
-    import npu_sim
+def forks(tmp_path_factory):
+    """A PATH on which programs that `python3` starts are forks of a process that has the libraries: two seconds less for each
+    (ci/campaign/forks.py)."""
     from ci.campaign.forks import Forks
-    folder = tmp_path_factory.mktemp("forks")
+    server = Forks(str(tmp_path_factory.mktemp("forks")), environment())
+    yield server.path + os.pathsep + environment()["PATH"]
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def launch_fork(forks, tmp_path_factory):
+    """npu_sim.launch in such a fork, which loads what extends PyTorch at its start."""
+    import npu_sim
+    folder, python = tmp_path_factory.mktemp("autoload"), os.path.join(forks.split(os.pathsep)[0], "python3")
     (folder / "sitecustomize.py").write_text(AUTOLOAD)
     path = os.pathsep.join([str(folder), npu_sim.EAGER])
-    forks = Forks(str(folder), environment())
-    yield functools.partial(npu_sim.launch, python=os.path.join(forks.path, "python3"), PYTHONPATH=path)
-    forks.close()
+
+    def launch(*words, **variables):
+        if words[0] == "-c":
+            (folder / "code.py").write_text(words[1])
+            words = (folder / "code.py",) + words[2:]
+        return npu_sim.launch(*words, python=python, **dict({"PYTHONPATH": path}, **variables))
+    return launch
 
 
 def load_script(path):

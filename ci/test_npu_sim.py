@@ -90,15 +90,15 @@ def test_with_apex(with_apex, name):
     assert with_apex[name] == []
 
 
-def test_apex_that_is_installed(tmp_path):
+def test_apex_that_is_installed(launch_fork, tmp_path):
     """An apex of one's own is imported, before and after torch_npu; the stand-in takes its place only where that is asked for."""
     (tmp_path / "apex.py").write_text("mine = True")
     code = "import apex; print(hasattr(apex, 'mine'))"
     for switch, expected in (("0", "True"), ("1", "False")):
         for before in ("", "import torch_npu; "):
-            done = launch("-c", before + code, PYTHONPATH=str(tmp_path), NPU_SIM_APEX=switch)
+            done = launch_fork("-c", before + code, PYTHONPATH=str(tmp_path), NPU_SIM_APEX=switch)
             assert done.stdout.strip() == expected, done.stderr
-    assert "No module named 'apex'" in launch("-c", "import torch_npu, apex").stderr
+    assert "No module named 'apex'" in launch_fork("-c", "import torch_npu, apex").stderr
 
 
 @pytest.mark.parametrize("name", check_names("check_hccl.py"))
@@ -115,23 +115,23 @@ COUNT = "import torch, torch_npu; print(torch.npu.device_count(), torch.npu.is_a
 @pytest.mark.parametrize("environment, expected", [
     ({}, "8 True True"), ({"NPU_SIM_DEVICE_COUNT": "2"}, "2 True True"), ({"ASCEND_RT_VISIBLE_DEVICES": "2,5,7"}, "3 True True"),
     ({"ASCEND_RT_VISIBLE_DEVICES": ""}, "0 False False"), ({"NPU_SIM_DEVICE_COUNT": "0"}, "0 False False")])
-def test_device_count(environment, expected):
+def test_device_count(launch_fork, environment, expected):
     """The number of devices can be set, and ASCEND_RT_VISIBLE_DEVICES takes some away."""
-    assert launch("-c", COUNT, **environment).stdout.strip() == expected
+    assert launch_fork("-c", COUNT, **environment).stdout.strip() == expected
 
 
 @pytest.mark.parametrize("environment", [{"NPU_SIM_DEVICE_COUNT": "17"}, {"NPU_SIM_DEVICE_COUNT": "two"}, {"NPU_SIM_MEMORY_GIB": "0"}])
-def test_bad_settings(environment):
+def test_bad_settings(launch_fork, environment):
     """A setting that makes no sense is refused by its name."""
-    done = launch("-c", COUNT, **environment)
+    done = launch_fork("-c", COUNT, **environment)
     assert done.returncode == 1 and next(iter(environment)) + " must be a whole number" in done.stderr
 
 
-def test_without_devices():
+def test_without_devices(launch_fork):
     """Where no NPU is visible, using one fails, seeding works, and CUDA may be asked after even in strict mode."""
     code = ("import torch, torch_npu; torch.manual_seed(0); torch.npu.manual_seed_all(0); print(torch.cuda.is_available())\n"
             "torch.ones(1, device='npu')")
-    done = launch("-c", code, ASCEND_RT_VISIBLE_DEVICES="")
+    done = launch_fork("-c", code, ASCEND_RT_VISIBLE_DEVICES="")
     assert done.stdout.strip() == "False" and "this process sees no NPU" in done.stderr
 
 

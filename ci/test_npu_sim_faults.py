@@ -28,9 +28,9 @@ def test_saturating(saturating, name):
     assert [rank[name] for rank in saturating] == [[], []]
 
 
-def test_settings():
+def test_settings(launch_fork):
     """The switches reach the process: the device's own for the mode of fp16, and a mistake that ends it."""
-    done = launch("-c", "import torch, torch_npu; print(torch.npu.utils.is_support_inf_nan())", INF_NAN_MODE_FORCE_DISABLE="1")
+    done = launch_fork("-c", "import torch, torch_npu; print(torch.npu.utils.is_support_inf_nan())", INF_NAN_MODE_FORCE_DISABLE="1")
     assert done.stdout == "False\n"
     done = launch("-c", "import torch_npu", NPU_SIM_FAULT="fire@step=1")
     assert done.returncode == 1 and "NPU_SIM_FAULT: 'fire@step=1' is none of hang, oom" in done.stderr.splitlines()[-1]
@@ -70,22 +70,18 @@ print(*(scale.item() for scale in scales))
 """
 
 
-def train(**environment):
-    return launch("-c", TRAIN, CHECKS=CHECKS, timeout=60, **environment)
-
-
-def test_out_of_memory():
+def test_out_of_memory(launch_fork):
     """The allocation fails with the class and words of the real one, once: a script that catches it goes on."""
-    done = train(NPU_SIM_FAULT="oom@step=3")
+    done = launch_fork("-c", TRAIN, CHECKS=CHECKS, NPU_SIM_FAULT="oom@step=3")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and [line.split()[1] for line in lines[:5]] == ["1", "2", "OutOfMemoryError", "4", "5"]
     assert "NPU out of memory. Tried to allocate " in lines[2] and "(NPU 0; 64.00 GiB total capacity; " in lines[2]
     assert "reserved in total by PyTorch). If reserved memory is >> allocated memory" in lines[2]
 
 
-def test_overflow_once():
+def test_overflow_once(launch_fork):
     """One overflow in a backward pass: the scaler skips that step and halves the scale."""
-    done = train(NPU_SIM_FAULT="overflow@step=2")
+    done = launch_fork("-c", TRAIN, CHECKS=CHECKS, NPU_SIM_FAULT="overflow@step=2")
     assert [float(scale) for scale in done.stdout.splitlines()[-1].split()] == [2.0**16] * 2 + [2.0**15] * 3
 
 

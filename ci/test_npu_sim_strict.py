@@ -76,12 +76,11 @@ for path in sys.argv[1:]:
 
 def test_guards_of_settings(launch_fork, tmp_path):
     """Asking for CUDA in order to set TF32 or cuDNN is no mistake; as soon as anything else depends on it, it is one."""
-    (tmp_path / "each.py").write_text(EACH)
     paths = []
     for number, (source, _) in enumerate(ASKING_FOR_SETTINGS):
         paths.append(tmp_path / ("%d.py" % number))
         paths[-1].write_text("import torch\n" + source)
-    done = launch_fork(tmp_path / "each.py", *paths)
+    done = launch_fork("-c", EACH, *paths)
     assert done.stdout.splitlines() == ["passes" if passes else "refused" for _, passes in ASKING_FOR_SETTINGS], done.stderr
 
 

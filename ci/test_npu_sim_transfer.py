@@ -68,16 +68,6 @@ def script(tmp_path):
 
 
 @pytest.fixture
-def run(launch_fork, tmp_path):
-    """A function that runs code."""
-    def run(code, **environment):
-        (tmp_path / "code.py").write_text(code)
-        return launch_fork(tmp_path / "code.py", **environment)
-
-    return run
-
-
-@pytest.fixture
 def port():
     """A free port of this host, for ranks to meet at."""
     return free_port()
@@ -129,22 +119,22 @@ else:
 """
 
 
-def test_devices(run):
+def test_devices(launch_fork):
     """Every way to name a CUDA device names the NPU of that number; tensors of the CPU stay there."""
-    done = run(DEVICES, NPU_SIM_TRANSFER="1")
+    done = launch_fork("-c", DEVICES, NPU_SIM_TRANSFER="1")
     assert done.returncode == 0, done.stderr
 
 
-def test_texts_that_are_no_devices(run):
+def test_texts_that_are_no_devices(launch_fork):
     """As with the real module, positional texts are changed whatever they mean, the name of a file too."""
     code = "import torch, torch_npu\nfrom torch_npu.contrib import transfer_to_npu\ntorch.load('/none/cuda_weights.pth')"
-    done = run(code, NPU_SIM_TRANSFER="1")
+    done = launch_fork("-c", code, NPU_SIM_TRANSFER="1")
     assert done.returncode == 1 and "FileNotFoundError" in done.stderr and "/none/npu_weights.pth" in done.stderr
 
 
-def test_off_by_default(launch_fork, run, script, tmp_path):
+def test_off_by_default(launch_fork, script, tmp_path):
     """Without the switch the import fails, and names it. With it, strict mode holds for a script that does not import."""
     done = launch_fork(script, 1, 0, tmp_path / "weights.pth")
     assert done.returncode == 1 and "NPU_SIM_TRANSFER=1" in done.stderr.splitlines()[-1]
-    done = run("import torch, torch_npu\nif torch.cuda.is_available(): pass", NPU_SIM_TRANSFER="1")
+    done = launch_fork("-c", "import torch, torch_npu\nif torch.cuda.is_available(): pass", NPU_SIM_TRANSFER="1")
     assert done.returncode == 1 and "torch.cuda.is_available()" in done.stderr

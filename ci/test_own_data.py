@@ -52,10 +52,10 @@ def write_flowers(folder, names=FLOWERS, count=10):
             Image.fromarray(pixels).save(str(folder / name / ("%d.jpg" % index)))
 
 
-def shell(command):
+def shell(command, path):
     """Run a command in the root of the repository, with a status of 0."""
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=600, env=environment())
+                          universal_newlines=True, timeout=600, env=environment(PATH=path))
     assert done.returncode == 0, command + "\n" + done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -73,7 +73,7 @@ def tool(command, capsys):
 
 # --- the page ---------------------------------------------------------------------------------------------------------
 
-def test_four_commands(tmp_path, capsys):
+def test_four_commands(forks, tmp_path, capsys):
     """The commands of the page's first section as they stand there, and that for the page of the run: the body of the weights is taken
     and trained on, the best epoch is evaluated to the training's own figure, and all speak of the classes by their names."""
     write_flowers(tmp_path / "pictures")
@@ -83,8 +83,8 @@ def test_four_commands(tmp_path, capsys):
     split, train, evaluate, predict, page = [command.replace("/data/", "%s/" % tmp_path) for command in commands_in(read(PAGE))[:5]]
     said = tool(split, capsys)
     assert "train 40 pictures, 5 classes" in said and "GOOD" in said
-    shell(train.replace("--batch_size=64", "--batch_size=16").replace("--train_epochs=20", "--train_epochs=2") + SMALL + " --seed=1")
-    shell(evaluate + SMALL)
+    shell(train.replace("--batch_size=64", "--batch_size=16").replace("--train_epochs=20", "--train_epochs=2") + SMALL + " --seed=1", forks)
+    shell(evaluate + SMALL, forks)
     said = tool(predict, capsys).splitlines()
     assert [line.split()[-1] for line in said[::6]] == [str(tmp_path / "pictures" / name / "1.jpg") for name in ("daisy", "rose")]
     assert {line.split()[-1] for line in said[1:6]} == set(FLOWERS)

@@ -133,10 +133,10 @@ def test_a_heading_has_one_translation():
 
 # --- docs/migration.md ------------------------------------------------------------------------------------------------
 
-def accepted(program):
+def accepted(program, env):
     """Return the flags that a program's or a script's --help names, with underscores."""
     run = ["bash" if program.endswith(".sh") else "python", os.path.join(ROOT, program), "--help"]
-    done = subprocess.run(run, stdout=subprocess.PIPE, universal_newlines=True, env=environment(), check=True)
+    done = subprocess.run(run, stdout=subprocess.PIPE, universal_newlines=True, env=env, check=True)
     return set(flag.replace("-", "_") for flag in re.findall(r"(--?\w[\w-]*)", done.stdout))
 
 
@@ -155,11 +155,11 @@ def rows_of_migration():
                     yield part, [cell.strip() for cell in row]
 
 
-def test_what_migration_names_exists():
+def test_what_migration_names_exists(forks):
     """The flags in the column `Here` are taken by the program that the row, or the section, is about; without one, by some script.
     The keys of configurations are in one of the trees."""
     scripts = [os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, "*", "test", "*_*.sh"))]
-    flags = {program: accepted(program) for program in scripts + programs_in(FENCE.sub("", read("docs/migration.md")))}
+    flags = {program: accepted(program, environment(PATH=forks)) for program in scripts + programs_in(FENCE.sub("", read("docs/migration.md")))}
     of_scripts = set().union(*(flags[script] for script in scripts))
     trees = read("EfficientNet-B3/pycls/core/config.py") + read("HRNet/lib/config/default.py")
     seen = 0

@@ -7,6 +7,7 @@ interpreter itself. Signals do not reach the programs: this is for trials that s
 import atexit
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import multiprocessing.process
@@ -131,10 +132,10 @@ def _become(streams, words, folder, environment):
     sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))
     sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.modules.pop("sitecustomize", None)
-    with contextlib.suppress(ImportError):
-        importlib.import_module("sitecustomize")  # as at the start of an interpreter: there may be another one
     status = 0
     try:
+        if importlib.util.find_spec("sitecustomize"):  # as at the start of an interpreter: this may be another one
+            importlib.import_module("sitecustomize")
         runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
