@@ -3,16 +3,13 @@ import argparse
 import importlib.util
 import inspect
 import json
-import multiprocessing
 import os
 import pickle
 import random
 import resource
-import signal
 import socket
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -22,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from common import (checkpoint, cli, data, device as devices, distributed, evaluation, jpeg, meters, precision, progress, records,
-                    report, spawn, transforms)
+                    report, transforms)
 from conftest import ROOT, environment, free_port, write_images
 
 CPU = torch.device("cpu")
@@ -201,37 +198,6 @@ def test_one_rank_ends_all(ranks_script, what, status, words):
     assert (done.stdout == "sum [3.0, 3.0]\n") == (status == 0)
     assert len(done.stderr.splitlines()) == {0: 0, 2: 1, 137: 1}.get(status, len(done.stderr.splitlines()))
     assert what != "crash" or done.stderr.count("Traceback") == 1
-
-
-def complains_then(kill_after):
-    """Start two processes: one tells of a crash at once, the other is killed `kill_after` seconds later (None: it stays)."""
-    context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-
-    def complain():
-        writer.send((cli.EXIT_FAILED, "Connection closed by peer"))
-        time.sleep(60)
-
-    def die():
-        time.sleep(60 if kill_after is None else kill_after)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    processes = [context.Process(target=target) for target in (complain, die)]
-    for process in processes:
-        process.start()
-    return processes, reader
-
-
-@pytest.mark.parametrize("kill_after, blamed, status", [(0.3, "rank 1 was killed", 137), (None, "closed by peer", cli.EXIT_FAILED)])
-def test_a_death_counts_more_than_the_complaint_about_it(kill_after, blamed, status):
-    """A rank that has lost its peer may be heard before the peer's death is seen: the dead one is named all the same."""
-    processes, reader = complains_then(kill_after)
-    try:
-        ending = spawn.first_failure(processes, reader, lambda: None, 0)
-        assert ending[0] == status and blamed in ending[1]
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def test_lines_of_ranks_do_not_run_into_each_other(tmp_path):
