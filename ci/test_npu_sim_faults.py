@@ -38,7 +38,7 @@ def test_settings(launch_fork):
 
 # A training that says which step it has done, on one rank or, with a meeting place, on several.
 TRAIN = """
-import datetime, os, sys, torch, torch_npu
+import datetime, os, sys, time, torch, torch_npu
 import torch.distributed as dist
 sys.path.insert(0, os.environ["CHECKS"])
 from nets import Net, sgd
@@ -47,7 +47,11 @@ rank = int(os.environ.get("RANK", "0"))
 torch.npu.set_device(rank)
 model = Net().npu()
 if "MEETING" in os.environ:
-    dist.init_process_group("hccl", init_method=os.environ["MEETING"], rank=rank, world_size=2,
+    here = os.environ["MEETING"] + " %d"
+    open(here % rank, "w").close()
+    while not os.path.exists(here % (1 - rank)):  # the time-out below is not for ranks that start late
+        time.sleep(0.01)
+    dist.init_process_group("hccl", init_method="file://" + os.environ["MEETING"], rank=rank, world_size=2,
                             timeout=datetime.timedelta(seconds=5))
     model = torch.nn.parallel.DistributedDataParallel(model)
 optimizer, scaler = sgd(model.parameters()), torch.npu.amp.GradScaler()
@@ -97,29 +101,36 @@ def test_hang():
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=2)
     process.terminate()
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGTERM and [line.split()[1] for line in lines] == ["1", "2"] and rest == ""
 
 
-def two_ranks(tmp_path, **environment):
-    """The finished processes (status, what they said) of a training on two ranks."""
-    started = [start(RANK=str(rank), MEETING="file://%s/meeting" % tmp_path, **environment) for rank in range(2)]
-    said = [process.communicate(timeout=100) for process in started]
-    return [(process.returncode, out, err) for process, (out, err) in zip(started, said)]
+LOST = {"collective_timeout@step=3,rank=1": {}, "hang@step=3,rank=1": {},
+        "collective_timeout@step=2,rank=0": {"HCCL_BLOCKING_WAIT": "1", "HCCL_EXEC_TIMEOUT": "3"}}
 
 
-@pytest.mark.parametrize("fault", ["collective_timeout@step=3,rank=1", "hang@step=3,rank=1"])
-def test_a_rank_that_does_not_come(tmp_path, fault):
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory):
+    """{fault: [(status, stdout, stderr) of each rank]} of trainings on two ranks, which wait for their time-outs together."""
+    started = {}
+    for fault, variables in LOST.items():
+        meeting = str(tmp_path_factory.mktemp("lost") / "meeting")
+        started[fault] = [start(RANK=str(rank), MEETING=meeting, NPU_SIM_FAULT=fault, **variables) for rank in range(2)]
+    said = {fault: [process.communicate(timeout=300) for process in ranks] for fault, ranks in started.items()}
+    return {fault: [(process.returncode,) + text for process, text in zip(started[fault], texts)] for fault, texts in said.items()}
+
+
+@pytest.mark.parametrize("fault", [fault for fault, variables in LOST.items() if not variables])
+def test_a_rank_that_does_not_come(lost, fault):
     """A rank that stays away from a collective, or whose device hangs: after the group's time-out the watchdog takes every
     process down, in torch_npu's words."""
-    for rank, (status, out, err) in enumerate(two_ranks(tmp_path, NPU_SIM_FAULT=fault)):
+    for rank, (status, out, err) in enumerate(lost[fault]):
         assert status == -signal.SIGABRT and [line.split()[1] for line in out.splitlines()] == ["1", "2"], err
         assert "[Rank %d] Watchdog caught collective operation timeout: WorkHCCL(SeqNum=" % rank in err
         assert "Timeout(ms)=5000) ran for " in err
 
 
-def test_blocking_wait(tmp_path):
+def test_blocking_wait(lost):
     """With HCCL_BLOCKING_WAIT=1 the wait for the collective raises. HCCL_EXEC_TIMEOUT is a shorter time-out."""
-    for status, _, err in two_ranks(tmp_path, NPU_SIM_FAULT="collective_timeout@step=2,rank=0", HCCL_BLOCKING_WAIT="1",
-                                    HCCL_EXEC_TIMEOUT="3"):
+    for status, _, err in lost["collective_timeout@step=2,rank=0"]:
         assert status == 1 and "DistBackendError" in err and "Timeout(ms)=3000) timed out in blocking wait" in err
