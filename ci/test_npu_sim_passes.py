@@ -47,7 +47,7 @@ def test_require_npu_hands_signals_on():
     process = subprocess.Popen([npu_sim.RUN, "--require-npu", sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 5
+    assert process.wait(timeout=300) == 5
     for number in (signal.SIGKILL, signal.SIGTERM):
         assert run("--require-npu", "sh", "-c", "kill -%d $$" % number).returncode == -number
     assert run("--require-npu", "/no/such/command").returncode == run("/no/such/command").returncode == 127
@@ -100,5 +100,5 @@ def test_two_ranks_on_one_npu(tmp_path, environments, outcome):
         processes.append(subprocess.Popen([npu_sim.RUN, sys.executable, "-W", "ignore", "-c", RANKS], stdout=subprocess.PIPE,
                                           env=dict(common, **dict(own, RANK=str(rank))), universal_newlines=True))
     for process in processes:
-        lines = process.communicate(timeout=120)[0].splitlines()
+        lines = process.communicate(timeout=300)[0].splitlines()
         assert len(lines) == 11 and {line.split()[-1] for line in lines} == {outcome}

@@ -49,7 +49,7 @@ def stopped(command, number, *moments, env=None, **options):
     for moment in moments:
         assert moment in iter(lambda: process.stdout.readline().strip(), "")
         process.send_signal(number)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=300)
     return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=errors)
 
 
@@ -186,7 +186,7 @@ def test_a_training_without_stdout(tmp_path, screen):
     (tmp_path / "train").write_text(TALKS % (str(tmp_path / "o" / "metrics.jsonl"), SUMMARY))
     line = {"head -1": '"$@" | head -1', "closed": '"$@" >&-', "full": '"$@" >/dev/full'}[screen]
     done = subprocess.run(["bash", "-c", "set -o pipefail; " + line, "-"] + command, stdin=subprocess.DEVNULL, env=environment(),
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout == {"head -1": "0\n"}.get(screen, "")
     assert (tmp_path / "o" / "train_0.log").read_text().split() == [str(line) for line in range(20000)]
     assert json.loads((tmp_path / "o" / "report.json").read_text())["summary"] == {"val.top1": 50.0}
@@ -196,7 +196,7 @@ def test_a_log_that_cannot_be_written(tmp_path):
     """It ends the training: status 3 and a line."""
     code = TALKS % (os.devnull, "") + "time.sleep(60)"
     command = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-"] + supervised(tmp_path / "o", code)
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
     assert_said(done, 3, "cannot write %s" % (tmp_path / "o" / "train_0.log"), "File too large")
 
 
