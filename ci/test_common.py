@@ -75,7 +75,7 @@ def test_torchvision_imports_without_its_compiled_part():
     """`import torchvision` works beside a CPU or NPU build of torch, and twice."""
     code = ("from common import device; device.import_torchvision(); import torchvision.models, torchvision.datasets; "
             "device.import_torchvision(); print(torchvision.models.resnet18().fc.out_features)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True, env=environment())
     assert done.stdout.strip() == "1000"
 
 

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import torch
 from PIL import Image
 
 from common import cli, data, distributed, jpeg, packed, records, transforms
-from conftest import ROOT, assert_bad_input, environment, load_script, write_images
+from conftest import ROOT, environment, load_script, write_images
+
+sys.path.append(os.path.join(ROOT, "tools"))
+import verbs  # noqa: E402
 
 ALONE = distributed.Rank(0, 1, 0, torch.device("cpu"))
 needs_jpegtran = pytest.mark.skipif(not shutil.which("jpegtran"), reason="jpegtran (libjpeg-turbo-progs) is not installed")
@@ -28,6 +32,13 @@ def pack(source, out, *options):
     done = dataset_tool("pack", source, out, "--workers", 2, *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def assert_refused(words, *options, error=cli.UserError):
+    """`pack` ends with such an error, of one line."""
+    with pytest.raises(error, match=re.escape(words)) as raised:
+        verbs.run("datasets", "", ["pack"] + [str(option) for option in options])
+    assert "\n" not in str(raised.value)
 
 
 def noise(size, seed):
@@ -120,7 +131,7 @@ def test_what_is_written_survives(folders, shards, tmp_path):
     np.save(str(out / "train" / (packed.SHARD % 0 + ".npy")), rows)
     os.rename(str(out / "train" / (packed.SHARD % 1)), str(out / "train" / (packed.SHARD % 1 + ".part")))
     kept = os.stat(str(out / "train" / (packed.SHARD % 0))).st_mtime_ns
-    assert_bad_input(dataset_tool("pack", folders, out, "--shard-size", 2), "other pictures or options")
+    assert_refused("other pictures or options", folders, out, "--shard-size", 2)
     pack(folders, out, "--shard-size", 1)
     assert os.stat(str(out / "train" / (packed.SHARD % 0))).st_mtime_ns == kept
     for name in sorted(os.listdir(str(shards / "train"))):
@@ -171,14 +182,13 @@ def test_a_shard_that_was_cut_off(shards, tmp_path):
 
 def test_wrong_use_of_pack(folders, shards, tmp_path):
     """No data set, a packed one, a place that cannot be written."""
-    assert_bad_input(dataset_tool("pack", tmp_path, tmp_path / "out"), "neither train/ nor val/")
+    assert_refused("neither train/ nor val/", tmp_path, tmp_path / "out")
     (tmp_path / "train").mkdir()
-    assert_bad_input(dataset_tool("pack", tmp_path, str(tmp_path) + "/."), "OUT is DIR")  # which would be folders and packed at once
+    assert_refused("OUT is DIR", tmp_path, str(tmp_path) + "/.")  # which would be folders and packed at once
     (tmp_path / "train").rmdir()
-    assert_bad_input(dataset_tool("pack", shards, tmp_path / "out"), "packed already")
+    assert_refused("packed already", shards, tmp_path / "out")
     (tmp_path / "file").write_text("x")
-    done = dataset_tool("pack", folders, tmp_path / "file")
-    assert done.returncode == cli.EXIT_STOPPED and len(done.stderr.strip().splitlines()) == 1 and str(tmp_path / "file") in done.stderr
+    assert_refused(str(tmp_path / "file"), folders, tmp_path / "file", error=cli.TrainingStopped)
 
 
 @needs_jpegtran
