@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from conftest import CI, ROOT, environment
+from conftest import CI, ROOT, environment, running_in, wait_until
 
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 from certificate import numbers  # noqa: E402
@@ -33,7 +33,7 @@ def prove(model, level, defect=None):
     torch.set_num_threads(1)
     recipe = _golden.recipes(model)[0]
     references = _made.setdefault(model, _proof.References(recipe, steps=1))
-    findings, _, _ = _proof.of_device(recipe, references, "cpu", *LEVELS[level], mutate=defect and DEFECTS[defect])
+    findings, _ = _proof.of_device(recipe, references, "cpu", *LEVELS[level], mutate=defect and DEFECTS[defect])
     return [(finding.what, finding.passed, finding.note) for finding in findings]
 
 
@@ -195,6 +195,26 @@ def test_a_killed_process_is_a_check_that_fails():
     """A recipe's process that is killed, as by the kernel for its memory, does not hold up the certificate. Defect: it did for ever."""
     check, = numbers.in_a_process(1, killed, ("cpu", "GENet", 0))
     assert check.passed is False and check.figure == "its process ended with -9"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_run_outlives_the_certificate(tmp_path, sent):
+    """Whatever ends the program ends it at once, and the runs of its stages with it. Defect: they went on for minutes."""
+    code = ("import os, sys; sys.path[:0] = %r; import certify\n"
+            "from certificate import _scripts\n"
+            "def stage(case, number, seconds):\n"
+            "    process = _scripts.start([sys.executable, '-c', 'import time; time.sleep(600)', case.output_path], case.output_path)\n"
+            "    print('started', flush=True)\n"
+            "    return _scripts.finish(process, case.output_path)\n"
+            "certify.run_stage = stage\n"
+            "certify.cli.run(lambda: certify.main(['--stages=2', '--output-path=%s']))"
+            % ([os.path.join(ROOT, "tools"), ROOT], tmp_path / "certificate"))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment())
+    assert process.stdout.readline() == b"started\n" and len(running_in(tmp_path)) == 2
+    process.send_signal(sent)
+    assert process.wait(timeout=60) == -sent
+    wait_until(lambda: not running_in(tmp_path), timeout=60)
+    process.stdout.close()
 
 
 def test_recipes_are_found_in_the_background():

@@ -7,8 +7,10 @@
 Example: bash tools/certify.sh --device=npu --output_path=certificate
 """
 import argparse
+import concurrent.futures
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,12 +19,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [path for path in (os.path.join(ROOT, "tools"), ROOT) if path not in sys.path]
 
 from common import cli, device as devices  # noqa: E402
+import verbs  # noqa: E402
 from certificate import _checks, _digest, _report, _scripts  # noqa: E402
 
 MODELS = sorted(set(_checks.models()) & set(_scripts.SMALL))  # those whose small runs are known
 MODULES = {1: "machine", 2: "numbers", 3: "agreement", 4: "behaviour", 5: "speed"}
-QUICK, FULL = (1, 2, 3, 4), (1, 2, 3, 4, 5)
-TOGETHER, MANY = (2, 3, 4), 4  # stages that run side by side where there are so many jobs; speed is measured alone
+# Groups of stages; those of a group run side by side where there are so MANY jobs. Speed is measured alone.
+GROUPS, MANY = ((1,), (2, 3, 4), (5,)), 4
 PICTURES = {True: (480, 60), False: (800, 100)}  # of the demo data, for training and validation
 
 
@@ -32,6 +35,7 @@ def main(argv=None):
     args = parse(argv)
     if args.verify:
         return verify(args.verify)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no thread that waits for a run holds this up; the runs end with this
     devices.resolve(args.device)
     args.output_path = os.path.abspath(args.output_path)
     kept, seconds = earlier(args)
@@ -47,7 +51,7 @@ def parse(argv):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--device", choices=("npu", "gpu", "cpu"), default="cpu", help="what is certified (default: cpu)")
-    add("--models", type=_models, default=MODELS, metavar="MODELS", help="with commas (default: all)")
+    add("--models", type=verbs.some_of(MODELS), default=MODELS, metavar="MODELS", help="with commas (default: all)")
     add("--quick", action="store_true", help="some minutes: one recipe, one seed of GENet, no kills, no speed")
     add("--output-path", metavar="DIR", default="certificate", help="where the certificate and its runs go (default: certificate)")
     add("--data-path", metavar="DIR", help="demo data of tools/dataset.py demo (default: made in the output path)")
@@ -57,22 +61,16 @@ def parse(argv):
     add("--seeds", type=cli.positive_int, default=3, help="of long agreement, in the full form (default 3)")
     add("--verify", metavar="FILE", help="say whether this checkout is the one that certificate.json certifies, and stop")
     args = parser.parse_args(argv)
-    args.stages = args.stages or (QUICK if args.quick else FULL)
+    if args.stages is None:
+        args.stages = _report.FORMS["quick" if args.quick else "full"]
     return args
-
-
-def _models(text):
-    unknown = set(text.split(",")) - set(MODELS)
-    if unknown:
-        raise argparse.ArgumentTypeError("%s: choose of %s" % (sorted(unknown)[0], ", ".join(MODELS)))
-    return text.split(",")
 
 
 def _stages(text):
     numbers = [int(word) if word.isdigit() else 0 for word in text.split(",")]
     if not all(number in MODULES or number == 6 for number in numbers):
         raise argparse.ArgumentTypeError("%s: numbers from 1 to 6, with commas" % text)
-    return tuple(number for number in sorted(set(numbers)) if number in MODULES) or (0,)
+    return tuple(sorted(set(numbers) - {6}))  # the report is always made
 
 
 def earlier(args):
@@ -93,35 +91,21 @@ def earlier(args):
 
 def case_of(args):
     """Return the Case; the demo data are made where a stage needs them. Raises UserError where the device is not there."""
-    device = devices.pick(args.device)
-    name = "cpu" if device.type == "cpu" else "%s:%d" % (device.type, device.index or 0)
+    device = str(devices.pick(args.device))
     data = args.data_path and os.path.abspath(args.data_path)
     if not data and set(args.stages) & {3, 4, 5}:
         data = _scripts.demo_data(os.path.join(args.output_path, "data"), args.models, *PICTURES[args.quick])
     slots = threading.BoundedSemaphore(args.jobs)
-    return _checks.Case(name, list(args.models), args.quick, args.jobs, slots, args.output_path, data, args.seeds)
+    return _checks.Case(device, list(args.models), args.quick, args.jobs, slots, args.output_path, data, args.seeds)
 
 
 def run_stages(case, stages, seconds):
     """Run the stages, several side by side where there are many jobs; return their checks, and note the `seconds` of each."""
-    together = [number for number in stages if number in TOGETHER] if case.jobs >= MANY else []
-    checks, errors = [], []
-
-    def run(number):
-        try:
-            checks.extend(run_stage(case, number, seconds))
-        except BaseException as error:  # of a thread: raised in the main one
-            errors.append(error)
-    for number in stages:
-        if number in together[1:] or number not in MODULES:
-            continue
-        threads = [threading.Thread(target=run, args=(each,)) for each in (together if number in together else [number])]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+    checks = []
+    for group in GROUPS:
+        with concurrent.futures.ThreadPoolExecutor(len(group) if case.jobs >= MANY else 1) as pool:
+            for found in pool.map(lambda number: run_stage(case, number, seconds), sorted(set(group) & set(stages))):
+                checks += found
     return checks
 
 
@@ -134,8 +118,8 @@ def run_stage(case, number, seconds):
             checks.append(check._replace(stage=number))
             cli.print_line(_report.line(check))
     except Exception as error:  # a certificate says so, instead of none being written
-        checks.append(_checks.Check(number, "", "the stage itself", type(error).__name__, "ends", "tools/certify.py", False,
-                                    (str(error).splitlines() or [""])[0]))
+        checks.append(_checks.Check("", "the stage itself", type(error).__name__, "ends", "tools/certify.py", False,
+                                    (str(error).splitlines() or [""])[0], number))
         cli.print_line(_report.line(checks[-1]))
     seconds[number] = time.time() - start
     cli.print_line("stage %d: %.0f s" % (number, seconds[number]))

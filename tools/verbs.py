@@ -39,6 +39,16 @@ def run(folder, description, argv=None):
         raise cli.TrainingStopped("one of the processes was killed; where nobody did, memory ran out: take fewer --workers")
 
 
+def some_of(known):
+    """Return an argparse type: words of `known`, with commas between them."""
+    def read(text):
+        unknown = set(text.split(",")) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError("%s: choose of %s" % (min(unknown), ", ".join(known)))
+        return text.split(",")
+    return read
+
+
 def found(folder):
     """Return {module name: first line of its docstring} of the verbs in tools/`folder`."""
     return {module.name: _first_line(os.path.join(TOOLS, folder, module.name + ".py"))

@@ -11,7 +11,7 @@ import tempfile
 import time
 from argparse import Namespace
 
-from benchmarks import _alpha_beta, _loops, _turns
+from benchmarks import _alpha_beta, _loops, _program, _turns
 from common import cli, distributed
 
 BATCH, STEPS, SUMS = 8, 2, 4
@@ -65,14 +65,12 @@ def open_rank(settings):
                           MASTER_ADDR="127.0.0.1", MASTER_PORT=str(settings.port))
     if settings.model in OF_ALL_RANKS:
         settings.batch_size *= settings.world_size
-    from common import precision
-    sizes, initialize = [], precision.initialize
+    sizes = []
 
-    def noting(model, *more, **options):
+    def note_sizes(model, optimizer, amp):
         sizes[:] = [parameter.numel() * parameter.element_size() for parameter in model.parameters()]
-        return initialize(model, *more, **options)
-    precision.initialize = noting
-    take, _ = _loops.open_loop("ours/O0", settings)
+    with _program.watched(note_sizes):
+        take, _ = _loops.open_loop("ours/O0", settings)
     take(2)  # fills caches; the buckets of gradients are divided anew after the first step
 
     def measure(order):

@@ -14,6 +14,29 @@ def add_flags(parser):
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
 
 
+@contextlib.contextmanager
+def watched(watch):
+    """Have `watch(model, optimizer, amp)` called with what precision.initialize returns to the program that runs in here."""
+    from common import precision
+    initialize = precision.initialize
+
+    def initialize_watched(*args, **kwargs):
+        made = initialize(*args, **kwargs)
+        watch(*made)
+        return made
+    precision.initialize = initialize_watched
+    try:
+        yield
+    finally:
+        precision.initialize = initialize
+
+
+def in_training(model, forward):
+    """Let a network that trains take `forward`, and its own in evaluation."""
+    own = model.forward
+    model.forward = lambda *inputs: (forward if model.training else own)(*inputs)
+
+
 def run(path, arguments):
     """Run the program as `python PATH ARGUMENTS` does, with what it prints on stderr. Raises UserError where there is no such file,
     and SystemExit where the program fails."""

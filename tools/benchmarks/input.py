@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 
+import verbs
 from benchmarks import _candidates, _pictures, _turns
 from common import cli
 
@@ -33,22 +34,19 @@ def add_flags(parser):
     """Add the verb's flags to its parser."""
     add = parser.add_argument
     add("--data", metavar="DIR", help="pictures in DIR/train/<class>/; without it they are made")
-    add("--pictures", type=cli.positive_int, default=480, help="how many are made")
-    add("--only", type=lambda text: text.split(","), default=_candidates.NAMES, metavar="NAMES",
-        help="of " + ", ".join(_candidates.NAMES))
-    add("--baseline", default="torchvision", choices=_candidates.NAMES, help="what the ratios are to")
-    add("--rounds", type=cli.positive_int, default=15)
-    add("--batches", type=cli.positive_int, default=2, help="of each candidate in a round")
-    add("--batch-size", type=cli.positive_int, default=64)
-    add("--image-size", type=cli.positive_int, default=224)
-    add("--core", type=cli.natural_int, default=max(os.sched_getaffinity(0)))
+    add("--pictures", type=cli.positive_int, default=480, help="how many are made (default 480)")
+    add("--only", type=verbs.some_of(_candidates.NAMES), default=_candidates.NAMES, metavar="NAMES",
+        help="with commas, of %s (default: all)" % ", ".join(_candidates.NAMES))
+    add("--baseline", default="torchvision", choices=_candidates.NAMES, metavar="NAME", help="what the ratios are to (default torchvision)")
+    add("--rounds", type=cli.positive_int, default=15, help="in each of which every candidate has a turn (default 15)")
+    add("--batches", type=cli.positive_int, default=2, help="of each candidate in a round (default 2)")
+    add("--batch-size", type=cli.positive_int, default=64, help="pictures of a batch (default 64)")
+    add("--image-size", type=cli.positive_int, default=224, help="pixels of the crop (default 224)")
+    add("--core", type=cli.natural_int, default=max(os.sched_getaffinity(0)), help="that all of them use (default: the last one)")
 
 
 def run(args):
     """Measure the candidates in turn, and print what a picture costs, and the ratios."""
-    unknown = set(args.only) - set(_candidates.NAMES)
-    if unknown:
-        raise cli.UserError("--only %s: no such candidate; choose of %s" % (sorted(unknown)[0], ", ".join(_candidates.NAMES)))
     if args.core not in os.sched_getaffinity(0):
         raise cli.UserError("--core %d is not one that this process may use" % args.core)
     for name in _THREADS:

@@ -18,7 +18,7 @@ import traceback
 
 import torch
 
-from common import cli, device as devices, precision
+from common import cli, device as devices
 from benchmarks import _program
 
 FIRST, COUNTED = 11, 10  # steps up to the end of the warm-up, at which the host waits once; steps that are counted
@@ -139,39 +139,34 @@ def _as_on_accelerators(optimizer):
 @contextlib.contextmanager
 def _watching(counter):
     """Let `counter` see the phases and the waits of the program that runs in here."""
-    originals = precision.initialize, torch.Tensor.backward, torch.Tensor.tolist, devices.synchronize
+    originals = torch.Tensor.backward, torch.Tensor.tolist, devices.synchronize
 
-    def initialize(*args, **kwargs):
-        model, optimizer, amp = originals[0](*args, **kwargs)
+    def watch(model, optimizer, amp):
         _as_on_accelerators(optimizer)
-        forward, step = counter.watched(model.forward, "forward"), counter.watched(amp.step, "update")
-        evaluate = model.forward
+        update = counter.watched(amp.step, "update")
 
         def counted_step():
-            step()
+            update()
             counter.done += 1
             if counter.is_complete:
                 raise Enough()
-
-        model.forward = lambda *inputs: (forward if model.training else evaluate)(*inputs)
+        _program.in_training(model, counter.watched(model.forward, "forward"))
         amp.backward, amp.step = counter.watched(amp.backward, "update"), counted_step
-        return model, optimizer, amp
 
     def tolist(tensor):
         counter.wait()
-        return originals[2](tensor)
+        return originals[1](tensor)
 
     def synchronize(device):
         counter.wait()
-        originals[3](device)
+        originals[2](device)
 
-    precision.initialize, devices.synchronize = initialize, synchronize
-    torch.Tensor.backward, torch.Tensor.tolist = counter.watched(originals[1], "backward"), tolist
+    torch.Tensor.backward, torch.Tensor.tolist, devices.synchronize = counter.watched(originals[0], "backward"), tolist, synchronize
     try:
-        with _dispatch_mode(counter):
+        with _program.watched(watch), _dispatch_mode(counter):
             yield
     finally:
-        precision.initialize, torch.Tensor.backward, torch.Tensor.tolist, devices.synchronize = originals
+        torch.Tensor.backward, torch.Tensor.tolist, devices.synchronize = originals
 
 
 def count(path, arguments):

@@ -17,8 +17,8 @@ import os
 import re
 import statistics
 
-from benchmarks import _alpha_beta
-from common import checkpoint, cli, records
+from benchmarks import _alpha_beta, _loops, _tables
+from common import checkpoint, cli, ranges, records
 
 GIGA, IMAGENET = 1e9, 1281167
 LINEAR_UP_TO = 8192  # images of a global batch (Goyal et al. 2017)
@@ -33,17 +33,17 @@ def add_flags(parser):
     add("--devices", type=numbers, default=[8, 64, 512, 4096], metavar="N,N", help="numbers of devices (default 8,64,512,4096)")
     add("--batch", type=cli.positive_int, help="images of a step on each device (default: that of the first RUN)")
     add("--per-machine", type=cli.positive_int, default=8, help="devices of a machine (default 8)")
-    add("--bandwidth", type=positive, default=50, help="GB/s out of a machine, all its adapters together (default 50: 400 Gbit/s)")
-    add("--latency", type=positive, default=10, help="microseconds of a hop between machines (default 10)")
-    add("--inner-bandwidth", type=positive, default=150, help="GB/s of a ring inside of a machine (default 150)")
-    add("--inner-latency", type=positive, default=3, help="microseconds of a hop inside of a machine (default 3)")
-    add("--gradient", type=positive, help="MB of gradients (default: the RUN's)")
+    add("--bandwidth", type=ranges.positive, default=50, help="GB/s out of a machine, all its adapters together (default 50: 400 Gbit/s)")
+    add("--latency", type=ranges.positive, default=10, help="microseconds of a hop between machines (default 10)")
+    add("--inner-bandwidth", type=ranges.positive, default=150, help="GB/s of a ring inside of a machine (default 150)")
+    add("--inner-latency", type=ranges.positive, default=3, help="microseconds of a hop inside of a machine (default 3)")
+    add("--gradient", type=ranges.positive, help="MB of gradients (default: the RUN's)")
     add("--buckets", type=cli.positive_int, help="into so many equal parts gradients are divided (default: as the RUN's are)")
     add("--no-overlap", action="store_true", help="gradients are sent after backward, not during it")
-    add("--input", type=positive, help="images/s that the loaders of a machine give (default: the RUN's, where it waited for them)")
+    add("--input", type=ranges.positive, help="images/s that the loaders of a machine give (default: the RUN's, where it waited for them)")
     add("--images", type=cli.positive_int, default=IMAGENET, help="of an epoch (default %d, ImageNet's)" % IMAGENET)
     add("--markdown", action="store_true", help="print the table in Markdown")
-    add("--measure", choices=["ResNet50", "HRNet", "GENet", "EfficientNet-B3", "FixRes"], help="check the model on this machine's CPU")
+    add("--measure", choices=sorted(_loops.MODELS), help="check the model on this machine's CPU")
     add("--rounds", type=cli.positive_int, default=20, help="of --measure (default 20)")
     add("--image-size", type=cli.positive_int, help="pixels of --measure (default: the recipe's)")
 
@@ -51,17 +51,6 @@ def add_flags(parser):
 def numbers(text):
     """Read numbers of devices, divided by commas."""
     return [cli.positive_int(word) for word in text.split(",")]
-
-
-def positive(text):
-    """Read a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise cli.argparse.ArgumentTypeError("%s: a number above 0 is wanted" % text)
-    return value
 
 
 class Measured(object):
@@ -145,7 +134,7 @@ def table(args):
     batch = args.batch or measured[0].point[1]
     fed = args.input or min((one.fed / math.ceil(one.point[0] / args.per_machine) for one in measured if one.fed), default=None)
     rows = [row(devices, batch, (work, network), measured[0], fed, args.images) for devices in args.devices]
-    return foundation(measured, work, fed) + layout(HEADS, rows, args.markdown) + advice(args.devices[-1] * batch, measured[0])
+    return foundation(measured, work, fed) + _tables.layout(HEADS, rows, args.markdown) + advice(args.devices[-1] * batch, measured[0])
 
 
 HEADS = ["devices", "images/s", "efficiency %", "step ms", "of it waits ms", "all-reduce", "bound by", "communication below batch",
@@ -188,14 +177,6 @@ def foundation(measured, work, fed):
              "compute of a step: %.3f ms and %.4f ms an image; gradients: %.1f MB in %d buckets, sent %s backward"
              % (1000 * work.fixed, 1000 * work.per_image, sum(work.buckets) / 1e6, len(work.buckets), "during" if work.overlaps else "after")]
     return lines + (["input: %.0f images/s a machine" % fed] if fed else [])
-
-
-def layout(heads, rows, markdown):
-    """Return the lines of a table."""
-    if markdown:
-        return [""] + ["| %s |" % " | ".join(row) for row in [heads, ["---"] * len(heads)] + rows]
-    widths = [max(len(row[column]) for row in [heads] + rows) for column in range(len(heads))]
-    return [""] + ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [heads] + rows]
 
 
 def advice(global_batch, first):

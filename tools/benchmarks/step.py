@@ -7,14 +7,10 @@ out. What the program prints goes to stderr.
     python tools/benchmark.py step ResNet50/main.py demo_data/imagenet --batch-size=32 --image-size=64 --epochs=1 \\
         --max-steps=30 --save-ckpt-path=/tmp/benchmark --workspace=/tmp/benchmark
 """
-import argparse
-import contextlib
-import os
-import runpy
-import sys
 import time
 
-from common import cli, device as devices, precision
+from benchmarks import _program
+from common import cli, device as devices
 
 
 class Clock(object):
@@ -29,51 +25,37 @@ class Clock(object):
         devices.synchronize(self.device)
         return time.perf_counter()
 
-    def watched(self, function):
-        def timed(*args, **kwargs):
+    def timed(self, function):
+        """Return `function` with its time added."""
+        def call(*args, **kwargs):
             start = self.now()
             result = function(*args, **kwargs)
             self.seconds += self.now() - start
             return result
-        return timed
+        return call
 
-    def start(self, initialize):
-        """Return `precision.initialize` with the clock put into what it returns."""
-        def initialize_watched(*args, **kwargs):
-            model, optimizer, amp = initialize(*args, **kwargs)
-            self.device = next(model.parameters()).device
-            forward, timed_forward, timed_step = model.forward, self.watched(model.forward), self.watched(amp.step)
+    def watch(self, model, optimizer, amp):
+        """Put the clock into what precision.initialize has returned."""
+        self.device = next(model.parameters()).device
+        timed_step = self.timed(amp.step)
 
-            def step():
-                timed_step()
-                self.steps.append((self.now(), self.seconds))
-
-            model.forward = lambda images: (timed_forward if model.training else forward)(images)
-            amp.backward, amp.step = self.watched(amp.backward), step
-            return model, optimizer, amp
-        return initialize_watched
+        def step():
+            timed_step()
+            self.steps.append((self.now(), self.seconds))
+        _program.in_training(model, self.timed(model.forward))
+        amp.backward, amp.step = self.timed(amp.backward), step
 
 
 def add_flags(parser):
     """Add the verb's flags to its parser."""
-    parser.add_argument("program", help="a training program, such as ResNet50/main.py")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    _program.add_flags(parser)
 
 
 def run(args):
     """Run the program with the clock in it, and print what is left of a step; raise UserError where it made too few."""
-    if not os.path.isfile(args.program):
-        raise cli.UserError("%s is not a file; give a training program, such as ResNet50/main.py" % args.program)
     clock = Clock()
-    precision.initialize = clock.start(precision.initialize)
-    sys.argv = [args.program] + args.arguments
-    sys.path.insert(0, os.path.dirname(os.path.abspath(args.program)))  # as `python PROGRAM` does
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            runpy.run_path(args.program, run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
+    with _program.watched(clock.watch):
+        _program.run(args.program, args.arguments)
     steady = clock.steps[len(clock.steps) // 3:]
     if len(steady) < 2:
         raise cli.UserError("too few steps to measure (%d); take at least 3, on one device" % len(clock.steps))

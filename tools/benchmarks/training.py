@@ -19,7 +19,8 @@ import statistics
 import tempfile
 import time
 
-from benchmarks import _loops, _turns
+import verbs
+from benchmarks import _loops, _tables, _turns
 from common import cli
 
 _BASE = "ours/O0/nchw"
@@ -28,21 +29,13 @@ _AT_ONCE = 3  # loops of which a GPU's memory holds the first steps at the same 
 
 def add_flags(parser):
     """Add the verb's flags to its parser."""
-    def names(known):
-        def read(text):
-            unknown = set(text.split(",")) - set(known)
-            if unknown:
-                raise cli.argparse.ArgumentTypeError("%s: choose of %s" % (sorted(unknown)[0], ", ".join(known)))
-            return text.split(",")
-        return read
-
     add = parser.add_argument
-    add("--models", type=names(_loops.MODELS), default=list(_loops.MODELS), metavar="MODELS", help="of " + ", ".join(_loops.MODELS))
-    add("--only", type=names(_loops.NAMES), default=_loops.NAMES, metavar="LOOPS", help="of " + ", ".join(_loops.NAMES))
-    add("--device", default="auto", help="auto, npu, gpu or cpu")
-    add("--batch-size", type=cli.positive_int, default=8)
+    for option, kind, known in (("--models", "MODELS", list(_loops.MODELS)), ("--only", "LOOPS", _loops.NAMES)):
+        add(option, type=verbs.some_of(known), default=known, metavar=kind, help="with commas, of %s (default: all)" % ", ".join(known))
+    add("--device", default="auto", help="npu, gpu, cpu, or auto: the first of them that is there (default auto)")
+    add("--batch-size", type=cli.positive_int, default=8, help="images of a step (default 8)")
     add("--image-size", type=cli.positive_int, help="pixels (without it the recipe's; GENet's are CIFAR's)")
-    add("--rounds", type=cli.positive_int, default=12)
+    add("--rounds", type=cli.positive_int, default=12, help="in each of which every loop has a turn (default 12)")
     add("--steps", type=cli.positive_int, default=3, help="of each loop in a round (default 3)")
     add("--threads", type=cli.positive_int, default=1, help="on a CPU (default 1)")
     add("--markdown", action="store_true", help="print the tables in Markdown")
@@ -50,8 +43,7 @@ def add_flags(parser):
 
 def run(args):
     """Measure the loops of each model in turn, and print the tables."""
-    for line in _machine(args):
-        cli.print_line(line)
+    cli.print_line(_machine(args))
     from common import device as devices
     on_host = devices.resolve(args.device) == "cpu"
     gate = multiprocessing.get_context("spawn").Semaphore(_AT_ONCE)
@@ -101,18 +93,13 @@ def _machine(args):
     import torch
     from common import device as devices
     kind = devices.resolve(args.device)
-    name = getattr(torch, devices.pick(kind).type).get_device_name() if kind != "cpu" else _cpu_name()
-    return ["%s: %s, PyTorch %s, Python %s%s; %d rounds of %d steps of %d images" % (
-        time.strftime("%Y-%m-%d"), name, torch.__version__, platform.python_version(),
-        ", %d thread(s)" % args.threads if kind == "cpu" else "", args.rounds, args.steps, args.batch_size)]
-
-
-def _cpu_name():
-    with open("/proc/cpuinfo") as stream:
-        lines = dict(line.split(":", 1) for line in stream if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    kernels = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in facts.get("flags", "").split()]
-    return "%s (%s)" % (facts.get("model name", platform.machine()), ", ".join(kernels))
+    name, threads = _tables.device_name(kind), ""
+    if kind == "cpu":
+        flags = _tables.processor().get("flags", "").split()
+        name += " (%s)" % ", ".join(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
+        threads = ", %d thread(s)" % args.threads
+    return "%s: %s, PyTorch %s, Python %s%s; %d rounds of %d steps of %d images" % (
+        time.strftime("%Y-%m-%d"), name, torch.__version__, platform.python_version(), threads, args.rounds, args.steps, args.batch_size)
 
 
 def _table(model, measured, args):
@@ -122,14 +109,11 @@ def _table(model, measured, args):
     rows = []
     for name, values in measured.items():
         seconds = [second for second, _ in values]
-        ours = "ours/" + name.split("/")[1]
-        rows.append([name, "%.1f" % (args.batch_size / statistics.median(seconds)), _spread(measured, _BASE, name),
-                     _spread(measured, name, ours) if not name.startswith("ours") else "",
-                     "%.0f" % (values[-1][1] / 2.0 ** 20) if values[-1][1] else ""])
-    if args.markdown:
-        return [""] + ["| %s |" % " | ".join(row) for row in [heads, ["---"] * len(heads)] + rows]
-    widths = [max(len(row[column]) for row in [heads] + rows) for column in range(len(heads))]
-    return [""] + ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [heads] + rows]
+        memory = values[-1][1]
+        ours = "" if name.startswith("ours") else _spread(measured, name, "ours/" + name.split("/")[1])
+        rows.append([name, "%.1f" % (args.batch_size / statistics.median(seconds)), _spread(measured, _BASE, name), ours,
+                     "%.0f" % (memory / 2 ** 20) if memory else ""])
+    return _tables.layout(heads, rows, args.markdown)
 
 
 def _spread(measured, theirs, ours):

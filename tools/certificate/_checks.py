@@ -6,8 +6,8 @@ from collections import namedtuple
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # `figure` beside its `bound`, numbers or text, and `source`, where the bound comes from. `passed`: True, False, or None where
-# it can mean nothing on this device; `note` then says why.
-Check = namedtuple("Check", "stage model what figure bound source passed note", defaults=("",))
+# it can mean nothing on this device; `note` then says why. certify.py puts in the number of the `stage`.
+Check = namedtuple("Check", "model what figure bound source passed note stage", defaults=("", None))
 
 # What is certified: `device` as torch names it (npu:0, cuda:0, cpu), `models`, whether it is the `quick` form, how many programs
 # run side by side (`jobs`; `slots` is a semaphore of so many), the folder `output_path`, that of the data, how many `seeds`.
@@ -21,7 +21,8 @@ def models():
 
 def kind(device):
     """Return what the scripts call a device: npu, gpu or cpu."""
-    return {"cuda": "gpu"}.get(device.split(":")[0], device.split(":")[0])
+    name = device.partition(":")[0]
+    return "gpu" if name == "cuda" else name
 
 
 def is_simulated(device):
@@ -32,16 +33,16 @@ def is_simulated(device):
     return "sim" in getattr(torch_npu, "__version__", "")
 
 
-def at_most(stage, model, what, figure, bound, source, note=""):
+def at_most(model, what, figure, bound, source, note=""):
     """Return the Check of a figure that may not exceed its bound."""
-    return Check(stage, model, what, figure, bound, source, bool(figure <= bound), note)
+    return Check(model, what, figure, bound, source, bool(figure <= bound), note)
 
 
-def equal(stage, model, what, figure, bound, source, note=""):
+def equal(model, what, figure, bound, source, note=""):
     """Return the Check of a figure that has to be its bound."""
-    return Check(stage, model, what, figure, bound, source, bool(figure == bound), note)
+    return Check(model, what, figure, bound, source, bool(figure == bound), note)
 
 
-def meaningless(stage, model, what, note):
+def meaningless(model, what, note):
     """Return the Check of what can mean nothing here."""
-    return Check(stage, model, what, "-", "-", "-", None, note)
+    return Check(model, what, "-", "-", "-", None, note)

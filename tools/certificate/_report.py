@@ -2,16 +2,17 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 
-from certificate import _digest
+from benchmarks import _tables
+from certificate import _digest, _scripts
 from certificate._checks import ROOT, Check, is_simulated, kind
-from common import cli
+from common import cli, device as devices
 
 FORMAT = 1
 STAGES = {1: "Machine", 2: "Numbers", 3: "Long agreement", 4: "Behaviour", 5: "Speed"}
+FORMS = {"quick": (1, 2, 3, 4), "full": (1, 2, 3, 4, 5)}  # the stages of each
 VERDICTS = {True: "passed", False: "FAILED", None: "means nothing here"}
 
 
@@ -34,8 +35,7 @@ def verdict(found):
     """Return passed, failed, or incomplete where a stage of this form has not been run."""
     if any(stage["failed"] for stage in found["stages"]):
         return "failed"
-    wanted = {1, 2, 3, 4} | ({5} if found["form"] == "full" else set())
-    return "passed" if wanted <= {stage["number"] for stage in found["stages"]} else "incomplete"
+    return "passed" if set(FORMS[found["form"]]) <= {stage["number"] for stage in found["stages"]} else "incomplete"
 
 
 def _stage(number, checks, seconds):
@@ -68,32 +68,22 @@ def without_folders(text, case):
 def identity(device):
     """Return what identifies the software and the hardware of a device."""
     import torch
-    api = getattr(torch, device.split(":")[0], None)
-    packages = {}
-    for name in ("torch_npu", "torchvision", "numpy", "PIL", "apex"):
-        if name in sys.modules:
-            packages[name] = str(getattr(sys.modules[name], "__version__", ""))
-    on_cpu = device == "cpu"
-    return {"kind": kind(device), "name": _processor() if on_cpu else str(api.get_device_name(0)),
-            "simulated": is_simulated(device),
-            "count": 1 if on_cpu else api.device_count(), "torch": torch.__version__, "cuda": torch.version.cuda,
+    type_ = device.partition(":")[0]
+    packages = {name: str(getattr(sys.modules[name], "__version__", ""))
+                for name in ("torch_npu", "torchvision", "numpy", "PIL", "apex") if name in sys.modules}
+    return {"kind": kind(device), "name": _tables.device_name(type_), "simulated": is_simulated(device),
+            "count": devices.count(type_), "torch": torch.__version__, "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
             "python": platform.python_version(), "system": platform.platform(), "cpus": len(os.sched_getaffinity(0)),
             "packages": packages}
-
-
-def _processor():
-    with open("/proc/cpuinfo") as stream:
-        names = [line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 def run_folders(case):
     """Return the output paths of the runs that the report shows: of each model the device's first seed, and a performance run."""
-    names = [os.path.join("agreement", "%s-%s-1" % (model, case.device.replace(":", ""))) for model in case.models]
-    names += [os.path.join("speed", "%s-made-up-data" % model) for model in case.models]
+    names = ["agreement/%s-%s-1" % (model, case.device.replace(":", "")) for model in case.models]
+    names += ["speed/%s-made-up-data" % model for model in case.models]
     found = [os.path.join(case.output_path, name) for name in names]
     return [path for path in found if os.path.exists(os.path.join(path, "report.json"))]
 
@@ -114,9 +104,8 @@ def write(case, found):
     folders, page = run_folders(case), os.path.join(case.output_path, "runs.html")
     if not folders:
         return paths, "no runs to show"
-    words = [sys.executable, os.path.join(ROOT, "tools", "runs.py"), "page", "--out", page] + folders
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-    return (paths + [page], "") if done.returncode == 0 else (paths, (done.stdout.strip().splitlines() or ["?"])[-1])
+    problem = _scripts.tool("runs.py", "page", "--out", page, *folders)
+    return paths + [page] * (not problem), problem
 
 
 def markdown(found):

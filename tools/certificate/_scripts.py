@@ -12,8 +12,7 @@ import time
 from collections import namedtuple
 
 from certificate._checks import ROOT, kind
-from common import checkpoint, records
-from common.cli import UserError
+from common import checkpoint, cli, records
 
 LIMIT_S = 1800  # a run of a minute that takes longer hangs
 STARTED_S = 300  # until the first checkpoint of a training
@@ -28,15 +27,14 @@ OWN = {"ResNet50": {"image_size": 48}, "HRNet": {"num_classes": 10, "image_size"
        "EfficientNet-B3": {"image_size": 48}, "FixRes": {"num_classes": 10, "image_size": 48, "eval_freq": 1}}
 _MEASURED = re.compile("ips|time|_wait|steps$|peak_memory|slowest|datetime|elapsed")  # differs from run to run
 
-Done = namedtuple("Done", "status stdout stderr seconds out")
+Done = namedtuple("Done", "status stdout stderr out")
 
 
 def as_found(case, tasks):
     """Run functions without arguments side by side, `case.jobs` at most; yield the checks of each as it ends."""
-    with concurrent.futures.ThreadPoolExecutor(max(1, case.jobs)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(case.jobs) as pool:
         for future in concurrent.futures.as_completed([pool.submit(task) for task in tasks]):
-            for check in future.result():
-                yield check
+            yield from future.result()
 
 
 @functools.lru_cache(maxsize=None)
@@ -75,13 +73,12 @@ def run(case, words, out, env=None):
 
 
 def start(words, out, env=None):
-    """Start a command line in a session of its own; what it says goes to files beside `out`. Return the Popen."""
+    """Start a command line in a session of its own; what it says goes to files beside `out`. Return the Popen. It ends with the
+    thread that has started it, however that ends, and what it has started ends with it."""
     os.makedirs(os.path.dirname(out), exist_ok=True)
     with open(out + ".stdout", "w") as stdout, open(out + ".stderr", "w") as stderr:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env or environment(),
-                                   start_new_session=True, cwd=ROOT)
-    process.started = time.time()
-    return process
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env or environment(),
+                                start_new_session=True, cwd=ROOT, preexec_fn=functools.partial(cli.end_with, os.getpid()))
 
 
 def finish(process, out):
@@ -96,7 +93,7 @@ def finish(process, out):
     for name in (".stdout", ".stderr"):
         with open(out + name, errors="replace") as stream:
             texts.append(stream.read())
-    return Done(status if status >= 0 else 128 - status, texts[0], texts[1], time.time() - process.started, out)
+    return Done(status if status >= 0 else 128 - status, texts[0], texts[1], out)
 
 
 def wait_for_checkpoint(process, out, newer_than=0.0):
@@ -140,11 +137,11 @@ def results(out):
             for length in (2, 1, 0) for values in logged(out, length)]
 
 
-def losses(out):
-    """Return {index: loss} of the validation pictures in a run's predictions.npz."""
+def predictions(out, *names):
+    """Return lists of what a run's predictions.npz says of each validation picture: index, target, loss, ..."""
     import numpy as np
     with np.load(os.path.join(out, "predictions.npz"), allow_pickle=False) as found:
-        return dict(zip(found["index"].tolist(), found["loss"].tolist()))
+        return [found[name].tolist() for name in names]
 
 
 def report(out):
@@ -167,15 +164,19 @@ def differences(one, other, name="", tolerance=None):
     return [] if type(one) is type(other) and one == other else [name]
 
 
+def tool(program, *words):
+    """Run a program of tools/; return "" where it ends well, else the last line that it has printed."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", program)] + list(words), stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, universal_newlines=True, env=environment())
+    return done.returncode and (done.stdout.strip().splitlines() or ["?"])[-1] or ""
+
+
 def demo_data(folder, models, train, val):
     """Have the demo data of these models in `folder`, and return it. Raises UserError where they cannot be made."""
-    kinds = {LAYOUT.get(model, "imagenet") for model in models}
-    words = [sys.executable, os.path.join(ROOT, "tools", "dataset.py"), "demo", "--out", folder, "--what", ",".join(sorted(kinds))]
-    words += ["--train", str(train), "--val", str(val)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment())
-    if done.returncode:
-        raise UserError("the demo data cannot be made (%s); give a folder that has them with --data_path"
-                        % (done.stdout.strip().splitlines() or ["?"])[-1])
+    kinds = sorted({LAYOUT.get(model, "imagenet") for model in models})
+    problem = tool("dataset.py", "demo", "--out", folder, "--what", ",".join(kinds), "--train", str(train), "--val", str(val))
+    if problem:
+        raise cli.UserError("the demo data cannot be made (%s); give a folder that has them with --data_path" % problem)
     return folder
 
 

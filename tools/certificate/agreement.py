@@ -6,15 +6,16 @@ standard errors as Student's t has at 99.9 %. The variance of a point is that be
 mean over the epochs where that is larger. Of one seed nothing but the curve itself is known: the largest difference of
 neighbouring points in its second half.
 """
+import concurrent.futures
 import functools
 import math
 import os
 import pickle
+import statistics
 
 from certificate import _scripts
 from certificate._checks import Check, at_most, equal, meaningless
 
-STAGE, TITLE = 3, "Long agreement"
 EPOCHS, STEPS, BATCH = 8, 25, 16  # 200 steps
 SIGMAS = 3.29  # 99.9 % of a normal distribution
 RATE = {"HRNet": 0.002}  # else USUAL_RATE; at these, every model learns in so few steps
@@ -35,20 +36,11 @@ def _model(case, model):
     seeds = range(1, 2 if case.quick else 1 + case.seeds)
     devices = [case.device] + ["cpu"] * (case.device != "cpu")
     runs = [(device, seed) for device in devices for seed in seeds]
-    inner = case._replace(jobs=len(runs))
-    found, broken = {}, []
-
-    def train(device, seed):
-        done = _train(case._replace(device=device), model, seed)
-        if done.status:
-            broken.append(Check(STAGE, model, "200 steps on %s, seed %d" % (device, seed), done.status, 0, "exit status", False,
-                                _scripts.last_line(done)))
-        else:
-            found[device, seed] = done.out
-            _scripts.drop_weights(done.out)
-        return []
-    list(_scripts.as_found(inner, [functools.partial(train, *each) for each in runs]))
-    return broken or judged(case, model, [[found[device, seed] for seed in seeds] for device in devices])
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        ended = dict(zip(runs, pool.map(lambda run: _train(case._replace(device=run[0]), model, run[1]), runs)))
+    broken = [equal(model, "200 steps on %s, seed %d" % run, done.status, 0, "exit status", _scripts.last_line(done))
+              for run, done in ended.items() if done.status]
+    return broken or judged(case, model, [[ended[device, seed].out for seed in seeds] for device in devices])
 
 
 def _train(case, model, seed):
@@ -56,7 +48,9 @@ def _train(case, model, seed):
     words = _scripts.command(case, model, "train_full_1p.sh", out, small=case.quick, seed=seed, train_epochs=EPOCHS,
                              max_steps=STEPS, batch_size=BATCH, learning_rate=RATE.get(model, USUAL_RATE),
                              data_path=_scripts.where(case, model), predictions=1)
-    return _scripts.run(case, words, out)
+    done = _scripts.run(case, words, out)
+    _scripts.drop_weights(out)
+    return done
 
 
 def judged(case, model, outs):
@@ -65,10 +59,10 @@ def judged(case, model, outs):
     wanted = labels(_scripts.where(case, model))
     checks = [_each_picture_once(model, outs[0][0], wanted), _learns(model, outs[0])]
     if len(outs) == 1:
-        return checks + [meaningless(STAGE, model, "loss curves and accuracy, device against CPU", "the device is the CPU")]
+        return checks + [meaningless(model, "loss curves and accuracy, device against CPU", "the device is the CPU")]
     curves = [[curve(out) for out in group] for group in outs]
     distance, bound, where = farthest(*curves)
-    checks.append(at_most(STAGE, model, "distance of the loss curves", distance, bound, _BAND if len(outs[0]) > 1 else _ONE, where))
+    checks.append(at_most(model, "distance of the loss curves", distance, bound, _BAND if len(outs[0]) > 1 else _ONE, where))
     tops = [[_scripts.logged(out, 1)[-1]["val.top1"] for out in group] for group in outs]
     return checks + [_accuracy(model, tops, len(wanted))]
 
@@ -81,13 +75,13 @@ def curve(out):
 def farthest(ours, theirs):
     """Return how far two groups of curves are from each other at most, in standard errors (of one seed: in the largest difference
     of neighbouring points in the second half of `theirs`), what is allowed, and the epoch."""
-    means = [[sum(point) / len(point) for point in zip(*group)] for group in (ours, theirs)]
+    means = [[statistics.mean(point) for point in zip(*group)] for group in (ours, theirs)]
     if len(ours) == 1:
         late = theirs[0][len(theirs[0]) // 2 - 1:]
         errors, bound = [max(abs(later - earlier) for earlier, later in zip(late, late[1:]))] * len(theirs[0]), 1.0
     else:
-        variances = [(_variance(one) + _variance(other)) / 2 for one, other in zip(zip(*ours), zip(*theirs))]
-        usual = sum(variances) / len(variances)
+        variances = [(statistics.variance(one) + statistics.variance(other)) / 2 for one, other in zip(zip(*ours), zip(*theirs))]
+        usual = statistics.mean(variances)
         errors = [math.sqrt(2 * max(variance, usual) / len(ours)) for variance in variances]
         bound = T_999.get(2 * len(ours) - 2, SIGMAS)
     figures = [abs(one - other) / max(error, 1e-12) if one != other else 0.0 for one, other, error in zip(*means, errors)]
@@ -95,38 +89,31 @@ def farthest(ours, theirs):
     return max(figures), bound, "epoch %d" % figures.index(max(figures))
 
 
-def _variance(values):
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-
-
 def _accuracy(model, tops, pictures):
     """The means of the seeds' final accuracies differ by no more than seeds do, and two draws of so many pictures."""
-    means = [sum(group) / len(group) for group in tops]
+    means = [statistics.mean(group) for group in tops]
     share = min(max(sum(means) / 200, 0.05), 0.95)
     drawn = 100 * SIGMAS * math.sqrt(2 * share * (1 - share) / (pictures * len(tops[0])))
     spread = max(max(group) - min(group) for group in tops)
-    return at_most(STAGE, model, "final top-1, device against CPU (points)", abs(means[0] - means[1]), drawn + spread,
+    return at_most(model, "final top-1, device against CPU (points)", abs(means[0] - means[1]), drawn + spread,
                    "99.9 %% of two binomial draws of %d pictures, and the spread of the seeds" % pictures,
                    "device %.2f, CPU %.2f" % tuple(means))
 
 
 def _learns(model, outs):
     """The training loss of the last epoch is below that of the first."""
-    lines = [curve(out) for out in outs]
-    first, last = (sum(line[place] for line in lines) / len(lines) for place in (0, -1))
-    return Check(STAGE, model, "mean training loss of the last epoch", last, "< %.4f" % first, "that of the first epoch",
+    curves = [curve(out) for out in outs]
+    first, last = (statistics.mean(line[place] for line in curves) for place in (0, -1))
+    return Check(model, "mean training loss of the last epoch", last, "< %.4f" % first, "that of the first epoch",
                  bool(last < first))
 
 
 def _each_picture_once(model, out, wanted):
     """The last evaluation has seen each validation picture once, with its class."""
-    import numpy as np
-    with np.load(os.path.join(out, "predictions.npz"), allow_pickle=False) as found:
-        index, target = found["index"].tolist(), found["target"].tolist()
+    index, target = _scripts.predictions(out, "index", "target")
     answers = dict(zip(index, target))
     right = sum(answers.get(place) == label for place, label in enumerate(wanted))
-    return equal(STAGE, model, "validation pictures that were evaluated, with their class",
+    return equal(model, "validation pictures that were evaluated, with their class",
                  right if len(index) == right else len(index), len(wanted), _PICTURES)
 
 

@@ -13,7 +13,6 @@ from certificate import _scripts
 from certificate._checks import ROOT, at_most, equal, kind, meaningless
 from common import cli, device as devices
 
-STAGE, TITLE = 4, "Behaviour"
 EPOCHS, STEPS, BATCH, RATE = 2, 12, 8, 0.01
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "ASCEND_RT_VISIBLE_DEVICES": "", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 DIVISION = 1e-4  # as ci/test_all_scripts.py has it: sums of one batch in another order, to the largest value of a tensor
@@ -23,7 +22,7 @@ _BITS = "README: kill -9 and --resume end with the same bits"
 
 def run(case):
     """Yield the checks as they are found."""
-    ranks = 2 if kind(case.device) == "cpu" else min(devices.count(case.device.split(":")[0]), 2 if case.quick else 8)
+    ranks = 2 if kind(case.device) == "cpu" else min(devices.count(case.device.partition(":")[0]), 2 if case.quick else 8)
     tasks = [functools.partial(collectives, case, ranks)]
     for model in case.models:
         tasks += [functools.partial(bad_input, case, model), functools.partial(training, case, model)]
@@ -43,34 +42,32 @@ def collectives(case, ranks):
     done = _scripts.run(case, [sys.executable, "-m", "certificate._collectives", where, str(ranks)], out, env)
     name = "collective on %d ranks (%s): " % (ranks, where)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    checks = [equal(STAGE, "", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"])
+    checks = [equal("", name + each["collective"], each["wrong"], 0, "wrong numbers by its definition", each["said"])
               for each in found]
     if done.status or not found:
-        checks.append(equal(STAGE, "", name + "exit status", done.status, 0, "exit status", _scripts.last_line(done)))
+        checks.append(equal("", name + "exit status", done.status, 0, "exit status", _scripts.last_line(done)))
     if where != kind(case.device):
-        checks.append(meaningless(STAGE, "", "collectives of the device", "there is one such device; the CPU's were checked"))
+        checks.append(meaningless("", "collectives of the device", "there is one such device; the CPU's were checked"))
     return checks
 
 
 def division(case, model, ranks):
-    """Return the check that an update on N ranks is that on one rank, with the networks in evaluation mode."""
-    where = case.device if ranks > 1 else "cpu"
-    case, parts, states, level = case._replace(device=where), 2, [], "O0"
-    for ranks_here, accumulate in ((1, 1), (parts, 1)):
-        each = parts if model in _scripts.PER_RANK and ranks_here > 1 else 1
-        out = os.path.join(case.output_path, "behaviour", "%s-%d-ranks" % (model, ranks_here))
-        words = _scripts.command(case, model, "train_full_8p.sh", out, device_list=",".join(map(str, range(ranks_here))), seed=5,
-                                 batch_size=BATCH // each, learning_rate=RATE / each, train_epochs=1, max_steps=1, opt_level=level,
-                                 accumulate=accumulate, data_path=_scripts.where(case, model), standalone=1)
+    """Return the check that an update on two ranks is that on one rank, with the networks in evaluation mode: on the device where it
+    has `ranks` of its own, else on the CPU."""
+    case, states = case._replace(device=case.device if ranks > 1 else "cpu"), []
+    for devices_here in ("0", "0,1"):
+        parts = 2 if model in _scripts.PER_RANK and devices_here == "0,1" else 1
+        out = os.path.join(case.output_path, "behaviour", "%s-on-%s" % (model, devices_here))
+        words = _scripts.command(case, model, "train_full_8p.sh", out, device_list=devices_here, seed=5, batch_size=BATCH // parts,
+                                 learning_rate=RATE / parts, train_epochs=1, max_steps=1, data_path=_scripts.where(case, model),
+                                 standalone=1)
         done = _scripts.run(case, words, out, _scripts.environment(PYTHONPATH=os.path.join(os.path.dirname(__file__), "frozen")))
         if done.status:
-            return [equal(STAGE, model, "a training on %d rank(s)" % ranks_here, done.status, 0, "exit status",
-                          _scripts.last_line(done))]
+            return [equal(model, "a training on device(s) %s" % devices_here, done.status, 0, "exit status", _scripts.last_line(done))]
         states.append(next(value for key, value in _scripts.content(out).items() if key.startswith("optimizer"))["state"])
         shutil.rmtree(out)
-    unlike = _scripts.differences(states[0], states[1], tolerance=DIVISION)
-    what = "tensors that differ after an update on %d ranks and on one (%s)" % (parts, kind(where))
-    return [equal(STAGE, model, what, len(unlike), 0,
+    unlike = _scripts.differences(*states, tolerance=DIVISION)
+    return [equal(model, "tensors that differ after an update on 2 ranks and on one (%s)" % kind(case.device), len(unlike), 0,
                   "more than %g of the largest value: sums in another order" % DIVISION, ", ".join(unlike[:3]))]
 
 
@@ -81,7 +78,7 @@ def training(case, model):
     out = os.path.join(case.output_path, "behaviour", model)
     done = _scripts.run(case, _command(case, model, out), out)
     if done.status:
-        return [equal(STAGE, model, "a training ends with status", done.status, 0, "exit status", _scripts.last_line(done))]
+        return [equal(model, "a training ends with status", done.status, 0, "exit status", _scripts.last_line(done))]
     checks = without_device(case, model, out)
     if not case.quick:
         checks += interrupted(case, model, out)
@@ -101,17 +98,17 @@ def interrupted(case, model, reference):
     out = reference + "-again"
     with case.slots:
         killed, written = _interrupt(_command(case, model, out), out, signal.SIGKILL, 0.0)
-        checks = [equal(STAGE, model, "status after kill -9", killed.status, 137, "128 + 9", _scripts.last_line(killed))]
+        checks = [equal(model, "status after kill -9", killed.status, 137, "128 + 9", _scripts.last_line(killed))]
         ended, _ = _interrupt(_command(case, model, out, resume=1), out, signal.SIGTERM, written)
         claim = "after saving" in ended.stderr
-        checks.append(equal(STAGE, model, "status after SIGTERM, with a checkpoint", ended.status if claim else "%d, no checkpoint"
+        checks.append(equal(model, "status after SIGTERM, with a checkpoint", ended.status if claim else "%d, no checkpoint"
                             % ended.status, 143, "128 + 15, after saving", _scripts.last_line(ended)))
         done = _scripts.finish(_scripts.start(_command(case, model, out, resume=1), out), out)
     if done.status:
-        return checks + [equal(STAGE, model, "resumed training ends with status", done.status, 0, _BITS, _scripts.last_line(done))]
+        return checks + [equal(model, "resumed training ends with status", done.status, 0, _BITS, _scripts.last_line(done))]
     unlike = _scripts.differences(_scripts.content(reference), _scripts.content(out))
     unlike += _scripts.differences(_scripts.results(reference), _scripts.results(out), "records")
-    return checks + [equal(STAGE, model, "entries that differ after kill, SIGTERM and --resume", len(unlike), 0, _BITS,
+    return checks + [equal(model, "entries that differ after kill, SIGTERM and --resume", len(unlike), 0, _BITS,
                            ", ".join(unlike[:3]))]
 
 
@@ -133,12 +130,12 @@ def without_device(case, model, out):
                              use_ema="false", batch_size=BATCH, data_path=_scripts.where(case, model), predictions=1)
     done = _scripts.run(case, words, at, _scripts.environment(**(HIDDEN if kind(case.device) != "cpu" else {})))
     if done.status:
-        return [equal(STAGE, model, name + ": status", done.status, 0, "exit status", _scripts.last_line(done))]
-    before, after = (_scripts.losses(folder) for folder in (out, at))
+        return [equal(model, name + ": status", done.status, 0, "exit status", _scripts.last_line(done))]
+    before, after = (dict(zip(*_scripts.predictions(folder, "index", "loss"))) for folder in (out, at))
     shutil.rmtree(at)
     both = sorted(set(before) & set(after))  # --max_steps ends the training's own evaluation too
     error = max(abs(before[index] - after[index]) for index in both) / max(abs(before[index]) for index in both)
-    return [at_most(STAGE, model, name + " (difference, of the largest)", error, READING,
+    return [at_most(model, name + " (difference, of the largest)", error, READING,
                     "float32 in another order; a tensor that is wrong changes it by more", "%d pictures" % len(both))]
 
 
@@ -163,4 +160,4 @@ def bad_input(case, model):
             found.append("%s: %d lines, %s" % (name, lines, _scripts.last_line(done)))
     os.remove(rubbish)
     what = "of %d kinds of bad input, those without status 2, one line, nothing touched" % len(cases)
-    return [equal(STAGE, model, what, len(found), 0, "README: exit status 2", "; ".join(found))]
+    return [equal(model, what, len(found), 0, "README: exit status 2", "; ".join(found))]

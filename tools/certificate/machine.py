@@ -5,7 +5,6 @@ import re
 from certificate._checks import ROOT, Check, is_simulated, kind
 from doctor_checks.machine import OK, WRONG, Machine
 
-STAGE, TITLE = 1, "Machine"
 _QUERIES = {
     "gpu": [("clocks and power", (
                 "nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,pstate", "--format=csv")),
@@ -26,11 +25,11 @@ def run(case):
         passed, note = row.status != WRONG, row.right
         if simulated and not passed and any(word in (row.name + row.found).lower() for word in _OF_A_DEVICE):
             passed, note = None, "the NPU is simulated: there is no such hardware or software"
-        yield Check(STAGE, "", row.name, row.found, "not wrong", "tools/doctor.py", passed, note if row.status != OK else "")
+        yield Check("", row.name, row.found, "not wrong", "tools/doctor.py", passed, note if row.status != OK else "")
     for what, command in _QUERIES[kind(case.device)]:
         status, text = machine.run(*command)
         text = re.sub("\x1b\\[[0-9;]*m", "", text)  # nvidia-smi underlines
         lines = "; ".join(line.strip() for line in text.splitlines() if line.strip())[:600]
         readable = status == 0 and lines
-        yield Check(STAGE, "", what, lines if readable else "-", "-", "-", True if readable else None,
+        yield Check("", what, lines if readable else "-", "-", "-", True if readable else None,
                     "" if readable else "not readable here (%s)" % command[0])

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from certificate._checks import Check
 from common import cli
 
-STAGE = "numbers"
 QUICK_LEVELS = ("O0", "O2")
 QUICK_STEPS, STEPS = 2, 5
 
@@ -17,16 +16,15 @@ def run(case):
     """Yield the Checks of the stage, model by model. Each recipe is proved in a process of its own, `case.jobs` at a time."""
     tasks = [(case.device, model, number, case.quick, case.output_path) for model in case.models
              for number in range(1 if case.quick else _count(model))]
-    jobs = max(1, min(case.jobs, len(tasks)))
+    jobs = min(case.jobs, len(tasks))
     cores = max(1, len(os.sched_getaffinity(0)) // jobs)
 
     def prove_in_turn(task):
-        with getattr(case, "slots", None) or contextlib.suppress():
+        with case.slots:
             return in_a_process(cores, prove, task)
     with ThreadPoolExecutor(jobs) as threads:
         for checks in threads.map(prove_in_turn, tasks):
-            for check in checks:
-                yield check
+            yield from checks
 
 
 def in_a_process(cores, function, task):
@@ -43,7 +41,7 @@ def in_a_process(cores, function, task):
         except EOFError:
             checks = None
     process.join()
-    return checks or [Check(STAGE, task[1], "recipe %d" % task[2], "its process ended with %d" % process.exitcode, "runs", "", False, "")]
+    return checks or [Check(task[1], "recipe %d" % task[2], "its process ended with %d" % process.exitcode, "runs", "", False)]
 
 
 def _work(cores, parent, sender, function, task):
@@ -59,7 +57,7 @@ def _count(model):
 
 
 def prove(task):
-    """Return the Checks of one recipe: (device, model, number of the recipe, quick, output path or None)."""
+    """Return the Checks of one recipe: (device, model, number of the recipe, quick, output path)."""
     device, model, number, quick, out = task
     checks = []
     try:
@@ -68,7 +66,7 @@ def prove(task):
                 checks.append(check)
     except (Exception, SystemExit) as error:  # a defect of any kind is a check that fails, and the other recipes go on
         lines = traceback.format_exc().strip().splitlines()
-        checks.append(Check(STAGE, model, "recipe %d" % number, "%s" % (error or type(error).__name__), "runs", "", False, lines[-1]))
+        checks.append(Check(model, "recipe %d" % number, "%s" % (error or type(error).__name__), "runs", "", False, lines[-1]))
     return checks
 
 
@@ -78,24 +76,20 @@ def _checks_of(device, model, number, quick, out):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     recipe = _golden.recipes(model)[number]
     references = _proof.References(recipe, QUICK_STEPS if quick else STEPS)
-    for finding in _proof.of_schedules(model) if number == 0 else ():
-        yield _check(model, recipe, finding)
-    for finding in _proof.of_upstream(recipe, references):
-        yield _check(model, recipe, finding)
+    yield from _checks(model, recipe, _proof.of_schedules(model) if number == 0 else ())
+    yield from _checks(model, recipe, _proof.of_upstream(recipe, references))
     rows_of = {}
     for name, level, dtype in _proof.LEVELS if recipe.steady else ():
         if quick and name not in QUICK_LEVELS:
             continue
         if dtype == "bf16" and device.startswith("cpu"):
-            yield Check(STAGE, model, "%s, bf16" % recipe.name, "", "", "", None, "on a CPU O1 is bf16 already")
+            yield Check(model, "%s, bf16" % recipe.name, "", "", "", None, "on a CPU O1 is bf16 already")
             continue
-        findings, rows_of[name], _ = _proof.of_device(recipe, references, device, name, level, dtype, watch=number == 0)
-        for finding in findings:
-            yield _check(model, recipe, finding)
-    if out and any(rows_of.values()):
+        findings, rows_of[name] = _proof.of_device(recipe, references, device, name, level, dtype, watch=number == 0)
+        yield from _checks(model, recipe, findings)
+    if any(rows_of.values()):
         _picture.write(os.path.join(out, "layers_%s.png" % model), rows_of, "%s on %s" % (model, device))
 
 
-def _check(model, recipe, finding):
-    return Check(STAGE, model, "%s, %s" % (recipe.name, finding.what), finding.figure, finding.bound, finding.source, finding.passed,
-                 finding.note)
+def _checks(model, recipe, findings):
+    return [Check(model, "%s, %s" % (recipe.name, finding.what), *finding[1:]) for finding in findings]

@@ -85,14 +85,14 @@ def _close(what, found, wanted, tolerance, source):
 # --- float64 and the device -------------------------------------------------------------------------------------------
 
 def of_device(recipe, references, device, name, level, dtype, watch=True, mutate=None):
-    """Return (Findings, layers' Rows, the Trace) of the recipe on `device` at a level."""
+    """Return (Findings, layers' Rows) of the recipe on `device` at a level."""
     exact = references.exact()
     trace = _steps.run(recipe, device, level, dtype, len(exact.losses), watch=watch, mutate=mutate)
     if trace.level != level:
-        return [Finding("%s, level" % name, trace.level, level, "", None, trace.note)], [], trace
+        return [Finding("%s, level" % name, trace.level, level, "", None, trace.note)], []
     found = list(_trace_findings(name, trace, references, _type_of(trace, level, device, dtype)))
     rows = list(_layers.compare(trace)) if watch else []
-    return found + _row_findings(name, rows), rows, trace
+    return found + _row_findings(name, rows), rows
 
 
 def _type_of(trace, level, device, dtype):
@@ -104,8 +104,7 @@ def _type_of(trace, level, device, dtype):
 def _trace_findings(name, trace, references, dtype):
     exact, source = references.exact(), _source(dtype)
     if trace.logits is not None and exact.logits is not None:
-        for finding in _logits_findings(name, trace, references, source):
-            yield finding
+        yield from _logits_findings(name, trace, references, source)
     yield Finding("%s, what the optimizer moves" % name, ", ".join(trace.types), "torch.float32",
                   "fp32 master weights (apex's levels)", trace.types == ["torch.float32"], "")
     yield Finding("%s, learning rate" % name, trace.rates[0], exact.rates[0], "equal to the reference's", trace.rates == exact.rates, "")
