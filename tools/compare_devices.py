@@ -75,11 +75,6 @@ def compared(recipe, device, level, dtype, steps):
     return trace, list(_layers.compare(trace))
 
 
-def layers(model, device, level="O0", dtype=None, steps=1):
-    """Return the Rows (step, layer, phase, error, bound) of a model's first recipe on a device."""
-    return compared(recipe_of(model, ""), device, level, dtype, steps)[1]
-
-
 def show(title, rows, count):
     """Print the first row outside its bound and the worst rows; return how many are outside."""
     outside = [row for row in rows if not row.error <= row.bound]

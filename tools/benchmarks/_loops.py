@@ -29,8 +29,8 @@ NAMES = (["ours/O0/nchw"] + ["ours/" + level for level in LEVELS] + ["ours/O1/co
 
 
 def open_loop(name, args):
-    """Return (take_steps, device) of a loop of NAMES for `args.model`, or None where it has none. Raises ImportError for a package
-    that is not installed."""
+    """Return (take_steps, device) of a loop of NAMES for `args.model`. Raises ImportError for a package that is not installed or has no
+    such network."""
     import torch
     from common import device as devices
     torch.set_num_threads(args.threads)
@@ -40,7 +40,7 @@ def open_loop(name, args):
         return _open_ours(level, options, args)
     device = devices.pick(args.device)
     loop = {"timm": _timm, "torchvision": _torchvision, "examples": _examples}[family](level, device, args)
-    return loop and (lambda steps: [loop() for _ in range(steps)], device)
+    return lambda steps: [loop() for _ in range(steps)], device
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
@@ -113,6 +113,13 @@ def _open_ours(level, options, args):
 
 # --- others -----------------------------------------------------------------------------------------------------------
 
+def _network(model, column):
+    name = MODELS[model][column]
+    if name is None:
+        raise ImportError("it has no such network")
+    return name
+
+
 def _batch(device, args):
     import torch
     size = args.image_size or MODELS[args.model][0]
@@ -134,11 +141,8 @@ def _timm(level, device, args):
     import timm.loss
     import timm.optim
     import timm.utils
-    name = MODELS[args.model][1]
-    if name is None:
-        return None
     import torch
-    model = timm.create_model(name, num_classes=CLASSES).to(device).to(memory_format=torch.channels_last).train()
+    model = timm.create_model(_network(args.model, 1), num_classes=CLASSES).to(device).to(memory_format=torch.channels_last).train()
     optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9)
     criterion, losses = timm.loss.LabelSmoothingCrossEntropy(0.1), timm.utils.AverageMeter()
     scaler = timm.utils.NativeScaler() if level == "O1" and device.type == "cuda" else None
@@ -158,13 +162,10 @@ def _timm(level, device, args):
 
 
 def _torchvision_parts(device, args):
-    """Return network, criterion, optimizer of torchvision's, or None where it has no such network."""
+    """Return network, criterion, optimizer of torchvision's."""
     import torch
     from common import device as devices
-    name = MODELS[args.model][2]
-    if name is None:
-        return None
-    model = getattr(devices.import_torchvision().models, name)(num_classes=CLASSES).to(device).train()
+    model = getattr(devices.import_torchvision().models, _network(args.model, 2))(num_classes=CLASSES).to(device).train()
     return model, torch.nn.CrossEntropyLoss(label_smoothing=0.1), torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=1e-4)
 
 
@@ -177,10 +178,7 @@ def _hits(output, target):
 def _torchvision(level, device, args):
     """torchvision's references/classification/train.py, with --amp at O1: loss and both accuracies are read in each step."""
     import torch
-    parts = _torchvision_parts(device, args)
-    if parts is None:
-        return None
-    model, criterion, optimizer = parts
+    model, criterion, optimizer = _torchvision_parts(device, args)
     scaler = torch.amp.GradScaler(device.type) if level == "O1" and device.type == "cuda" else None
     images, target = _batch(device, args)
     seen = []
@@ -203,10 +201,7 @@ def _torchvision(level, device, args):
 
 def _examples(level, device, args):
     """pytorch/examples' imagenet/main.py, which knows no mixed precision: the loss is read in each step."""
-    parts = _torchvision_parts(device, args)
-    if parts is None:
-        return None
-    model, criterion, optimizer = parts
+    model, criterion, optimizer = _torchvision_parts(device, args)
     images, target = _batch(device, args)
     images, seen = images.contiguous(), []
 

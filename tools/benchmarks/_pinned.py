@@ -3,8 +3,7 @@
 One rank alone, and two of one group, are processes that stay; in each round the one takes its steps while the others wait, the two take
 theirs, and sum tensors of two sizes. A pinned core computes or sends: nothing of the gradients is sent during backward.
 """
-import contextlib
-import multiprocessing
+import functools
 import os
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from argparse import Namespace
 from benchmarks import _alpha_beta, _loops, _program, _turns
 from common import cli, distributed
 
+RANKS = ((0, 1), (0, 2), (1, 2))  # (rank, world size), each in a process: one alone on the first core, two of a group on a core each
 BATCH, STEPS, SUMS = 8, 2, 4
 SMALL, LARGE = 4096, 25 * _alpha_beta.MIB  # bytes of the sums that show the hop and the bandwidth; the second is a bucket's
 OF_ALL_RANKS = ("ResNet50", "GENet", "EfficientNet-B3")  # whose flag for the batch counts the images of all ranks
@@ -24,47 +24,32 @@ def check(model, args):
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise cli.UserError("two ranks, each pinned to a core, need two of them; this process may use one")
-    try:
-        with tempfile.TemporaryDirectory() as folder, started(model, args.image_size, cores, folder) as pipes:
-            sizes = asked(pipes[:1], "sizes")[0]
-            rounds = [one_round(pipes) for _ in range(args.rounds)]
-    except EOFError:
-        raise cli.TrainingStopped("a rank of the benchmark has ended")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Namespace(model=model, image_size=args.image_size, batch_size=BATCH, threads=1, device="cpu", folder=folder,
+                             port=distributed.reserve_port(), cores=cores)
+        with _turns.started(RANKS, functools.partial(open_rank, settings=settings), "spawn", together=True) as opened:
+            if len(opened) < len(RANKS):
+                raise cli.TrainingStopped("a rank of the benchmark did not start")
+            pipes = [opened[name] for name in RANKS]
+            sizes, = asked(pipes[:1], "sizes")
+            rounds = []
+            for number in range(args.rounds):
+                _turns.show("round %d of %d" % (number + 1, args.rounds))
+                rounds.append(one_round(pipes))
+            _turns.show()
     return report(model, sizes, rounds)
 
 
-@contextlib.contextmanager
-def started(model, image_size, cores, folder):
-    """Give the pipes to three processes, which end with this: a rank alone on the first core, two ranks of a group on a core each."""
-    context, pipes, processes, port = multiprocessing.get_context("spawn"), [], [], distributed.reserve_port()
-    try:
-        for rank, world_size in ((0, 1), (0, 2), (1, 2)):
-            pipe, its_end = context.Pipe()
-            settings = Namespace(model=model, image_size=image_size, batch_size=BATCH, threads=1, device="cpu", folder=folder, rank=rank,
-                                 world_size=world_size, port=port, core=cores[rank])
-            processes.append(context.Process(target=_turns.serve, args=(settings, open_rank, its_end, os.getpid()), daemon=True))
-            processes[-1].start()
-            its_end.close()  # or nobody would notice that the process has ended
-            pipes.append(pipe)
-        problems = [problem for problem in (pipe.recv() for pipe in pipes) if problem]
-        if problems:
-            raise cli.TrainingStopped("a rank of the benchmark did not start: " + problems[0])
-        yield pipes
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def open_rank(settings):
+def open_rank(name, settings):
     """Return a function of "sizes" (gives the bytes of each gradient), of a number of steps, or of minus the bytes of a bucket to sum
-    (both give (seconds, seconds of the CPU), of one)."""
-    os.sched_setaffinity(0, {settings.core})
-    if settings.world_size > 1:
-        os.environ.update(RANK=str(settings.rank), LOCAL_RANK=str(settings.rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+    (both give (seconds, seconds of the CPU), of one). `name`: of RANKS."""
+    rank, world_size = name
+    os.sched_setaffinity(0, {settings.cores[rank]})
+    if world_size > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
                           MASTER_ADDR="127.0.0.1", MASTER_PORT=str(settings.port))
     if settings.model in OF_ALL_RANKS:
-        settings.batch_size *= settings.world_size
+        settings.batch_size *= world_size
     sizes = []
 
     def note_sizes(model, optimizer, amp):
@@ -100,7 +85,11 @@ def asked(pipes, order):
     """Return what the processes answer to an order that all of them get at once."""
     for pipe in pipes:
         pipe.send(order)
-    return [pipe.recv() for pipe in pipes]
+    found = [_turns.answer(pipe) for pipe in pipes]
+    for problem in found:
+        if isinstance(problem, str):
+            raise cli.TrainingStopped("a rank of the benchmark has ended: " + problem)
+    return found
 
 
 def one_round(pipes):

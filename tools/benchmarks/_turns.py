@@ -4,28 +4,62 @@ import multiprocessing
 import os
 import random
 import statistics
+import sys
 
-from common import cli
+from common import bar, cli
 
 
-def start(names, open_candidate, method="fork", together=False):
-    """Return {name: pipe to its process} of those that can be opened, one after the other or `together`, and say why the others are
-    left out.
+@contextlib.contextmanager
+def started(names, open_candidate, method="fork", together=False):
+    """Give {name: pipe to its process} of those that can be opened, one after the other or `together`, and say why the others are
+    left out. The processes end with this.
 
     `open_candidate(name)`, called in the process, returns a function of a number that gives what it measured; it raises ImportError
     for what is not installed. It is a function of a module where `method` is spawn.
     """
-    context, pipes = multiprocessing.get_context(method), {}
-    for group in [names] if together else [[name] for name in names]:
-        for name in group:
-            pipes[name], its_end = context.Pipe()
-            context.Process(target=serve, args=(name, open_candidate, its_end, os.getpid()), daemon=True).start()
-        for name in group:
-            problem = pipes[name].recv()
-            if problem:
-                cli.print_line("left out: %s (%s)" % (name if isinstance(name, str) else " ".join(name), problem))
-                del pipes[name]
-    return pipes
+    context, pipes, processes = multiprocessing.get_context(method), {}, []
+    try:
+        for group in [names] if together else [[name] for name in names]:
+            for name in group:
+                pipes[name], its_end = context.Pipe()
+                processes.append(context.Process(target=serve, args=(name, open_candidate, its_end, os.getpid()), daemon=True))
+                processes[-1].start()
+                its_end.close()  # or nobody would notice that the process has ended
+            for name in group:
+                show("opening %s" % _shown(name))
+                problem = answer(pipes[name])
+                if problem:
+                    _leave_out(name, problem, pipes)
+        yield pipes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def answer(pipe):
+    """Return what a process answers: a text, a problem, where it has ended."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "its process was killed"
+
+
+def show(text=""):
+    """Show on stderr, where it is a terminal, what is waited for."""
+    if sys.stderr.isatty():
+        sys.stderr.write(bar.ERASE + text)
+        sys.stderr.flush()
+
+
+def _shown(name):
+    return name if isinstance(name, str) else " ".join(map(str, name))
+
+
+def _leave_out(name, problem, among):
+    show()
+    cli.print_line("left out: %s (%s)" % (_shown(name), problem))
+    del among[name]
 
 
 def serve(name, open_candidate, pipe, parent):
@@ -58,15 +92,16 @@ def _in_a_line(error):
 def rounds(pipes, count, number):
     """Return {name: what it measured with `number`, in each of `count` rounds}, in another order each round. What fails is left out."""
     measured, rng = {name: [] for name in pipes}, random.Random(0)
-    for _ in range(count):
+    for done in range(count):
+        show("round %d of %d" % (done + 1, count))
         for name in rng.sample(sorted(measured), len(measured)):
             pipes[name].send(number)
-            found = pipes[name].recv()
+            found = answer(pipes[name])
             if isinstance(found, str):
-                cli.print_line("left out: %s (%s)" % (name, found))
-                del measured[name]
+                _leave_out(name, found, measured)
             else:
                 measured[name].append(found)
+    show()
     return measured
 
 

@@ -49,24 +49,37 @@ def run(args):
     """Measure the candidates in turn, and print what a picture costs, and the ratios."""
     if args.core not in os.sched_getaffinity(0):
         raise cli.UserError("--core %d is not one that this process may use" % args.core)
+    if args.data is not None and not os.path.isdir(os.path.join(args.data, "train")):
+        raise cli.UserError("--data %s: there is no folder %s" % (args.data, os.path.join(args.data, "train")))
     for name in _THREADS:
         os.environ[name] = "1"
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:
+            _turns.show("making %d pictures" % args.pictures)
             _pictures.write_pictures(folder, args.pictures)
             args.data = folder
         args.packed, args.cifar = os.path.join(folder, "packed"), os.path.join(folder, "cifar")
-        names = set(args.only) | {args.baseline for name in args.only if name not in _candidates.CIFAR}
-        if names.intersection(_candidates.CIFAR):
+        baselines = {_baseline(name, args) for name in args.only}
+        names = sorted(baselines.union(args.only), key=_candidates.NAMES.index)
+        if _CIFAR_BASELINE in names:
             _run_dataset("demo", "--out", args.cifar, "--what", "cifar10", "--train", str(_CIFAR_IMAGES), "--val", "10")
-            names.add(_CIFAR_BASELINE)
-        names = sorted(names, key=_candidates.NAMES.index)
         if any("packed" in name for name in names):
             _pack(args.data, args.packed)
-        pipes = _turns.start(names, functools.partial(_open, args=args))
-        if args.baseline in names and args.baseline not in pipes:
-            raise cli.UserError("the baseline %s cannot be measured; choose another with --baseline" % args.baseline)
-        _report(_turns.rounds(pipes, args.rounds, args.batches), args)
+        with _turns.started(names, functools.partial(_open, args=args)) as pipes:
+            _check(baselines, pipes)
+            seconds = _turns.rounds(pipes, args.rounds, args.batches)
+        _check(baselines, seconds)
+        _report(seconds, args)
+
+
+def _baseline(name, args):
+    return _CIFAR_BASELINE if name in _candidates.CIFAR else args.baseline
+
+
+def _check(baselines, measured):
+    missing = baselines - set(measured)
+    if missing:
+        raise cli.UserError("the baseline %s cannot be measured; choose another with --baseline" % min(missing))
 
 
 def _pack(data, out):
@@ -76,7 +89,9 @@ def _pack(data, out):
 
 
 def _run_dataset(*words):
-    subprocess.run([sys.executable, _DATASET] + list(words), check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, _DATASET] + list(words), stdout=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
 
 
 def _open(name, args):
@@ -98,5 +113,5 @@ def _report(seconds, args):
     cli.print_line("%d rounds of %d pictures of %d pixels (GENet: 32); CPU time a picture, and how many times %s: median (quartiles)" % (
         args.rounds, args.batches * args.batch_size, args.image_size, args.baseline))
     for name, own in seconds.items():
-        baseline = seconds[_CIFAR_BASELINE if name in _candidates.CIFAR else args.baseline]
+        baseline = seconds[_baseline(name, args)]
         cli.print_line("%-27s %8.4f ms  %6.2f (%.2f to %.2f)" % ((name, 1000 * statistics.median(own)) + _turns.ratio(baseline, own)))

@@ -50,12 +50,11 @@ def run(args):
     for models in [[model] for model in args.models] if on_host else [args.models]:
         with tempfile.TemporaryDirectory() as args.folder:
             names = [(model, loop) for model in models for loop in args.only]
-            pipes = _turns.start(names, functools.partial(open_timed, args=args, gate=gate), "spawn", together=not on_host)
-            for model in models:
-                own = {loop: pipe for (name, loop), pipe in pipes.items() if name == model}
-                measured = _turns.rounds(own, args.rounds, args.steps)
-                for line in _table(model, measured, args) if measured else ():
-                    cli.print_line(line)
+            open_one = functools.partial(open_timed, args=args, gate=gate)
+            with _turns.started(names, open_one, "spawn", together=not on_host) as pipes:
+                for model in models:
+                    own = {loop: pipe for (name, loop), pipe in pipes.items() if name == model}
+                    _print_table(model, _turns.rounds(own, args.rounds, args.steps), args)
 
 
 def open_timed(name, args, gate):
@@ -68,10 +67,7 @@ def open_timed(name, args, gate):
     args.model, loop = name
     if args.threads == 1 and args.device in ("cpu", "auto"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    opened = _loops.open_loop(loop, args)
-    if opened is None:
-        raise ImportError("it has no such network")
-    take, device = opened
+    take, device = _loops.open_loop(loop, args)
     with contextlib.nullcontext() if loop.endswith(("compile", "graphs")) else gate:
         take(2)  # compiles, fills caches
         devices.give_back_memory(device)
@@ -102,8 +98,9 @@ def _machine(args):
         time.strftime("%Y-%m-%d"), name, torch.__version__, platform.python_version(), threads, args.rounds, args.steps, args.batch_size)
 
 
-def _table(model, measured, args):
-    """Return the lines of a model's table."""
+def _print_table(model, measured, args):
+    if not measured:
+        return
     size = args.image_size if args.image_size and model != "GENet" else _loops.MODELS[model][0]
     heads = ["%s, %d pixels" % (model, size), "images/s", "times " + _BASE, "ours at its level, times it", "memory MiB"]
     rows = []
@@ -113,7 +110,8 @@ def _table(model, measured, args):
         ours = "" if name.startswith("ours") else _spread(measured, name, "ours/" + name.split("/")[1])
         rows.append([name, "%.1f" % (args.batch_size / statistics.median(seconds)), _spread(measured, _BASE, name), ours,
                      "%.0f" % (memory / 2 ** 20) if memory else ""])
-    return _tables.layout(heads, rows, args.markdown)
+    for line in _tables.layout(heads, rows, args.markdown):
+        cli.print_line(line)
 
 
 def _spread(measured, theirs, ours):
