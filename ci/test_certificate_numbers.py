@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from conftest import CI, ROOT, environment, running_in, wait_until
+from conftest import CI, ROOT, assert_bad_input, environment, running_in, wait_until
 
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 from certificate import numbers  # noqa: E402
@@ -180,7 +180,8 @@ def test_the_program_compares_and_keeps_what_it_saw(tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [(["--recipe=nothing"], "--recipe nothing"), (["--devices=abacus"], "abacus"),
-                                            (["--against=%s" % os.path.join(CI, "golden", "GENet.json")], "GENet.json")])
+                                            (["--against=%s" % os.path.join(CI, "golden", "GENet.json")], "GENet.json"),
+                                            (["--dump=/dev/null/x"], "/dev/null/x"), (["--output-path=/dev/null/x"], "/dev/null/x")])
 def test_mistakes_are_one_line(options, words):
     """What cannot be compared ends with status 2 and says why in a line."""
     done = compare_devices(*options)
@@ -195,6 +196,15 @@ def test_a_killed_process_is_a_check_that_fails():
     """A recipe's process that is killed, as by the kernel for its memory, does not hold up the certificate. Defect: it did for ever."""
     check, = numbers.in_a_process(1, killed, ("cpu", "GENet", 0))
     assert check.passed is False and check.figure == "its process ended with -9"
+
+
+@pytest.mark.parametrize("option", ["--output_path=/dev/null/x", "--data_path=/dev/null/x"])
+def test_folders_that_cannot_be(option, tmp_path):
+    """One line and status 2. Defect: a traceback, and a certificate of runs that found no data."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "certify.py"), "--output-path=%s" % (tmp_path / "out"), option],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environment(), timeout=100)
+    assert_bad_input(done, option)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

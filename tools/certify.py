@@ -39,7 +39,10 @@ def main(argv=None):
     devices.resolve(args.device)
     args.output_path = os.path.abspath(args.output_path)
     kept, seconds = earlier(args)
-    os.makedirs(args.output_path, exist_ok=True)
+    try:
+        os.makedirs(args.output_path, exist_ok=True)
+    except OSError as error:
+        raise cli.UserError("--output_path=%s cannot be made: %s" % (args.output_path, error.strerror))
     case = case_of(args)
     checks = kept + run_stages(case, args.stages, seconds)
     checks.sort(key=lambda check: check.stage)  # stable: as they were found
@@ -51,16 +54,18 @@ def parse(argv):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--device", choices=("npu", "gpu", "cpu"), default="cpu", help="what is certified (default: cpu)")
-    add("--models", type=verbs.some_of(MODELS), default=MODELS, metavar="MODELS", help="with commas (default: all)")
+    add("--models", type=verbs.some_of(MODELS), default=MODELS, metavar="MODELS", help="with commas, of %s (default: all)" % ", ".join(MODELS))
     add("--quick", action="store_true", help="some minutes: one recipe, one seed of GENet, no kills, no speed")
     add("--output-path", metavar="DIR", default="certificate", help="where the certificate and its runs go (default: certificate)")
     add("--data-path", metavar="DIR", help="demo data of tools/dataset.py demo (default: made in the output path)")
-    add("--stages", type=_stages, metavar="N,N", help="only these; of the others, what the certificate in the output path says is kept")
+    add("--stages", type=_stages, metavar="N,N", help="of 1 to 6, only these; of the others, what the certificate in the output path says is kept")
     add("--jobs", type=cli.positive_int, default=max(1, len(os.sched_getaffinity(0)) // 2),
         help="programs side by side (default: half the CPUs)")
     add("--seeds", type=cli.positive_int, default=3, help="of long agreement, in the full form (default 3)")
     add("--verify", metavar="FILE", help="say whether this checkout is the one that certificate.json certifies, and stop")
     args = parser.parse_args(argv)
+    if args.data_path is not None and not os.path.isdir(args.data_path):
+        raise cli.UserError("--data_path=%s is not a folder; it should hold the demo data" % args.data_path)
     if args.stages is None:
         args.stages = _report.FORMS["quick" if args.quick else "full"]
     return args

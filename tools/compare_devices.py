@@ -42,9 +42,12 @@ def main():
     args = parser().parse_args()
     recipe = recipe_of(args.model, args.recipe)
     other = _dumps.load(args.against) if args.against else None
-    outside = 0
-    for name in args.devices.split(","):
+    names = args.devices.split(",")
+    for name in names:
         devices.resolve(name.partition(":")[0])
+    make_place(args.output_path, args.dump)
+    outside = 0
+    for name in names:
         trace, rows = compared(recipe, name, args.opt_level, args.amp_dtype, args.steps)
         outside += show("%s, %s, %s at %s" % (args.model, recipe.name, name, trace.level), rows, args.worst)
         print("losses: %s" % " ".join("%.9g" % loss for loss in trace.losses), flush=True)
@@ -56,6 +59,17 @@ def main():
     if args.dump:
         _dumps.save(trace, args.dump)
     sys.exit(cli.EXIT_FAILED if outside else 0)
+
+
+def make_place(folder, dump):
+    """Make the folder of the pictures, and the file of the dump, where they are wanted. Raises UserError where that cannot be."""
+    try:
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        if dump:
+            open(dump, "ab").close()
+    except OSError as error:
+        raise cli.UserError("cannot write %s: %s" % (error.filename, error.strerror))
 
 
 def recipe_of(model, name):

@@ -34,24 +34,21 @@ class Enough(BaseException):
 class Counter(object):
     """Operators of the counted steps by phase, and the source line of each wait."""
 
-    def __init__(self, first=FIRST, steps=COUNTED):
-        self._first, self._last = first, first + steps
-        self.steps = steps
-        self.phase = "rest"
-        self.done = 0  # optimizer steps
-        self.operators = dict((phase, collections.Counter()) for phase in PHASES)
+    def __init__(self):
+        self.phase, self.done = "rest", 0  # done: optimizer steps
+        self.operators = {phase: collections.Counter() for phase in PHASES}
         self.waits = collections.Counter()
         self._busy = False  # whether an operator was launched since the last wait
 
     @property
     def is_counting(self):
         """Whether the step in hand is one of those that count."""
-        return self._first <= self.done < self._last
+        return FIRST <= self.done < FIRST + COUNTED
 
     @property
     def is_complete(self):
         """Whether all steps that count have been taken."""
-        return self.done >= self._last
+        return self.done >= FIRST + COUNTED
 
     def operator(self, name):
         """Note an operator."""
@@ -59,31 +56,25 @@ class Counter(object):
         if self.is_counting:
             self.operators[self.phase][name] += 1
 
-    def wait(self, is_copy=False):
+    def wait(self):
         """Note that the host waits for the device."""
-        if self.is_counting and (self._busy or is_copy):
+        if self.is_counting and self._busy:
             self.waits[_line_of_caller()] += 1
         self._busy = False
 
-    @contextlib.contextmanager
-    def within(self, phase):
-        """What is launched in here belongs to `phase`, unless an inner one takes it."""
-        outer, self.phase = self.phase, phase
-        try:
-            yield
-        finally:
-            self.phase = outer
-
     def watched(self, function, phase):
-        """Return `function` with all that it launches in `phase`."""
+        """Return `function` with what it launches in `phase`, but for what a watched function inside of it launches."""
         def in_phase(*args, **kwargs):
-            with self.within(phase):
+            outer, self.phase = self.phase, phase
+            try:
                 return function(*args, **kwargs)
+            finally:
+                self.phase = outer
         return in_phase
 
     def rows(self):
         """Return [(phase, operators a step)] with the total last."""
-        counts = [(phase, sum(self.operators[phase].values()) / self.steps) for phase in PHASES]
+        counts = [(phase, sum(self.operators[phase].values()) / COUNTED) for phase in PHASES]
         return counts + [("total", sum(count for _, count in counts))]
 
 
@@ -196,15 +187,15 @@ def run(args):
 def table(counter, most):
     """Return the lines of the table."""
     lines = ["%-10s %10s" % ("phase", "operators")] + ["%-10s %10.1f" % row for row in counter.rows()]
-    lines += ["", "%-10s %10.2f" % ("host waits", sum(counter.waits.values()) / counter.steps)]
-    lines += ["  %6.2f  %s" % (times / counter.steps, line) for line, times in counter.waits.most_common()]
+    lines += ["", "%-10s %10.2f" % ("host waits", sum(counter.waits.values()) / COUNTED)]
+    lines += ["  %6.2f  %s" % (times / COUNTED, line) for line, times in counter.waits.most_common()]
     for phase in PHASES if most else ():
-        lines += ["", phase] + ["  %8.1f  %s" % (times / counter.steps, name) for name, times in counter.operators[phase].most_common(most)]
+        lines += ["", phase] + ["  %8.1f  %s" % (times / COUNTED, name) for name, times in counter.operators[phase].most_common(most)]
     return lines
 
 
 def as_json(counter):
     """Return the counts a step as JSON."""
-    return json.dumps({"steps": counter.steps, "operators": dict(counter.rows()),
-                       "waits": {line: times / counter.steps for line, times in counter.waits.items()}})
+    return json.dumps({"steps": COUNTED, "operators": dict(counter.rows()),
+                       "waits": {line: times / COUNTED for line, times in counter.waits.items()}})
 

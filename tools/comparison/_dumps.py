@@ -1,7 +1,7 @@
 """What the layers of one machine or environment did, in a file, and how far another one is from it."""
 import torch
 
-from common import checkpoint
+from common import checkpoint, outputs
 from common.cli import UserError
 from comparison import _layers
 
@@ -9,10 +9,11 @@ FORMAT = "layers 1"
 
 
 def save(trace, path):
-    """Write the losses and the layers' results and gradients of a watched _steps.Trace."""
+    """Write the losses and the layers' results and gradients of a watched _steps.Trace. Raises TrainingStopped where that cannot be."""
     calls = [{"step": call.step, "name": call.name, "output": call.output.cpu(), "gradient": _gradient(call, trace.scale)}
              for call in trace.calls]
-    torch.save({"format": FORMAT, "losses": trace.losses, "calls": calls}, path)
+    with outputs.writing(path), open(path, "wb") as stream:
+        torch.save({"format": FORMAT, "losses": trace.losses, "calls": calls}, stream)
 
 
 def _gradient(call, scale):

@@ -1,6 +1,4 @@
 """Error and bound by layer, as a picture."""
-import os
-
 PHASES = ("forward", "backward", "gradient of weight", "update of weight")
 
 
@@ -27,6 +25,5 @@ def write(path, rows_of, title):
     axes[0].legend()
     axes[-1].set_xlabel("layers in the order of the forward pass")
     figure.tight_layout()
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)

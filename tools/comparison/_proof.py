@@ -30,14 +30,11 @@ class References(object):
 
     def exact(self):
         """Return the Trace in float64."""
-        return self._run(None)
+        return self.rounded(None)
 
     def rounded(self, dtype):
         """Return the Trace in which each layer is rounded to `dtype`; half types are computed in float32, whose own errors are small
         beside theirs."""
-        return self._run(dtype)
-
-    def _run(self, dtype):
         if dtype not in self._made:
             trace = _steps.run(self.recipe, steps=self._steps, rounded=dtype, reference=dtype in (None, torch.float32))
             # Of the rounded ones the distance is all that is needed: a state is 8 bytes a weight.
