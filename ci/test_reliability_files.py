@@ -454,6 +454,16 @@ def test_files_of_others_are_not_written_over(tmp_path):
         held.check([str(tmp_path / name)])
 
 
+def test_runs_that_listed_nothing(tmp_path):
+    """What a run has left whose list is not there, as in a copy made with `cp DIR/*`, is known by its names, beside records: only those
+    that each run has."""
+    write_all(tmp_path, ["metrics.jsonl", "checkpoint.pth.tar", "GENET_bs8_1p_acc.log"] + THEIRS)
+    assert outputs.hold(str(tmp_path)).names == {"metrics.jsonl", "checkpoint.pth.tar", "GENET_bs8_1p_acc.log"}
+    outputs.release()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert outputs.hold(str(tmp_path)).names == set()
+
+
 def run_py(out, *command, **options):
     words = ["--network=N", "--batch-size=8", "--ranks=1", "--suffix=acc", "--output-path=%s" % out]
     words += ["--%s" % name.replace("_", "-") for name in options]

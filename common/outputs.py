@@ -23,6 +23,9 @@ from common.cli import Terminated, TrainingStopped, UserError
 _HEARTBEAT, _SILENCE = 10, 60  # seconds between the touches of a lock; without one, after which its host is gone
 _HELD_ABOVE = "RUN_OUTPUT_PATH"  # environment: the folder that run.py holds for this process, and what it has written into the lock
 _MANIFEST = ".run.files"
+
+# What runs have left whose list is not there, as in a copy made with `cp DIR/*`; and which files are weights.
+_UNLISTED = re.compile(r"(train_\d+|.+_bs\d+_\d+p_\w+)\.log|metrics\.jsonl|report\.json|(checkpoint|model_best)\.pth\.tar")
 _WEIGHTS = re.compile(r".*\.(pth|pyth|pth\.tar)(\.\d+)?")
 
 _hold = None  # of this process
@@ -185,7 +188,8 @@ class Hold(object):
             with open(self._manifest, errors="surrogateescape", opener=_opened) as stream:
                 names = stream.read().splitlines() + [_MANIFEST]
         except FileNotFoundError:
-            names = []
+            names = os.listdir(self.folder) if os.path.isfile(os.path.join(self.folder, "metrics.jsonl")) else []
+            names = [name for name in names if _UNLISTED.fullmatch(name)]
         return {name for name in names if name and os.path.normpath("/" + name) == "/" + name}  # none that leads elsewhere
 
     def _name(self, path):
