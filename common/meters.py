@@ -194,7 +194,7 @@ class Clock(object):
     @property
     def images_per_second(self):
         """The rate over steady steps, or None when there was none."""
-        return self.images / self.seconds if self.steps and self.seconds else None
+        return self.images / self.seconds if self.seconds else None
 
     def straggler(self):
         """Return what a record says of the rank that the others wait for, {} where it is not known."""
