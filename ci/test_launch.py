@@ -393,6 +393,18 @@ def test_a_batch_script_does_not_train_alone(words, tmp_path):
     assert meant.returncode == 0 and "Final result" in said and (tmp_path / "o" / "GENET_bs8_1p_perf.log").exists()
 
 
+@pytest.mark.parametrize("variables, more, said", [
+    ({}, ["--node_rank=1"], "1: 1 127.0.0.1 29501"), (env(MASTER, NODE_RANK=1), [], "1: 1 n1 2222"),
+    (env(MASTER), ["--node_rank=1", "--master_port=7"], "1: 1 n1 7"), (slurm(2, 1, 0, 1), [], "1:   ")])
+def test_what_the_options_leave_open(variables, more, said, tmp_path):
+    """--nnodes alone, or without --master_addr: the rest is what the environment says, and a launcher says all. Defect: machine 0 and
+    127.0.0.1, whatever it said."""
+    (tmp_path / "case.sh").write_text("source '%s/common/test.sh'\non_machines Trains.\nparse \"$@\"\ncount_ranks\n"
+                                      "echo \"$case_machine: $node_rank $master_addr $master_port\"\n" % ROOT)
+    process = start(["bash", str(tmp_path / "case.sh"), "--nnodes=2"] + more, variables)
+    assert process.communicate(timeout=100)[0] == said + "\n"
+
+
 def test_the_group_waits_longer_than_its_library(monkeypatch):
     """HCCL's own time-outs, by default 1800 and 1836 s, come first: they name the link that fails."""
     for name in ("HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"):

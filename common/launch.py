@@ -1,6 +1,6 @@
 """Which part of a training this process is: one reading of what a launcher, a cluster or flags say.
 
-    python3 common/launch.py --devices=8        # for test/*.sh: ranks in all, machines, this machine, first local rank here, who says so
+    python3 common/launch.py --devices=8        # for test/*.sh: ranks in all, machines, this machine, first local rank here, who says so, where
 """
 import math
 import os
@@ -20,9 +20,9 @@ from common.cli import UserError  # noqa: E402
 Place = namedtuple("Place", "nnodes node_rank local_ranks local_size rank world_size address port started_by")
 
 # What flags say, None where they do not: `devices` of this machine, ranks in all; `by_hand`: the (rank, world_size, local_rank,
-# local_size) of a process that the user has started as one of them; `usual_port`: where ranks meet that nobody has told;
-# `standalone`: whatever the environment says, there is no other machine.
-Told = namedtuple("Told", "devices world_size nnodes node_rank addr port by_hand usual_port standalone")
+# local_size) of a process that the user has started as one of them; `usual_port`, `usual_addr`: where ranks meet that
+# nobody has told; `standalone`: whatever the environment says, there is no other machine.
+Told = namedtuple("Told", "devices world_size nnodes node_rank addr port by_hand usual_port usual_addr standalone")
 Told.__new__.__defaults__ = (None,) * len(Told._fields)
 
 PODS = ("AscendJob", "PyTorchJob", "TrainJob", "Volcano")  # one process a pod
@@ -112,8 +112,12 @@ def _rank_by_hand(environ, told):
 
 
 def _flags(environ, told):
-    is_told = (told.nnodes or 1) > 1 and told.node_rank is not None
-    return _starts(told, "flags", (told.node_rank, told.nnodes), None, _master(environ, told, (None, told.usual_port))) if is_told else None
+    return _on_machines(environ, told, told.node_rank) if (told.nnodes or 1) > 1 and told.node_rank is not None else None
+
+
+def _on_machines(environ, told, node_rank):
+    nnodes, usual = told.nnodes or 1, (told.usual_addr, told.usual_port)
+    return _starts(told, "flags" if nnodes > 1 else "", (node_rank, nnodes), None, _master(environ, told, usual))
 
 
 def _is_of_ascend_job(environ):
@@ -196,9 +200,7 @@ def _alone(environ, told):
     if _number(environ, "WORLD_SIZE", default=1) > 1:
         raise UserError("the environment's WORLD_SIZE is %s, but RANK and LOCAL_RANK do not say which rank this is%s"
                         % (environ["WORLD_SIZE"], _WAY_OUT))
-    nnodes, node_rank = told.nnodes or 1, told.node_rank
-    node_rank = _number(environ, "NODE_RANK", default=0) if node_rank is None else node_rank
-    return _starts(told, "flags" if nnodes > 1 else "", (node_rank, nnodes), None, _master(environ, told, (None, told.usual_port)))
+    return _on_machines(environ, told, _number(environ, "NODE_RANK", default=0) if told.node_rank is None else told.node_rank)
 
 
 # --- what they say ----------------------------------------------------------------------------------------------------
@@ -232,9 +234,9 @@ def main():
         parser.add_argument("--" + name, type=allowed)
     parser.add_argument("--addr")
     parser.add_argument("--standalone", action="store_true")
-    place = read(os.environ, Told(**vars(parser.parse_args())))
+    place = read(os.environ, Told(usual_addr="127.0.0.1", usual_port=29501, **vars(parser.parse_args())))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a script that was killed meanwhile does not read
-    print(place.world_size, place.nnodes, place.node_rank, place.local_ranks[0], place.started_by or "nobody")
+    print(place.world_size, place.nnodes, place.node_rank, place.local_ranks[0], place.started_by or "nobody", place.address, place.port)
 
 
 if __name__ == "__main__":

@@ -235,15 +235,13 @@ resolve_options() {
 # count_ranks: which ranks on which machines there are, by launch.py. As many on each as --device_list has entries, unless a launcher
 # has started others; where it has started several on this machine, the first one writes the log.
 count_ranks() {
-    local listed=(one) found first started_by
+    local listed=(one) found first started_by address port
     [[ $case_devices == one ]] || IFS=, read -r -a listed <<<"$device_list"
     [[ -z $local_addr ]] || export HCCL_IF_IP=$local_addr
-    if [[ -n $nnodes ]]; then
-        node_rank=${node_rank:-${NODE_RANK:-0}} master_addr=${master_addr:-127.0.0.1} master_port=${master_port:-29501}
-    fi
     found=$(python3 "$common_path/launch.py" --devices=${#listed[@]} ${standalone:+--standalone} ${nnodes:+--nnodes="$nnodes"} \
         ${node_rank:+--node-rank="$node_rank"} ${master_addr:+--addr="$master_addr"} ${master_port:+--port="$master_port"}) || exit 2
-    read -r case_ranks case_machines case_machine first started_by <<<"$found"
+    read -r case_ranks case_machines case_machine first started_by address port <<<"$found"
+    [[ $started_by != flags ]] || node_rank=${node_rank:-$case_machine} master_addr=${master_addr:-$address} master_port=${master_port:-$port}
     [[ -z ${option_check[nnodes]:-} || -n $nnodes$standalone || $started_by != nobody ]] ||
         fail "--nnodes is missing, and no launcher says how many machines there are (see --help)"
     ((case_machine == 0)) || no_report=1 # rank 0, which reports, is on machine 0
