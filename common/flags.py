@@ -1,4 +1,5 @@
 """The flags that several programs have, each said once, and what they say together."""
+import argparse
 import os
 
 from common import checkpoint, cli, decoders, device as devices, distributed, packed, precision, ranges
@@ -48,7 +49,7 @@ def add_resume_flag(p, own):
 def resumable(text):
     """argparse type: the word auto, or a file's name."""
     if not text or os.path.isdir(text):
-        raise cli.argparse.ArgumentTypeError("%snot the name of a checkpoint: --resume=auto goes on with the run's own newest one, "
+        raise argparse.ArgumentTypeError("%snot the name of a checkpoint: --resume=auto goes on with the run's own newest one, "
                                              "if there is one, --resume=FILE with this file" % (text and "%.99r is " % text))
     return text
 
@@ -72,7 +73,7 @@ def step_range(text):
     """argparse type: two step numbers, as in 10:13."""
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise cli.argparse.ArgumentTypeError("%.99r is not of the form A:B with A below B" % text)
+        raise argparse.ArgumentTypeError("%.99r is not of the form A:B with A below B" % text)
     return int(first), int(last)
 
 
@@ -80,8 +81,8 @@ def loss_scale(text):
     """argparse type: a positive number, or the word dynamic."""
     try:
         return text if text == "dynamic" else ranges.positive(text)
-    except cli.argparse.ArgumentTypeError as error:
-        raise cli.argparse.ArgumentTypeError("%s, nor dynamic" % error)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError("%s, nor dynamic" % error)
 
 
 def add_step_flags(p):
@@ -132,7 +133,7 @@ def _meeting_point(args):
     addr, _, port = args.dist_url.replace("tcp://", "").partition(":")
     try:
         return args.addr or addr, args.master_port or ranges.port(port)
-    except cli.argparse.ArgumentTypeError:
+    except argparse.ArgumentTypeError:
         raise UserError("--dist-url %s is not of the form tcp://ADDRESS:PORT" % args.dist_url)
 
 

@@ -256,8 +256,7 @@ def _floats_to(module, dtype, masters):
     """Convert a module's own floating-point parameters and buffers in place; note an fp32 copy of each parameter."""
     for parameter in module.parameters(recurse=False):
         if parameter.is_floating_point():
-            master = parameter.detach().clone().requires_grad_(parameter.requires_grad)
-            masters[parameter] = master
+            masters[parameter] = parameter.detach().clone().requires_grad_(parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
     for name, buffer in module.named_buffers(recurse=False):
         if buffer.is_floating_point():
