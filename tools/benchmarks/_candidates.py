@@ -15,12 +15,6 @@ _HRNET = os.path.join(ROOT, "HRNet", "experiments", "cls_hrnet_w18_sgd_lr5e-2_wd
 WORKERS = 0  # everything in one process, whose time is the time of it all
 
 
-def _epochs(make):
-    """Yield what `make(epoch)` gives, epoch after epoch."""
-    for epoch in itertools.count():
-        yield from make(epoch)
-
-
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 def _alone():
@@ -78,26 +72,33 @@ def _ours(name, args):
     sys.path.insert(0, os.path.join(ROOT, model))
     batches = _OURS[model](args, args.packed if "packed" in options else args.data, "fast" if "fast" in options else "exact")
 
-    def of_epoch(epoch):
-        batches.source.batch_sampler.set_epoch(epoch)
-        return batches if "cpu" in options else batches.source
-    return _epochs(of_epoch)
+    def epochs():
+        for epoch in itertools.count():
+            batches.source.batch_sampler.set_epoch(epoch)
+            yield from batches if "cpu" in options else batches.source
+    return epochs()
 
 
 # --- others -----------------------------------------------------------------------------------------------------------
 
-def _torch_loader(args, transform):
+def _torch_batches(args, dataset):
     import torch
+    loader = torch.utils.data.DataLoader(dataset, args.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
+    return _endless(loader)
+
+
+def _endless(loader):
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def _folder(args, transform):
     from common import device as devices
-    folder = devices.import_torchvision().datasets.ImageFolder(os.path.join(args.data, "train"), transform)
-    loader = torch.utils.data.DataLoader(folder, args.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
-    return _epochs(lambda epoch: loader)
+    return devices.import_torchvision().datasets.ImageFolder(os.path.join(args.data, "train"), transform)
 
 
 def _torchvision_cifar(args):
     sys.path.insert(0, os.path.join(ROOT, "GENet"))
     import cifar
-    import torch
     from PIL import Image
     from cifar_batches import MEAN_STD
     from common import device as devices
@@ -105,22 +106,21 @@ def _torchvision_cifar(args):
     transform = t.Compose([t.RandomCrop(32, padding=4), t.RandomHorizontalFlip(), t.ToTensor(), t.Normalize(*MEAN_STD["cifar10"])])
     images, labels = cifar.read_split(cifar.find_folder(args.cifar), "train")
 
-    class Pictures(torch.utils.data.Dataset):  # torchvision's own takes the published files alone
+    class Pictures(object):  # torchvision's own takes the published files alone
         def __len__(self):
             return len(images)
 
         def __getitem__(self, index):
             return transform(Image.fromarray(images[index].transpose(1, 2, 0))), labels[index]
-    loader = torch.utils.data.DataLoader(Pictures(), args.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
-    return _epochs(lambda epoch: loader)
+    return _torch_batches(args, Pictures())
 
 
 def _torchvision(args):
     from common import data, device as devices
     t = devices.import_torchvision().transforms
-    return _torch_loader(args, t.Compose([
+    return _torch_batches(args, _folder(args, t.Compose([
         t.RandomResizedCrop(args.image_size), t.RandomHorizontalFlip(), t.ToTensor(),
-        t.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)]))
+        t.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])))
 
 
 def _torchvision_v2(args):
@@ -128,9 +128,9 @@ def _torchvision_v2(args):
     from common import data, device as devices
     devices.import_torchvision()
     from torchvision.transforms import v2
-    return _torch_loader(args, v2.Compose([
+    return _torch_batches(args, _folder(args, v2.Compose([
         v2.ToImage(), v2.RandomResizedCrop(args.image_size, antialias=True), v2.RandomHorizontalFlip(),
-        v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)]))
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])))
 
 
 def _timm(args):
@@ -142,7 +142,7 @@ def _timm(args):
     loader = timm.data.create_loader(
         dataset, (3, args.image_size, args.image_size), args.batch_size, is_training=True, num_workers=WORKERS, color_jitter=None,
         interpolation="bilinear", device=torch.device("cpu"), persistent_workers=False)
-    return _epochs(lambda epoch: loader.loader)  # bytes: what is around it normalises on the device
+    return _endless(loader.loader)  # bytes: what is around it normalises on the device
 
 
 def _dali(args):

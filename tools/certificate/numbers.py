@@ -3,7 +3,8 @@ import contextlib
 import multiprocessing
 import os
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from certificate._checks import Check
 from common import cli
@@ -30,25 +31,17 @@ def run(case):
 def in_a_process(cores, function, task):
     """Return function(task), Checks, from a process of its own on so many cores. Where it is killed, that is a Check that fails. (A
     multiprocessing.Pool waits for ever for a worker that is killed.)"""
-    context = multiprocessing.get_context("spawn")
-    result, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(cores, os.getpid(), sender, function, task))
-    with result:
-        with sender:
-            process.start()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (cores, os.getpid())) as process:
         try:
-            checks = result.recv()
-        except EOFError:
-            checks = None
-    process.join()
-    return checks or [Check(task[1], "recipe %d" % task[2], "its process ended with %d" % process.exitcode, "runs", "", False)]
+            return process.submit(function, task).result()
+        except BrokenProcessPool:
+            return [Check(task[1], "recipe %d" % task[2], "its process was killed", "runs", "", False)]
 
 
-def _work(cores, parent, sender, function, task):
+def _begin(cores, parent):
     """Use so many of the CPU's cores, in this process and what it runs, and end with the process `parent`."""
     cli.end_with(parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))  # the programs look at it
-    sender.send(function(task))
 
 
 def _count(model):

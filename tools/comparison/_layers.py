@@ -35,7 +35,7 @@ def leaves(model):
 
 def on_cpu(model):
     """Return the layers of `model` as they are, in float64 on the CPU, by name."""
-    return dict((name, copy.deepcopy(module).cpu().double()) for name, module in leaves(model))
+    return {name: copy.deepcopy(module).cpu().double() for name, module in leaves(model)}
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------
@@ -79,12 +79,12 @@ class Watch(object):
             return own
         return hook
 
-    def end_step(self, model, keep):
+    def end_step(self, keep):
         """Close the step; go on watching with `keep`."""
         for call in self._open:
             module = call["module"]
-            statistics = dict((key, value.detach().clone()) for key, value in module.named_buffers(recurse=False)
-                              if value.is_floating_point()) if call["training"] else {}
+            statistics = {key: value.detach().clone() for key, value in module.named_buffers(recurse=False)
+                          if value.is_floating_point() and call["training"]}
             self.calls.append(Call(self._step, call["name"], call["inputs"], call["output"], call.get("gradient"), call.get("back"),
                                    call["weights"], statistics, call["training"]))
         for hook in filter(None, self._of_parameters):
@@ -160,8 +160,7 @@ def compare(trace):
         if call.step != step:
             step = call.step
             _take_updates(network, trace.updates, step - 1)
-        for row in _compare_call(call, network[call.name]):
-            yield row
+        yield from _compare_call(call, network[call.name])
     for update in trace.updates:
         yield _compare_update(update, [other for other in trace.updates if other.name == update.name and other.step < update.step])
 

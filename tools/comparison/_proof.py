@@ -14,7 +14,7 @@ import torch
 from comparison import _golden, _layers, _steps
 
 # what: in words; figure, bound: relative errors, or what was found and what it should be; source: of the bound.
-Finding = namedtuple("Finding", "what figure bound source passed note")
+Finding = namedtuple("Finding", "what figure bound source passed note", defaults=("",))
 
 LEVELS = (("O0", "O0", None), ("O1", "O1", None), ("O2", "O2", None), ("bf16", "O1", "bf16"))  # name, --opt-level, --amp-dtype
 LINEAR = 0.05  # where rounding alone moves a result by more, errors no longer grow in proportion, and a bound would say nothing
@@ -64,7 +64,7 @@ def of_upstream(recipe, references):
     if not recipe.exact:  # upstream ran in float32: its own rounding comes on top
         tolerance = max(tolerance, _bound(references, torch.float32, lambda run: run.losses))
     error = max(abs(found - loss) / abs(loss) for found, loss in zip(trace.losses, losses))
-    yield Finding("%d losses in float64" % len(losses), error, tolerance, source, error <= tolerance, "")
+    yield Finding("%d losses in float64" % len(losses), error, tolerance, source, error <= tolerance)
     for name, norm in sorted(recipe.norms.items()) if len(trace.losses) == len(recipe.losses) else ():
         yield _close("l2 of %s after %d steps in float64" % (name, len(losses)), trace.norms[name], norm, tolerance, source)
 
@@ -87,12 +87,12 @@ def of_device(recipe, references, device, name, level, dtype, watch=True, mutate
     trace = _steps.run(recipe, device, level, dtype, len(exact.losses), watch=watch, mutate=mutate)
     if trace.level != level:
         return [Finding("%s, level" % name, trace.level, level, "", None, trace.note)], []
-    found = list(_trace_findings(name, trace, references, _type_of(trace, level, device, dtype)))
+    found = list(_trace_findings(name, trace, references, _type_of(level, device, dtype)))
     rows = list(_layers.compare(trace)) if watch else []
     return found + _row_findings(name, rows), rows
 
 
-def _type_of(trace, level, device, dtype):
+def _type_of(level, device, dtype):
     if level == "O0":
         return torch.float32
     return torch.bfloat16 if dtype == "bf16" or device.startswith("cpu") else torch.float16
@@ -103,14 +103,14 @@ def _trace_findings(name, trace, references, dtype):
     if trace.logits is not None and exact.logits is not None:
         yield from _logits_findings(name, trace, references, source)
     yield Finding("%s, what the optimizer moves" % name, ", ".join(trace.types), "torch.float32",
-                  "fp32 master weights (apex's levels)", trace.types == ["torch.float32"], "")
-    yield Finding("%s, learning rate" % name, trace.rates[0], exact.rates[0], "equal to the reference's", trace.rates == exact.rates, "")
+                  "fp32 master weights (apex's levels)", trace.types == ["torch.float32"])
+    yield Finding("%s, learning rate" % name, trace.rates[0], exact.rates[0], "equal to the reference's", trace.rates == exact.rates)
     if trace.skipped:
         yield Finding("%s, steps that were skipped" % name, trace.skipped, 0, "a static loss scale", False, "gradients not finite")
         return
     yield _within("%s, losses" % name, *_losses(trace, references, dtype), source=source)
-    moved = _l2_distance(_gradients(references.rounded(dtype)), _gradients(exact))
-    found = [("gradients of the first step", _l2_distance(_gradients(trace), _gradients(exact)), moved)]
+    moved = _tensor_distance(_gradients(references.rounded(dtype)), _gradients(exact))
+    found = [("gradients of the first step", _tensor_distance(_gradients(trace), _gradients(exact)), moved)]
     lost = references.rounded(dtype).state
     found += [(part + " at the end", error, lost[part]) for part, error in sorted(distances(trace.state, exact.state).items())]
     for what, error, moved in found:
@@ -148,20 +148,17 @@ def _logits_findings(name, trace, references, source):
     wanted, exact = _golden.logits(references.recipe), references.exact().logits
     bound = _bound(references, torch.float32, lambda run: run.logits, distance=_tensor_distance)
     error = _tensor_distance(trace.logits, exact)
-    yield Finding("%s, logits" % name, error, bound, source, error <= bound, "")
+    yield Finding("%s, logits" % name, error, bound, source, error <= bound)
     golden = torch.tensor(wanted.first, dtype=torch.float64)
     norms = torch.tensor(wanted.norms, dtype=torch.float64)
     error = float(((trace.logits[:, :golden.shape[1]] - golden).norm(dim=1) / norms).max())
     yield Finding("%s, logits against upstream's" % name, error, 2 * bound, source + ", twice, as upstream's rounding is another",
-                  error <= 2 * bound, "")
-
-
-def _l2_distance(found, exact):
-    return _tensor_distance(torch.tensor(found, dtype=torch.float64), torch.tensor(exact, dtype=torch.float64))
+                  error <= 2 * bound)
 
 
 def _gradients(run):
-    return [run.gradients[name] for name in sorted(run.gradients)]
+    """Return the l2 norms of the gradients of all parameters, in float64."""
+    return torch.tensor([run.gradients[name] for name in sorted(run.gradients)], dtype=torch.float64)
 
 
 def _distance(found, exact):
@@ -224,6 +221,6 @@ def _share(row):
     return row.error / max(row.bound, 1e-300)
 
 
-def worst(rows, count=10):
+def worst(rows, count):
     """Return the rows that are farthest outside their bound, or nearest to it."""
     return sorted(rows, key=_share, reverse=True)[:count]

@@ -24,8 +24,6 @@ Trace = namedtuple("Trace", "losses rates logits gradients norms level keys type
 # Of a step and a parameter: what it was, the gradient without loss scale, what it became; group: the optimizer's settings.
 Update = namedtuple("Update", "step name before gradient after group")
 
-# Of the words of each program.
-_LEVEL = {"EfficientNet-B3": lambda level: ["TRAIN.OPT_LEVEL", level]}
 _SCALE = {"FixRes": ["--loss-scale=128"]}  # its dynamic scale skips its first steps, which are those that are looked at
 
 
@@ -140,7 +138,7 @@ class _Taker(object):
 
     def _golden_logits(self, model, device):
         wanted = _golden.logits(self.recipe)
-        held = dict((key, value.clone()) for key, value in model.state_dict().items())
+        held = {key: value.clone() for key, value in model.state_dict().items()}
         model.load_state_dict(_golden.fill.fill_state_dict(held))
         hooks = _layers.round_outputs(model, self._rounded) if self._rounded else []
         images = _golden.fill.make_input(wanted.batch, wanted.height, wanted.width, wanted.seed).to(next(model.parameters()).dtype)
@@ -154,9 +152,9 @@ class _Taker(object):
         return found.detach().cpu().double()
 
     def _name_parameters(self):
-        named = dict((value.data_ptr(), key) for key, value in self.model.state_dict().items() if value.numel())
-        self._names = dict((parameter, named.get(parameter.data_ptr(), "?")) for group in self._optimizer.param_groups
-                           for parameter in group["params"])
+        named = {value.data_ptr(): key for key, value in self.model.state_dict().items() if value.numel()}
+        self._names = {parameter: named.get(parameter.data_ptr(), "?") for group in self._optimizer.param_groups
+                       for parameter in group["params"]}
 
     # --- a step ---
 
@@ -171,15 +169,14 @@ class _Taker(object):
                  for parameter, name in self._names.items() if parameter.grad is not None]
         self._skipped += not all(bool(torch.isfinite(gradient).all()) for _, _, _, gradient in noted)
         if self.done == 0:
-            self._gradients = dict((name, float(gradient.double().norm().cpu()) if gradient.device.type != "npu" else
-                                    float(gradient.cpu().double().norm())) for name, _, _, gradient in noted)
-        groups = dict((parameter, dict((key, value) for key, value in group.items() if key != "params"))
-                      for group in self._optimizer.param_groups for parameter in group["params"])
+            self._gradients = {name: float(gradient.cpu().double().norm()) for name, _, _, gradient in noted}
+        groups = {parameter: {key: value for key, value in group.items() if key != "params"}
+                  for group in self._optimizer.param_groups for parameter in group["params"]}
         self._step()
         if self._watch:
             self._updates += [Update(self.done, name, before.cpu(), gradient.cpu(), parameter.detach().cpu().clone(), groups[parameter])
                               for name, parameter, before, gradient in noted]
-            self._hooks.end_step(self.model, keep=self._watch == "all")
+            self._hooks.end_step(keep=self._watch == "all")
         self.done += 1
         if self.done == self.steps:
             raise Enough()
@@ -191,7 +188,7 @@ class _Taker(object):
 
     def trace(self):
         """Return the Trace of the steps."""
-        state = dict((key, value.detach().cpu().double()) for key, value in self.model.state_dict().items())
+        state = {key: value.detach().cpu().double() for key, value in self.model.state_dict().items()}
         parameters = [state[name] for name, _ in self.model.named_parameters()]
         statistics = [value for key, value in state.items() if "running_" in key]
         norms = {"parameters": _norm(parameters), "statistics": _norm(statistics)}
