@@ -2,7 +2,7 @@
 """Prove the ports on the machine in front of you, and write a certificate: figures, bounds, where the bounds come from.
 
 1 machine, 2 numbers against upstream's, 3 long agreement with the CPU, 4 behaviour, 5 speed, 6 report. Exit status 0: all passed;
-1: something failed, which the last lines name; 2: wrong usage.
+1: something failed, which the last lines name; 2: wrong usage. Ctrl-C and SIGTERM end it and all its runs at once.
 
 Example: bash tools/certify.sh --device=npu --output_path=certificate
 """
