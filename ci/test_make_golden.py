@@ -133,6 +133,12 @@ def test_the_numbers_are_made_again(model, made):
     check(model, made(model, *QUICK[model]), *QUICK[model])
 
 
+def test_an_entry_can_be_made_alone(made):
+    """What it needs of another entry is made as well. Defect: a KeyError."""
+    only = ["variants.*.train_accumulated"]
+    check("ResNet50", made("ResNet50", "resnet18", only), "resnet18", only)
+
+
 @pytest.mark.slow  # trains every network of every file: eight minutes
 @pytest.mark.parametrize("model", MODELS)
 def test_all_numbers_are_made_again(model, made):

@@ -124,11 +124,6 @@ def split(*words):
     return ended.value.code
 
 
-def test_help_of_split(capsys):
-    """--help shows an example and ends well."""
-    assert split("--help") == 0 and "Example: dataset.py split" in capsys.readouterr().out
-
-
 def sides(out):
     """Return {path below train/ or val/: (side, content)}."""
     return {"/".join(path.parts[-2:]): (path.parts[-3], path.read_bytes()) for path in out.glob("*/*/*") if path.is_file()}

@@ -6,10 +6,9 @@ from tqdm import tqdm
 
 from common import cli
 
-# What is made together. path: to the objects that hold it ("" is the file, "variants.*" each network), names: of the results in such an
-# object,
-# make: f(upstream, settings, form) -> {name: value} (None: this object has none), where `settings` is the object without any result, and
-# behind it what it lies in, and `form` is {name: what `skeleton` leaves of the result that stands there now}.
+# What is made together. path: to the objects that hold it ("" is the file, "variants.*" each network); names: of the results in such an
+# object; make: f(upstream, settings, form) -> {name: value} (None: this object has none), where `settings` is the object without any
+# result, and behind it what it lies in, and `form` is {name: what `skeleton` leaves of the result that stands there now}.
 Entry = namedtuple("Entry", "path names make")
 
 

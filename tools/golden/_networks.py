@@ -30,6 +30,12 @@ def images(spec, dtype=torch.float32):
     return fill.make_input(spec["batch"], spec["height"], spec["width"], spec["seed"]).to(dtype)
 
 
+def batches(spec, steps, classes, seeds, dtype=torch.float32):
+    """Return [(images, labels)] of a {batch, height, width}; `seeds`: of the first step's images and of its labels."""
+    return [(fill.make_input(spec["batch"], spec["height"], spec["width"], seeds[0] + step).to(dtype),
+             fill.make_target(spec["batch"], classes, seeds[1] + step)) for step in range(steps)]
+
+
 def in_words(text):
     """Return the tensor that a golden file's words name: what the first `make_input(…)` or `make_target(…)` in them gives."""
     name, arguments = re.search(r"(make_input|make_target)\(([^)]*)\)", text).groups()
@@ -65,6 +71,25 @@ def statistics(model, ending=""):
 def multiply_adds(model, height, width):
     """Return the multiply-adds of convolutions and linear layers for one image."""
     return model_stats(model, height, width).multiply_adds
+
+
+def recorded(logits, first):
+    """Return what a file records of logits (N, classes), the first 16 of each row under the name `first`."""
+    logits = logits.double()
+    return {"shape": list(logits.shape), first: logits[:, :16].tolist(), "row_sum": logits.sum(1).tolist(),
+            "row_l2": logits.norm(dim=1).tolist(), "argmax": logits.argmax(1).tolist()}
+
+
+def rates(base, milestones, factor, epochs, early=False):
+    """Return the rate of each epoch from 0: PyTorch's MultiStepLR, moved after each epoch, or `early`, before it."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, factor)
+    found = []
+    for _ in range(epochs + 1):
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
+    return found[1:] if early else found
 
 
 def norms(model):

@@ -134,8 +134,8 @@ def trace(upstream, case, dtype):
     optimizer = upstream.take("pycls.core.optimizer", "construct_optimizer")(model)
     upstream.take("pycls.core.optimizer", "set_lr")(optimizer, case["lr"])
     criterion, one_hot = upstream.take("pycls.core.builders", "build_loss_fun")(), upstream.take("pycls.core.net", "smooth_one_hot_labels")
-    batches = [(fill.make_input(case["batch"], case["height"], case["width"], 100 + step).to(dtype),
-                one_hot(fill.make_target(case["batch"], case["classes"], 200 + step)).to(dtype)) for step in range(case["steps"])]
+    batches = [(images, one_hot(labels).to(dtype))
+               for images, labels in networks.batches(case, case["steps"], case["classes"], (100, 200), dtype)]
     losses, _ = networks.train(model, optimizer, criterion, batches)
     return {"losses": losses, "param_l2": networks.l2(model.parameters()), "running_stats_l2": networks.l2(networks.statistics(model))}
 

@@ -57,12 +57,9 @@ def evaluation(upstream, case, form):
     if case["calibrate"]:
         networks.calibrate(model, networks.images(case["calibrate"]))
     logits, seen = networks.evaluated(model, networks.images(case["eval_input"]), list(form["probes"]))
-    logits = logits.double()
     probes = {name: {"shape": list(seen[name].shape), "l2_per_sample": seen[name].double().flatten(1).norm(dim=1).tolist()}
               for name in form["probes"]}
-    return {"probes": probes, "eval_logits": {
-        "shape": list(logits.shape), "first_16": logits[:, :16].tolist(), "row_sum": logits.sum(1).tolist(),
-        "row_l2": logits.norm(dim=1).tolist(), "argmax": logits.argmax(1).tolist()}}
+    return {"probes": probes, "eval_logits": networks.recorded(logits, "first_16")}
 
 
 def without_dropout(model):
@@ -158,11 +155,10 @@ def prepare(model, setting):
 
 def batches(setting):
     """Return ([(images, labels)] of training, [(images, labels)] of evaluation)."""
-    dtype, side = getattr(torch, setting["dtype"]), (setting["height"], setting["width"])
-    train = [(fill.make_input(setting["batch"], *side, seed=setting["input_seed"] + step).to(dtype),
-              fill.make_target(setting["batch"], 1000, setting["target_seed"] + step)) for step in range(setting["steps"])]
-    return train, [(fill.make_input(size, *side, seed=300 + number).to(dtype), fill.make_target(size, 1000, 400 + number))
-                   for number, size in enumerate(setting["val_sizes"])]
+    dtype, validation = getattr(torch, setting["dtype"]), []
+    for number, size in enumerate(setting["val_sizes"]):
+        validation += networks.batches(dict(setting, batch=size), 1, 1000, (300 + number, 400 + number), dtype)
+    return networks.batches(setting, setting["steps"], 1000, (setting["input_seed"], setting["target_seed"]), dtype), validation
 
 
 @contextlib.contextmanager

@@ -96,9 +96,7 @@ def trace(upstream, variant, dtype):
     model = networks.filled(build(upstream, variant["options"], variant["num_classes"])).to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum,
                                 weight_decay=settings.weight_decay, nesterov=settings.nesterov)
-    batches = [(fill.make_input(spec["batch"], spec["height"], spec["width"], spec["input_seed_base"] + step).to(dtype),
-                fill.make_target(spec["batch"], variant["num_classes"], spec["target_seed_base"] + step))
-               for step in range(spec["steps"])]
+    batches = networks.batches(spec, spec["steps"], variant["num_classes"], (spec["input_seed_base"], spec["target_seed_base"]), dtype)
     losses, _ = networks.train(model, optimizer, torch.nn.CrossEntropyLoss(), batches)
     return losses, {"parameters_l2": networks.l2(model.parameters()),
                     "running_mean_l2": networks.l2(networks.statistics(model, "mean")),
@@ -107,13 +105,7 @@ def trace(upstream, variant, dtype):
 
 def schedule(upstream, recipe, form):
     """The rate of each epoch: PyTorch's MultiStepLR, one step after each epoch."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe["learning_rate"])
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, recipe["epoch_step"], recipe["lr_decay_ratio"])
-    rates = []
-    for _ in range(recipe["no_epochs"]):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
+    rates = networks.rates(recipe["learning_rate"], recipe["epoch_step"], recipe["lr_decay_ratio"], recipe["no_epochs"])
     return {"points": [[epoch, rates[epoch]] for epoch in form["points"]]}
 
 

@@ -77,19 +77,12 @@ def work(upstream, case, form):
     return {"multiply_adds": count, "printed_gflops": count / 1024.0 ** 3}
 
 
-def logits(values):
-    """Return what the file records of logits (N, 1000)."""
-    values = values.double()
-    return {"shape": list(values.shape), "first": values[:, :16].tolist(), "row_sum": values.sum(1).tolist(),
-            "row_l2": values.norm(dim=1).tolist(), "argmax": values.argmax(1).tolist()}
-
-
 def evaluation(upstream, variant, form):
     """Logits, and what each stage gives."""
     model = networks.filled(build(upstream, variant["arch"]))
     values, seen = networks.evaluated(model, networks.images(variant["eval_input"]), list(form["intermediate"]))
     parts = {name: output if isinstance(output, list) else [output] for name, output in seen.items()}
-    return {"eval_logits": logits(values), "intermediate": {name: [
+    return {"eval_logits": networks.recorded(values, "first"), "intermediate": {name: [
         {"shape": list(part.shape), "l2": networks.l2([part]), "sum": float(part.double().sum())} for part in parts[name]]
         for name in form["intermediate"]}}
 
@@ -97,7 +90,8 @@ def evaluation(upstream, variant, form):
 def other_sizes(upstream, case, form):
     """Logits of small inputs and of one that is not square."""
     model = networks.filled(build(upstream, case["arch"]))
-    return {"eval_logits": logits(networks.evaluated(model, networks.images(case["eval_input"]))[0])}
+    values, _ = networks.evaluated(model, networks.images(case["eval_input"]))
+    return {"eval_logits": networks.recorded(values, "first")}
 
 
 def calibrated(upstream, case, form):
@@ -105,7 +99,7 @@ def calibrated(upstream, case, form):
     model = networks.filled(build(upstream, case["arch"]))
     networks.calibrate(model, networks.images(case["calibration_input"]))
     values, _ = networks.evaluated(model, networks.images(case["eval_input"]))
-    return {"eval_logits": logits(values), "running_stats_l2": networks.l2(networks.statistics(model))}
+    return {"eval_logits": networks.recorded(values, "first"), "running_stats_l2": networks.l2(networks.statistics(model))}
 
 
 def initialisation(upstream, case, form):
@@ -136,8 +130,7 @@ def steps(upstream, case, rate, dtype):
     optimizer = upstream.take("utils.utils", "get_optimizer")(tree, model)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    batches = [(fill.make_input(spec["batch"], spec["height"], spec["width"], 100 + step).to(dtype),
-                fill.make_target(spec["batch"], spec["classes"], 200 + step)) for step in range(spec["steps"])]
+    batches = networks.batches(spec, spec["steps"], spec["classes"], (100, 200), dtype)
     losses, gradients = networks.train(model, optimizer, torch.nn.CrossEntropyLoss(), batches)
     return losses, gradients, model
 
@@ -173,24 +166,12 @@ def slow_training(upstream, case, form):
             "final_buffer_l2": networks.l2(networks.statistics(model))}
 
 
-def rates(upstream, base, epochs, early):
-    """Return the rate of each epoch: PyTorch's scheduler with upstream's milestones, moved before each epoch (`early`: what upstream's
-    loop gives since PyTorch 1.1) or after it (what it gave on the PyTorch that upstream names)."""
-    tree = merged(upstream, "w18")
-    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, tree.TRAIN.LR_STEP, tree.TRAIN.LR_FACTOR)
-    found = []
-    for _ in range(epochs + 1):
-        sgd.step()
-        found.append(sgd.param_groups[0]["lr"])
-        scheduler.step()
-    return found[1:] if early else found
-
-
 def schedule(upstream, file, form, early=False):
-    """The rates of one device, of eight, and of upstream's four."""
-    bases = {"1p": 0.1, "8p": 0.1 * 8, "upstream_4gpu": merged(upstream, "w18").TRAIN.LR}
-    found = {name: rates(upstream, bases[name], max(epochs) + 1, early) for name, epochs in form.items()}
+    """The rates of one device, of eight, and of upstream's four, by PyTorch's scheduler with upstream's milestones: moved before each epoch
+    (`early`: what upstream's loop gives since PyTorch 1.1) or after it (what it gave on the PyTorch that upstream names)."""
+    recipe = merged(upstream, "w18").TRAIN
+    bases = {"1p": 0.1, "8p": 0.1 * 8, "upstream_4gpu": recipe.LR}
+    found = {name: networks.rates(bases[name], recipe.LR_STEP, recipe.LR_FACTOR, max(epochs) + 1, early) for name, epochs in form.items()}
     return {name: [[epoch, found[name][epoch]] for epoch in epochs] for name, epochs in form.items()}
 
 

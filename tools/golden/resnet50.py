@@ -33,10 +33,15 @@ def build(upstream, arch, **options):
 def layout(upstream, variant, form):
     """Keys, shapes, sizes, and which gammas torchvision zeroes."""
     model = build(upstream, variant["arch"])
-    zero = build(upstream, variant["arch"], zero_init_residual=True).named_parameters()
     return {"num_parameters": networks.parameters(model), "state_dict": networks.layout(model),
             "macs": networks.multiply_adds(model, variant["eval_input"]["height"], variant["eval_input"]["width"]),
-            "zeroed_gammas": [name for name, value in zero if name.endswith("weight") and bool((value == 0).all())]}
+            "zeroed_gammas": zeroed_gammas(upstream, variant["arch"])}
+
+
+def zeroed_gammas(upstream, arch):
+    """Return the names of the weights from which torchvision's zero_init_residual makes blocks begin as the identity."""
+    model = build(upstream, arch, zero_init_residual=True)
+    return [name for name, value in model.named_parameters() if name.endswith("weight") and bool((value == 0).all())]
 
 
 def evaluation(upstream, variant, form):
@@ -96,13 +101,11 @@ def trace(upstream, case, recipe, dtype=torch.float32, zeroed=False, steps=None,
     """Return losses, and norms of parameters and running statistics after them, of a recipe's training."""
     setup = case["train_setup"]
     model = networks.filled(build(upstream, case["arch"])).to(dtype)
-    for name, parameter in model.named_parameters():
-        if zeroed and name in case["zeroed_gammas"]:
-            parameter.data.zero_()
+    parameters = dict(model.named_parameters())
+    for name in zeroed_gammas(upstream, case["arch"]) if zeroed else ():
+        parameters[name].data.zero_()
     optimizer = torch.optim.SGD(groups(model, recipe["no_decay"], recipe["weight_decay"]), recipe["lr_value"], recipe["momentum"])
-    batches = [(fill.make_input(setup["batch"], setup["height"], setup["width"], setup["input_seed0"] + step).to(dtype),
-                fill.make_target(setup["batch"], setup["classes"], setup["target_seed0"] + step))
-               for step in range(steps or setup["steps"])]
+    batches = networks.batches(setup, steps or setup["steps"], setup["classes"], (setup["input_seed0"], setup["target_seed0"]), dtype)
     losses, _ = networks.train(model, optimizer, loss_of(recipe["loss"]), batches, every)
     return {"losses": losses, "param_l2": networks.l2(model.parameters()), "buffer_l2": networks.l2(networks.statistics(model))}
 
