@@ -12,7 +12,6 @@ is kept.
 
 Example: dataset.py demo --out /tmp/demo --what cifar10 --train 1000 --val 200
 """
-import argparse
 import contextlib
 import json
 import os
@@ -30,6 +29,7 @@ from GENet import cifar
 from common import ranges
 from common.cli import Terminated, UserError
 from datasets import _pool
+import verbs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -388,14 +388,6 @@ def add_flags(parser):
                             help="%s pictures of each set, at least one per class (default: %s)" % (words, default))
     parser.add_argument("--seed", metavar="S", type=ranges.seed, default=0,
                         help="of the split, the backgrounds and the order (default: %(default)s)")
-    parser.add_argument("--what", metavar="SETS", type=set_kinds, default="imagenet,cifar10",
+    parser.add_argument("--what", metavar="SETS", type=verbs.some_of(DIRECTORIES), default="imagenet,cifar10",
                         help="the sets to make, separated by commas (default: %(default)s)")
     _pool.add_flag(parser, "draw")
-
-
-def set_kinds(text):
-    """argparse type: names of sets separated by commas."""
-    kinds = text.split(",")
-    if not set(kinds) <= set(DIRECTORIES):
-        raise argparse.ArgumentTypeError("%r is not among %s" % (text, ", ".join(DIRECTORIES)))
-    return kinds
