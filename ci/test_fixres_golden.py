@@ -121,15 +121,6 @@ def test_resnext_is_torchvisions():
         assert torch.equal(ours(images), theirs(images))
 
 
-def test_background_class_is_dropped():
-    """PNASNet's published weights have 1001 classes, of which the first is no class of ImageNet."""
-    state = {"last_linear.weight": torch.arange(1001.0).view(-1, 1), "last_linear.bias": torch.arange(1001.0),
-             "conv_0.conv.weight": torch.arange(5.0)}
-    kept = networks.without_background(state)
-    assert kept["last_linear.weight"].flatten().tolist() == kept["last_linear.bias"].tolist() == list(range(1, 1001))
-    assert len(kept["conv_0.conv.weight"]) == 5
-
-
 # --- training steps ---------------------------------------------------------------------------------------------------
 
 def train_cases():

@@ -89,6 +89,7 @@ def test_pnasnets_original_weights_lose_their_background(tmp_path):
     torch.save(original.state_dict(), str(tmp_path / "pnasnet.pth"))
     weights.load(model, str(tmp_path / "pnasnet.pth"))
     assert torch.equal(model.last_linear.weight, original.last_linear.weight[1:])
+    assert torch.equal(model.last_linear.bias, original.last_linear.bias[1:])
 
 
 def test_resnet_has_no_published_start():

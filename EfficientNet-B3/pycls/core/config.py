@@ -405,6 +405,7 @@ def _run_checks():
         (cfg.TRAIN.OPT_LEVEL in ("O0", "O1", "O2"), "TRAIN.OPT_LEVEL %r: choose O0, O1 or O2" % cfg.TRAIN.OPT_LEVEL),
         (not (cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.OPT_LEVEL != "O0"),
          "TRAIN.MIXED_PRECISION True and TRAIN.OPT_LEVEL %s: give one of the two" % cfg.TRAIN.OPT_LEVEL),
+        (not (cfg.TRAIN.WEIGHTS and cfg.TRAIN.PRETRAINED), "TRAIN.WEIGHTS and TRAIN.PRETRAINED: give one of the two"),
         (cfg.LOG_DEST in ("stdout", "file"), "LOG_DEST %r: choose stdout or file" % cfg.LOG_DEST),
         (_is_file_name(cfg.CFG_DEST), "CFG_DEST %r: has to be the name of a file without its folder" % cfg.CFG_DEST),
     ]

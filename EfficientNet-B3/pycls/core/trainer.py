@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from common import distributed, evaluation, precision, progress as training, records
-from common.cli import UserError
 from common.meters import Clock
 from common.network import compile_forward, place
 from common.optimizer import set_rate
@@ -161,8 +160,6 @@ def setup_env(args, rank, may_resume=False):
 
 def make_learner(args, rank, is_resumed=False):
     """Return (Learner, lines for the log), with its first weights: TRAIN.WEIGHTS or PRETRAINED, unless a run is resumed."""
-    if cfg.TRAIN.WEIGHTS and cfg.TRAIN.PRETRAINED:
-        raise UserError("TRAIN.WEIGHTS and TRAIN.PRETRAINED: give one of the two")
     weights = "" if is_resumed else cfg.TRAIN.WEIGHTS or cfg.TRAIN.PRETRAINED
     network, notes = build_model(args, rank, weights, new_classifier=bool(cfg.TRAIN.PRETRAINED))
     place(network, rank.device, config.step_batch_size(), cfg.TRAIN.IM_SIZE)

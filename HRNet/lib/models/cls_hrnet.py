@@ -266,7 +266,7 @@ def check_image_size(size):
     to fit the fine ones.
     """
     quarter = (size + 3) // 4
-    if size < 1 or quarter % 8:
+    if quarter % 8:
         fits = max(32, 32 * round(size / 32.0))
         raise ValueError("an image of %d pixels a side does not fit this network; %d does, and so does any other "
                          "multiple of 32" % (size, fits))
