@@ -199,11 +199,14 @@ def test_a_killed_loader_process_of_a_training(tiny_imagenet, tmp_path):
                              "--output_path=%s" % tmp_path)
     script = subprocess.Popen(IN_CONTAINER * MAY_MOUNT + command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
     log = tmp_path / "train_0.log"
-    wait_until(lambda: log.exists() and b"Epoch: [1]" in log.read_bytes() or script.poll())
-    victims = loader_processes(script.pid)
-    assert len(victims) == 2 * 2 * 2  # of two ranks, two for the training and two for the evaluation
-    os.kill(victims[0], signal.SIGKILL)
-    complaint = script.communicate(timeout=300)[1].decode()
+    try:
+        wait_until(lambda: log.exists() and b"Epoch: [1]" in log.read_bytes() or script.poll())
+        victims = loader_processes(script.pid)
+        assert len(victims) == 2 * 2 * 2  # of two ranks, two for the training and two for the evaluation
+        os.kill(victims[0], signal.SIGKILL)
+        complaint = script.communicate(timeout=300)[1].decode()
+    finally:
+        script.kill()
     assert script.returncode == 3, complaint
     assert re.match(r"main.py: error: loader worker 1 of 2, pid %d, was killed by signal 9; .*\n$" % victims[0], complaint), complaint
     wait_until(lambda: not running_in(tmp_path) and not any(is_running(pid) for pid in victims))

@@ -6,6 +6,7 @@ lines under common/run.py.
 """
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,13 +43,15 @@ def write_script(folder, *lines):
     return ["bash", str(folder / "test" / "x.sh"), "--output_path=%s" % (folder / "o")]
 
 
-def stopped(command, number, *moments, env=None, **options):
-    """Start a command, send a signal when it has printed each of the lines `moments`; return the finished process."""
+def stopped(command, number, *moments, env=None, sent=os.devnull, **options):
+    """Start a command, send a signal when it has printed each of the lines `moments`, then make a file `sent`; return the finished
+    process."""
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                universal_newlines=True, env=env or environment(), **options)
     for moment in moments:
         assert moment in iter(lambda: process.stdout.readline().strip(), "")
         process.send_signal(number)
+    open(str(sent), "w").close()
     out, errors = process.communicate(timeout=300)
     return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=errors)
 
@@ -62,7 +65,8 @@ def assert_said(done, status, *words):
 @STOPS
 def test_a_signal_to_the_shell(tmp_path, number, status, word):
     """While the shell reads its options and waits for a command: the status and a line, and no output path."""
-    done = stopped(write_script(tmp_path, "echo here", "sleep 0.3"), number, "here")
+    waits = "sh -c 'until [ -e \"$1\" ]; do sleep 0.05; done' - '%s'" % (tmp_path / "sent")
+    done = stopped(write_script(tmp_path, "echo here", waits), number, "here", sent=tmp_path / "sent")
     assert_said(done, status, "x.sh: %s before" % word)
     assert not (tmp_path / "o").exists()
 
@@ -147,7 +151,8 @@ def test_the_line_says_what_was_saved(tmp_path):
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         code = (SAVES % earlier).replace("signal.signal(", "0 and signal.signal(")
         done = stopped(supervised(tmp_path / "o", code), number, "up")
-        assert_said(done, status, "without saving; --resume goes on from %s, saved 0 s ago" % path)
+        assert_said(done, status, "without saving; --resume goes on from %s, saved " % path)
+        assert int(re.search(r"saved (\d+) s ago", done.stderr).group(1)) < 300
     done = stopped(supervised(tmp_path / "e", SAVES % dict(saves, path=os.devnull), kind="eval"), signal.SIGTERM, "up")
     assert_said(done, 143, "terminated; log")
 
