@@ -55,7 +55,7 @@ needs_simulator = pytest.mark.skipif(npu_sim.skip_reason() is not None, reason=s
     pytest.param("test_all_scripts", "not (%s)" % QUICK, 15, marks=pytest.mark.slow),
     pytest.param("test_npu_models", "performance_script", 1, marks=needs_simulator),
     pytest.param("test_npu_models", "not performance_script", 2, marks=[needs_simulator, pytest.mark.slow]),
-    pytest.param("test_versions", "one_device or two_ranks or test_requirements", 3, marks=pytest.mark.slow)],
+    pytest.param("test_versions", "one_device or test_requirements", 2, marks=pytest.mark.slow)],
     ids=["scripts", "more of scripts", "npu", "more of npu", "packages"])
 def test_the_shared_tests(scratch, tmp_path, file, tests, least):
     """Scripts, records, kill and resume, O0 to O2, simulated NPUs: a directory with the right files is a model; nothing is said of it

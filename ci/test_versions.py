@@ -238,6 +238,7 @@ def test_one_device(environments, data_of, tmp_path, model):
     assert report["case"]["ranks"] == 1
 
 
+@pytest.mark.skipif(HERE == "2.x" and not EXCHANGE, reason="test_all_scripts.py trains on two ranks; ci/version_matrix.sh runs this here, too")
 @each_model
 def test_two_ranks(environments, data_of, tmp_path, model):
     """train_full_8p.sh with two ranks trains, evaluates, and leaves a checkpoint (which the other versions read later)."""
