@@ -193,7 +193,9 @@ def said_by(place):
     out: without these nothing that runs a program can name it."""
     path, _, test = place.replace(" --slow", "").partition("::")
     if not path.endswith(".py"):
-        return re.sub(r"#.*", "", read(path))
+        text = re.sub(r"#.*", "", read(path)).replace("\\\n", " ")
+        forwarded = " ".join(re.findall(r"\bforward ([\w =-]+)", text)).split()
+        return "\n".join([text] + ["--" + word for word in forwarded if word[0] != "-"])  # a bare name is flag and option alike
     known = definitions(path)
     assert test in known or not test, "there is no test " + place
     assert place.endswith(" --slow") == is_slow(known, test), place
