@@ -1,7 +1,7 @@
 """A program with verbs (`benchmark.py input`): each verb is a module of its own in a folder beside the program.
 
 Such a module has a docstring, whose first line is the verb's help, `add_flags(parser)`, and `run(args)`. It is imported only
-when its verb is asked for, so that one verb's needs are not another's. Its underscores are hyphens in the verb.
+when its verb is asked for, so that one verb's needs are not another's.
 """
 import argparse
 import ast
@@ -26,10 +26,10 @@ def main(folder, description):
 def run(folder, description, argv=None):
     """Do what the command line says with the verbs in tools/`folder`. `description`: what --help says above the verbs."""
     argv = sys.argv[1:] if argv is None else argv
-    name = argv[0].replace("-", "_") if argv else ""
-    if name not in found(folder):
-        _overview(folder, description).parse_args(argv)
-    verb = importlib.import_module("%s.%s" % (folder, name))
+    known = found(folder)
+    if not argv or argv[0] not in known:
+        _overview(known, description).parse_args(argv)  # it is --help or a mistake
+    verb = importlib.import_module("%s.%s" % (folder, argv[0]))
     parser = cli.Parser(prog="%s %s" % (os.path.basename(sys.argv[0]), argv[0]), description=verb.__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     verb.add_flags(parser)
@@ -50,7 +50,7 @@ def some_of(known):
 
 
 def found(folder):
-    """Return {module name: first line of its docstring} of the verbs in tools/`folder`."""
+    """Return {verb: first line of its module's docstring} of those in tools/`folder`, in order."""
     return {module.name: _first_line(os.path.join(TOOLS, folder, module.name + ".py"))
             for module in pkgutil.iter_modules([os.path.join(TOOLS, folder)]) if not module.name.startswith("_")}
 
@@ -60,10 +60,9 @@ def _first_line(path):
         return ast.get_docstring(ast.parse(file.read())).splitlines()[0]
 
 
-def _overview(folder, description):
-    # Whatever reaches this parser is --help or a mistake.
-    lines = ["  %-12s %s" % (name.replace("_", "-"), line) for name, line in sorted(found(folder).items())]
+def _overview(known, description):
+    lines = ["  %-12s %s" % verb for verb in known.items()]
     parser = cli.Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                         epilog="verbs (VERB --help says more):\n" + "\n".join(lines))
-    parser.add_argument("verb", metavar="VERB", choices=[name.replace("_", "-") for name in sorted(found(folder))])
+    parser.add_argument("verb", metavar="VERB", choices=list(known))
     return parser

@@ -32,11 +32,7 @@ def check(model, args):
                 raise cli.TrainingStopped("a rank of the benchmark did not start")
             pipes = [opened[name] for name in RANKS]
             sizes, = asked(pipes[:1], "sizes")
-            rounds = []
-            for number in range(args.rounds):
-                _turns.show("round %d of %d" % (number + 1, args.rounds))
-                rounds.append(one_round(pipes))
-            _turns.show()
+            rounds = [one_round(pipes) for _ in _turns.counted(args.rounds)]
     return report(model, sizes, rounds)
 
 

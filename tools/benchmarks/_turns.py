@@ -52,6 +52,14 @@ def show(text=""):
         sys.stderr.flush()
 
 
+def counted(count):
+    """Yield so many times, and show which round it is."""
+    for number in range(count):
+        show("round %d of %d" % (number + 1, count))
+        yield
+    show()
+
+
 def _shown(name):
     return name if isinstance(name, str) else " ".join(map(str, name))
 
@@ -92,8 +100,7 @@ def _in_a_line(error):
 def rounds(pipes, count, number):
     """Return {name: what it measured with `number`, in each of `count` rounds}, in another order each round. What fails is left out."""
     measured, rng = {name: [] for name in pipes}, random.Random(0)
-    for done in range(count):
-        show("round %d of %d" % (done + 1, count))
+    for _ in counted(count):
         for name in rng.sample(sorted(measured), len(measured)):
             pipes[name].send(number)
             found = answer(pipes[name])
@@ -101,7 +108,6 @@ def rounds(pipes, count, number):
                 _leave_out(name, found, measured)
             else:
                 measured[name].append(found)
-    show()
     return measured
 
 

@@ -168,7 +168,9 @@ def tool(program, *words):
     """Run a program of tools/; return "" where it ends well, else the last line that it has printed."""
     done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", program)] + list(words), stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, universal_newlines=True, env=environment())
-    return done.returncode and (done.stdout.strip().splitlines() or ["?"])[-1] or ""
+    if done.returncode == 0:
+        return ""
+    return (done.stdout.strip().splitlines() or ["?"])[-1]
 
 
 def demo_data(folder, models, train, val):
