@@ -80,13 +80,19 @@ def farthest(ours, theirs):
         late = theirs[0][len(theirs[0]) // 2 - 1:]
         errors, bound = [max(abs(later - earlier) for earlier, later in zip(late, late[1:]))] * len(theirs[0]), 1.0
     else:
-        variances = [(statistics.variance(one) + statistics.variance(other)) / 2 for one, other in zip(zip(*ours), zip(*theirs))]
+        variances = [(_variance(one) + _variance(other)) / 2 for one, other in zip(zip(*ours), zip(*theirs))]
         usual = statistics.mean(variances)
         errors = [math.sqrt(2 * max(variance, usual) / len(ours)) for variance in variances]
         bound = T_999.get(2 * len(ours) - 2, SIGMAS)
     figures = [abs(one - other) / max(error, 1e-12) if one != other else 0.0 for one, other, error in zip(*means, errors)]
     figures = [figure if math.isfinite(figure) else math.inf for figure in figures]
     return max(figures), bound, "epoch %d" % figures.index(max(figures))
+
+
+def _variance(values):
+    # Not statistics.variance: with NaN it raises on Python 3.10.
+    mean = statistics.mean(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def _accuracy(model, tops, pictures):
