@@ -75,8 +75,7 @@ def test_verbs_of_a_program(program, folder, monkeypatch, capsys):
     assert_bad_input(run_tool(program), "VERB")
     assert_bad_input(run_tool(program, "none"), "none")
     monkeypatch.setattr(sys, "argv", [program])
-    for name in verbs.found(folder):
-        verb = name.replace("_", "-")
+    for verb in verbs.found(folder):
         assert "\n  %s " % verb in overview.stdout
         for word, status in (("--help", 0), ("--no-such-option", 2)):
             with pytest.raises(SystemExit) as ended:
@@ -259,15 +258,19 @@ def test_a_terminated_benchmark_leaves_nothing(tmp_path):
 
 
 def test_a_killed_candidate_is_left_out():
-    """One that is killed, as by the kernel for its memory, at its start or in a round. Defect: the others waited for it for ever."""
-    code = ("import os, sys; sys.path[:0] = %r; from benchmarks import _turns\n"
+    """One that is killed, as by the kernel for its memory, at its start, in a round or between. Defect: it was waited for for ever."""
+    code = ("import multiprocessing, os, sys; sys.path[:0] = %r; from benchmarks import _turns\n"
             "def candidate(name):\n"
             "    return os.abort() if name == 'early' else lambda count: os.abort() if name == 'late' else count\n"
             "with _turns.started(['early', 'late', 'sound'], candidate) as pipes:\n"
+            "    print(_turns.rounds(pipes, 2, 5))\n"
+            "with _turns.started(['idle'], candidate) as pipes:\n"
+            "    child, = multiprocessing.active_children()\n"
+            "    child.kill(), child.join()\n"
             "    print(_turns.rounds(pipes, 2, 5))" % [os.path.join(ROOT, "tools"), ROOT])
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, universal_newlines=True, timeout=60, env=environment())
     assert done.stdout.splitlines() == ["left out: %s (its process was killed)" % name for name in ("early", "late")] + [
-        "{'sound': [5, 5]}"]
+        "{'sound': [5, 5]}", "left out: idle (its process was killed)", "{}"]
 
 
 def test_no_candidate_outlives_the_benchmark(tmp_path):

@@ -37,11 +37,17 @@ def started(names, open_candidate, method="fork", together=False):
             process.join()
 
 
+def ask(pipe, number):
+    """Give a process its order."""
+    with contextlib.suppress(BrokenPipeError):  # `answer` says that it has ended
+        pipe.send(number)
+
+
 def answer(pipe):
     """Return what a process answers: a text, a problem, where it has ended."""
     try:
         return pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         return "its process was killed"
 
 
@@ -102,7 +108,7 @@ def rounds(pipes, count, number):
     measured, rng = {name: [] for name in pipes}, random.Random(0)
     for _ in counted(count):
         for name in rng.sample(sorted(measured), len(measured)):
-            pipes[name].send(number)
+            ask(pipes[name], number)
             found = answer(pipes[name])
             if isinstance(found, str):
                 _leave_out(name, found, measured)
