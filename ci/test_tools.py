@@ -223,14 +223,19 @@ def test_an_interrupt_leaves_nothing(tmp_path, sent, status):
     assert errors == b"" and not out.exists()
 
 
+def many_pictures(folder):
+    """Write a class of 3000 pictures of 600 x 600 pixels."""
+    write_images(folder, classes=1, per_class=1, size=(600, 600))
+    only, = (folder / "n00000000").iterdir()
+    for number in range(3000):
+        os.link(str(only), str(only.parent / ("%d.JPEG" % number)))
+
+
 @pytest.mark.parametrize("verb", ["check", "pack"])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_program(tmp_path, verb, sent):
     """Whatever ends it alone; defect: those that decode stayed for ever."""
-    write_images(tmp_path / "data" / "train", classes=1, per_class=1, size=(600, 600))
-    only, = (tmp_path / "data" / "train" / "n00000000").iterdir()
-    for number in range(3000):
-        os.link(str(only), str(only.parent / ("%d.JPEG" % number)))
+    many_pictures(tmp_path / "data" / "train")
     options = [tmp_path / "out"] if verb == "pack" else []
     process = subprocess.Popen(command("dataset.py", verb, tmp_path / "data", *options, "--workers", 2), env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -238,6 +243,22 @@ def test_no_process_outlives_the_program(tmp_path, verb, sent):
     process.send_signal(sent)
     assert process.wait(timeout=60) == -sent
     wait_until(lambda: not running_in(tmp_path), timeout=60)
+
+
+@pytest.mark.parametrize("verb", ["check", "demo"])
+def test_a_process_that_is_killed_ends_the_program(tmp_path, verb):
+    """As by a machine without memory: one line and status 3, and none of the others stays."""
+    if verb == "check":
+        many_pictures(tmp_path / "data" / "train")
+    options = [tmp_path / "data"] if verb == "check" else ["--out", tmp_path / "out", "--train", 20000, "--what", "imagenet"]
+    process = subprocess.Popen(command("dataset.py", verb, *options, "--workers", 2), env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)
+    wait_until(lambda: len(running_in(tmp_path)) == 3)
+    killed = [pid for pid in (int(line.split()[0]) for line in running_in(tmp_path)) if pid != process.pid][0]
+    os.kill(killed, signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 3 and errors.startswith(b"dataset.py: error: one of the processes was killed"), errors
+    assert len(errors.splitlines()) == 1 and not running_in(tmp_path)
 
 
 @pytest.mark.parametrize("word", ["--no-such=1", "two\nlines", "--batch_size=x"])

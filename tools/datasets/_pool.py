@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 from common import cli
 
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
 
 def add_flag(parser, work):
     """Add --workers, the number of processes, to a verb's parser. `work`: what they do."""
@@ -18,13 +20,14 @@ def add_flag(parser, work):
 def results(function, tasks, workers, name, pictures=len):
     """Return function(task) of all tasks, in order, from so many processes, and show their progress in pictures: `pictures(task)` are in
     a task."""
-    found, futures = [], []
+    found, futures = [], ()
     # fork: the processes are children of this one, which they end with, and have what it has, without its being sent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool, \
             tqdm(total=sum(map(pictures, tasks)), desc=name, unit="picture", disable=None) as bar:
         try:
-            for task in tasks:
-                futures.append(pool.submit(function, task))
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # none comes to a process that has not begun
+            futures = [pool.submit(function, task) for task in tasks]
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for task, future in zip(tasks, futures):
                 found.append(future.result())
                 bar.update(pictures(task))
@@ -35,8 +38,11 @@ def results(function, tasks, workers, name, pictures=len):
 
 
 def _begin(parent):
-    # Ctrl-C, and the SIGTERM of a `timeout`, reach every process; only the parent shall act on it: what it cancels must not fail.
-    # Of a jpegtran that has read enough, an exception is wanted.
+    # In a group of its own: Ctrl-C, and the SIGTERM of a `timeout`, reach the parent alone, and what that cancels does not fail.
     cli.end_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgid(0, 0)
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)  # one that has come by now is forgotten
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool's own, after one of the processes was killed
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # of a jpegtran that has read enough, an exception is wanted
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
