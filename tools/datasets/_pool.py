@@ -20,7 +20,8 @@ def add_flag(parser, work):
 def results(function, tasks, workers, name, pictures=len):
     """Return function(task) of all tasks, in order, from so many processes, and show their progress in pictures: `pictures(task)` are in
     a task."""
-    found, futures = [], ()
+    found = []
+    pipes = signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # of a process that was killed: the pool says so
     # fork: the processes are children of this one, which they end with, and have what it has, without its being sent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool, \
             tqdm(total=sum(map(pictures, tasks)), desc=name, unit="picture", disable=None) as bar:
@@ -31,9 +32,11 @@ def results(function, tasks, workers, name, pictures=len):
             for task, future in zip(tasks, futures):
                 found.append(future.result())
                 bar.update(pictures(task))
-        finally:
-            for future in futures:
-                future.cancel()  # what has not been started is dropped: an interrupt does not wait for it
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()  # an interrupt, or a picture that cannot be read, does not wait for the tasks under way
+            raise
+    signal.signal(signal.SIGPIPE, pipes)
     return found
 
 
@@ -44,5 +47,4 @@ def _begin(parent):
     for number in _ENDS:
         signal.signal(number, signal.SIG_IGN)  # one that has come by now is forgotten
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool's own, after one of the processes was killed
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # of a jpegtran that has read enough, an exception is wanted
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
