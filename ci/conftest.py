@@ -22,9 +22,9 @@ ROOT = os.path.dirname(CI)
 MODELS = tuple(sorted((path.split(os.sep)[-3] for path in glob.glob(os.path.join(glob.escape(ROOT), "*/test/train_full_1p.sh"))),
                       reverse=True))
 # Test files that take longest (the table at the end of a run): they come first, the others in the order of their names.
-LONGEST = ("test_all_scripts", "test_npu_models", "test_certificate", "test_campaign", "test_reliability_watchdog", "test_fixres_scripts",
-           "test_slurm", "test_npu_sim", "test_step", "test_versions", "test_efficientnet_scripts", "test_certificate_numbers",
-           "test_npu_sim_mistakes", "test_resnet50_scripts", "test_deploy", "test_weights", "test_tools")
+LONGEST = ("test_all_scripts", "test_certificate", "test_npu_models", "test_campaign", "test_certificate_numbers", "test_weights",
+           "test_reliability_watchdog", "test_npu_sim", "test_deploy", "test_tools", "test_slurm", "test_efficientnet_scripts",
+           "test_resnet50_golden", "test_genet_scripts", "test_step", "test_fixres_scripts", "test_resnet50_scripts", "test_make_golden")
 
 sys.path[:0] = [ROOT, CI, os.path.join(CI, "eager")] + [os.path.join(ROOT, model) for model in MODELS]
 
