@@ -20,7 +20,7 @@ from common import cli  # noqa: E402
 
 ANY = float("inf")
 # What is measured: (how a line says it, the most in common/, the most in a model and in tools/).
-LIMITS = {"room": ("%g lines in all", 5120, ANY), "file": ("a file of %g lines", 300, ANY),
+LIMITS = {"room": ("%g lines in all", 5125, ANY), "file": ("a file of %g lines", 300, ANY),
           "median": ("a median function of %g lines", 7.5, ANY),  # "under 8": a median is a whole number or a half
           "function": ("a function of %g lines", 60, 72), "required": ("%g required parameters", 5, 6),
           "nesting": ("nesting of %g", 3, ANY), "undocumented": ("%g docstring missing", 0, ANY)}

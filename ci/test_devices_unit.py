@@ -378,6 +378,13 @@ class Format(enum.IntEnum):
     NC1HWC0 = 3
 
 
+class FormatByName(object):
+    """Pickles as a Format does under Python 3.11.2."""
+
+    def __reduce__(self):
+        return getattr, (Format, "NC1HWC0")
+
+
 class NpuTensor(object):
     """Pickles as a tensor on an NPU does under the plug-ins before PyTorch 2.1: its values on the CPU, and its format there."""
 
@@ -407,7 +414,7 @@ def old_plug_in(module_name):
 
 
 @pytest.mark.parametrize("module_name", ["torch_npu.utils.storage", "torch_npu.utils.tensor_methods", "torch._utils"])
-@pytest.mark.parametrize("npu_format", [2, True, Format.NC1HWC0])
+@pytest.mark.parametrize("npu_format", [2, True, Format.NC1HWC0, FormatByName()])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_checkpoints_of_old_ascend_plug_ins(tmp_path, module_name, npu_format, zipped):
     """Most published Ascend checkpoints pickle a function of the plug-in: they are read as plain tensors, without it."""

@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from tqdm import tqdm
@@ -21,6 +22,7 @@ def results(function, tasks, workers, name, pictures=len):
     """Return function(task) of all tasks, in order, from so many processes, and show their progress in pictures: `pictures(task)` are in
     a task."""
     found = []
+    sys.stdout.flush()  # here, where nobody who reads on is no error yet
     pipes = signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # of a process that was killed: the pool says so
     # fork: the processes are children of this one, which they end with, and have what it has, without its being sent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool, \

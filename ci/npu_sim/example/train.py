@@ -89,8 +89,11 @@ def train(rank, options):
     if device.type == "npu":
         torch.npu.synchronize()
         print_line("rank %d peak memory %d bytes" % (rank, torch.npu.max_memory_allocated()))
-    if options.ranks > 1 and device.type == "npu":  # gloo's ends with the process: before its network it may wait for ever
+    if options.ranks > 1 and device.type == "npu":
         dist.destroy_process_group()
+    elif options.ranks > 1:  # gloo's group may wait for ever for its network, and its threads abort a process that ends: end at once
+        dist.barrier()
+        os._exit(0)
 
 
 def main():
