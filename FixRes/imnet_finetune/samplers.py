@@ -14,6 +14,9 @@ class FixedOrderSampler:
         self.num_images, self.num_replicas, self.rank, self.seed, self.order = num_images, num_replicas, rank, seed, order
         self.num_samples = -(-num_images // num_replicas)
 
+    def __len__(self):
+        return self.num_samples
+
     def steps(self, batch_size):
         """Return the steps of an epoch."""
         return -(-self.num_samples // batch_size)

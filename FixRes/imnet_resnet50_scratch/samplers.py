@@ -31,9 +31,17 @@ class RASampler:
                 "%d: take more images or fewer ranks" % (self.stream_length, 2 * self.stream_length, num_images, repetitions,
                                                    num_replicas, self.total_size))
 
+    def __len__(self):
+        """Return the images of this rank in one pass over the whole stream; `steps` says how many an epoch takes."""
+        return self.num_samples
+
     def steps(self, batch_size):
         """Return the steps of an epoch: until the rank's images end, or all ranks together have seen IMAGES_PER_EPOCH."""
         return min(-(-self.num_samples // batch_size), -(-IMAGES_PER_EPOCH // (batch_size * self.num_replicas)))
+
+    def indices(self, epoch):
+        """Return this rank's image indices in order, int64 (num_samples,)."""
+        return self.keys(epoch)[:, 1]
 
     def keys(self, epoch):
         """Return (draw, index) for each of this rank's images in one pass over the whole stream, int64 (num_samples, 2).

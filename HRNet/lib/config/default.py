@@ -154,8 +154,9 @@ def update_config(config, args):
     for key, value in (("OUTPUT_DIR", args.modelDir), ("LOG_DIR", args.logDir), ("DATA_DIR", args.dataDir)):
         config[key] = value or config[key]
     config.TEST.MODEL_FILE = args.testModel or config.TEST.MODEL_FILE
-    _merge_options(config, args.opts)
-    if "DATASET.ROOT" not in args.opts[::2]:
+    opts = list(getattr(args, "opts", None) or [])
+    _merge_options(config, opts)
+    if "DATASET.ROOT" not in opts[::2]:
         config.DATASET.ROOT = os.path.join(config.DATA_DIR, config.DATASET.DATASET, "images")
     _check(config)
     config.freeze()
