@@ -18,7 +18,7 @@ else # ci/requirements.txt has none for this machine
 fi
 ruff check --quiet
 hadolint docker/Dockerfile.*
-check_schema() { check-jsonschema --quiet --builtin-schema="vendor.$1" "${@:2}"; }
+check_schema() { python -m check_jsonschema --quiet --builtin-schema="vendor.$1" "${@:2}"; }
 check_schema github-workflows .github/workflows/*.yml
 check_schema github-issue-config .github/ISSUE_TEMPLATE/config.yml
 check_schema github-issue-forms .github/ISSUE_TEMPLATE/problem.yml .gitee/ISSUE_TEMPLATE/problem.yml
