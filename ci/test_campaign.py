@@ -1,5 +1,4 @@
 """The short form of the campaign with narrow networks, a verb at a time, and that the campaign sees what is not clean."""
-import json
 import os
 import signal
 import socket
@@ -55,16 +54,22 @@ def test_what_hangs_is_seen_and_ended(tmp_path):
 
 def test_kill_at_a_file(tmp_path):
     """The hook kills before the k-th file of the output folder is written: the file before is there, the next is not."""
-    from ci.campaign.world import HERE
+    from ci.campaign import kills
     sleeper = subprocess.Popen(["sleep", "60"])
     (tmp_path / "pid").write_text(str(sleeper.pid))
-    asked = {"out": str(tmp_path / "out"), "at": 3, "delay": 0, "pid": str(tmp_path / "pid")}
     (tmp_path / "out").mkdir()
     code = "for k in range(1, 5): open(%r %% k, 'w').close()" % str(tmp_path / "out" / "%d")
-    status = subprocess.call([sys.executable, "-c", code],
-                             env=environment(PYTHONPATH=os.path.join(HERE, "hooks"), CAMPAIGN_KILL=json.dumps(asked)))
+    status = subprocess.call([sys.executable, "-c", code], env=kills.killing(str(tmp_path / "pid"), str(tmp_path / "out"), 3, 0))
     assert (status, sleeper.wait()) == (-signal.SIGKILL, -signal.SIGKILL)
     assert sorted(os.listdir(str(tmp_path / "out"))) == ["1", "2"]
+
+
+def test_what_is_killed_has_the_network_of_the_others(monkeypatch):
+    """Defect: with narrow networks, a run that was killed at a file had the full one, and the next could not read its checkpoint."""
+    from ci.campaign import kills
+    monkeypatch.setenv("NARROW", "1")
+    code = "import torch; print(torch.nn.Conv2d(16, 16, 1).out_channels)"
+    assert subprocess.check_output([sys.executable, "-c", code], env=kills.killing("pid", "out", 3, 0)) == b"2\n"
 
 
 def test_the_ledger_goes_on(tmp_path):

@@ -19,7 +19,7 @@ bash "$train" "$@" --help >/dev/null
 
 step() { printf '\n== %s\n' "$1"; }
 
-echo "From packages to the result: about 3 minutes on two cores of a recent CPU, up to 9 on an older one."
+echo "From packages to the result: about 3 minutes on two cores of a recent CPU, up to 13 on an older one."
 step "packages, in $repository/.venv"
 bash "$repository/tools/make_venv.sh" --constraints=tools/2.13_constraints.txt \
     ResNet50/2.x_requirements.txt tools/requirements.txt

@@ -49,14 +49,16 @@ def attempt(trial, place, world):
     return found or world.unlike_reference(model, ranks, out)
 
 
+def killing(pid, out, at, delay):
+    """Return the environment of a run that hooks/sitecustomize.py kills; the file `pid` has the number of the script's process."""
+    return environment(PYTHONPATH=os.path.join(HERE, "hooks"),
+                       CAMPAIGN_KILL=json.dumps({"out": out, "at": at, "delay": delay, "pid": pid}))
+
+
 def _kill(command, place, moment, seconds):
     """Start the command and kill it; return what was unclean, None where it ended before."""
     pid = os.path.join(place, "pid")
-    env = environment()
-    if "file" in moment:
-        env.update(PYTHONPATH=os.path.join(HERE, "hooks"), CAMPAIGN_KILL=json.dumps(
-            {"out": moment["out"], "at": moment["file"], "delay": moment["delay"], "pid": pid}))
-    run = process.Run(command, place, env=env)
+    run = process.Run(command, place, env=killing(pid, moment["out"], moment["file"], moment["delay"]) if "file" in moment else None)
     with open(pid + ".part", "w") as stream:
         stream.write(str(run.process.pid))
     os.rename(pid + ".part", pid)
